@@ -1,0 +1,80 @@
+# `make book` builds the book; `make test` proves it. `make help` lists the rest.
+
+PYTHON =
+PORT = 8000
+
+help:
+	@echo "make book    .venv, every chapter executed, _build/html"
+	@echo "make test    .venv, lint, types, unit tests, every notebook, a strict rendering, a browser"
+	@echo "make serve   _build/html on http://127.0.0.1:$(PORT)/  (PORT=8000)"
+	@echo "make clean   remove what was built; .venv stays"
+	@echo "make pin     write the installed versions to constraints.txt"
+	@echo "Another Python for .venv:  make book PYTHON=/path/to/python3.12"
+
+book: .venv/book
+	.venv/bin/jupyter-book build .
+	@echo "$$(pwd)/_build/html/index.html"
+
+# Each notebook is executed once, into a copy, and that copy is rendered with execution off.
+# (Not under _build: nbmake passes over notebooks there.)
+test: .venv/book .venv/test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy ccnotes
+	.venv/bin/python -m pytest -q -m "not rendered" tests
+	rm -rf _check
+	mkdir _check
+	echo '*' > _check/.gitignore
+	cp -R _config.yml _toc.yml book _check
+	CCNOTES_BOOK=1 CCNOTES_RUNS="$$(pwd)/_check/runs" CCNOTES_DATA="$$(pwd)/_check/data" \
+	  .venv/bin/python -m pytest -q --nbmake --overwrite --nbmake-timeout=600 --durations=0 \
+	  _check/book/*.ipynb
+	.venv/bin/jupyter-book config sphinx _check
+	PYTHONPATH=_check/book/_ext .venv/bin/sphinx-build -q -W --keep-going -D nb_execution_mode=off \
+	  _check _check/_build/html
+	.venv/bin/python -m pytest -q -m rendered -rs tests
+
+serve:
+	@test -d _build/html || { echo "There is no _build/html yet: run 'make book' first." >&2; exit 1; }
+	@echo "http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
+	@.venv/bin/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+clean:
+	rm -rf _build _check .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find ccnotes book tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Local, CUDA and packaging packages are left out: torch pins the CUDA ones itself, where it needs them.
+pin: .venv/book .venv/test
+	.venv/bin/uv pip freeze --python .venv/bin/python | \
+	  grep -Ev '^(-e |nvidia-|cuda-|triton|uv=|pip=|wheel=)' > constraints.new
+	mv constraints.new constraints.txt
+
+.venv/bin/python:
+	@if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; \
+	else set -- python3.13 python3.12 python3.11 python3; fi; \
+	for python in "$$@"; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    "$$python" -m venv .venv && exit 0; \
+	    rm -rf .venv; exit 1; \
+	  fi; \
+	done; \
+	echo "No Python 3.11 or newer among: $$*. Install one, or name it: make book PYTHON=/path/to/python3.12" >&2; \
+	exit 1
+
+# uv installs in a fraction of pip's time; where it can't work (an index only pip knows of), pip does.
+install = .venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e
+fallback = .venv/bin/python -m pip install --quiet -c constraints.txt -e
+
+.venv/bin/uv: .venv/bin/python
+	@echo "Installing; the first time this fetches several GB (PyTorch) ..."
+	.venv/bin/python -m pip install --quiet uv || { echo "No uv; going on with pip."; }
+
+.venv/book: .venv/bin/uv pyproject.toml constraints.txt
+	$(install) ".[book]" || $(fallback) ".[book]"
+	@touch $@
+
+.venv/test: .venv/book
+	$(install) ".[book,test]" || $(fallback) ".[book,test]"
+	@touch $@
+
+.PHONY: help book test serve clean pin

@@ -1,0 +1,48 @@
+"""What the build needs beyond Jupyter Book's own settings."""
+
+import hashlib
+import importlib
+import os
+import shutil
+from pathlib import Path
+
+
+def key_the_cache(app, config):
+    """Keep notebook outputs only while the package and its versions stay the same.
+
+    Jupyter Book's cache sees changes of a notebook alone. It is a setting of the environment,
+    so Sphinx also reads every page again when it changes.
+    """
+    root = Path(importlib.import_module("ccnotes").__file__).parent
+    files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files += Path(app.srcdir).glob("constraints.txt")
+    key = hashlib.sha256()
+    for path in sorted(files):
+        key.update(str(path).encode() + path.read_bytes())
+    folder = Path(app.outdir).parent / ".jupyter_cache" / key.hexdigest()[:12]
+    config.nb_execution_cache_path = str(folder)
+    for old in folder.parent.glob("*"):
+        if old != folder:
+            shutil.rmtree(old)
+
+
+def copy_mathjax(app, error):
+    """MathJax beside the pages, so that none asks another host for it; 3 of the package's 24 MB."""
+    if error or app.builder.format != "html":
+        return
+    package = Path(importlib.import_module("sphinx-mathjax-offline").__file__).parent
+    for part in ("tex-chtml.js", "output/chtml", "input/tex/extensions"):
+        source = package / "static/mathjax" / part
+        target = Path(app.outdir, "_static/mathjax", part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, target)
+
+
+def setup(app):
+    os.environ["CCNOTES_BOOK"] = "1"  # kernels inherit it: Altair charts become moving figures
+    app.connect("config-inited", key_the_cache, priority=1)
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

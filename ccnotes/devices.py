@@ -1,0 +1,48 @@
+"""Where to compute and how precisely."""
+
+import os
+import platform
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device called ``name``, or the fastest one that there is."""
+    if name is None:
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={name!r} cannot be used here ({str(error).splitlines()[0]}). "
+            f"Leave it out to use the fastest device that there is."
+        ) from error
+
+
+def pick_precision(wanted: str, device: torch.device) -> str:
+    """``wanted``, or for "auto" bfloat16 where the hardware multiplies it, else float32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if native else "float32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """Multiply in ``precision``. One block an optimiser step: it keeps copies of the weights."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def hardware(device: torch.device) -> str:
+    """What people call the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"

@@ -1,0 +1,137 @@
+"""Every run of the book, as a named frozen configuration."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ccnotes.attacks import PGD
+from ccnotes.data import Dataset, Split, load_photos
+from ccnotes.planted import Planted, draw
+
+SCHEMA = 1  # raise it when the same configuration starts to mean something else
+PLANTED = "planted-1"  # identity of planted images: their recipe; raise the number with it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training run: data, model, attack, schedule, evaluation, seed."""
+
+    name: str = "custom"
+    data: str = "planted"  # planted, cifar10, cifar100, cifar10-jpeg or imagefolder:PATH
+    image_size: int | None = None  # resize the images of a folder to this many pixels
+    planted: Planted = field(default_factory=Planted)
+    train_size: int | None = 200  # images to train on; None: all that there are
+    validation_size: int = 600  # images to choose the best epoch on
+    test_size: int = 600  # planted test images; of photos, all that there are
+    model: Literal["convnet", "preactresnet"] = "convnet"
+    width: int = 32  # channels of the first layers
+    epochs: int = 100
+    batch_size: int = 100
+    lr: float = 0.1
+    lr_drops: tuple[float, ...] = (0.5, 0.75)  # fractions of the epochs; each divides lr by 10
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    augment: bool = False  # random crop and flip
+    attack: PGD = field(default_factory=PGD)  # of training; eps=0 is standard training
+    batchnorm: Literal["eval", "paper"] = "eval"  # the model's mode under the training attack
+    eval_steps: int = 20  # of the attack that evaluates, of step eps / 4 (l2: eps / 8)
+    eval_every: int = 1  # epochs between evaluations
+    eval_size: int = 1000  # images of each split used between epochs
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("train_size", "width", "epochs", "batch_size", "eval_every", "eval_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
+        if self.data == "planted" and self.train_size is None:
+            raise ValueError("train_size=None means all images, but planted ones have no end.")
+        if not all(0 < drop < 1 for drop in self.lr_drops):
+            raise ValueError(
+                f"lr_drops={self.lr_drops} are fractions of the epochs, between 0 and 1: "
+                f"0.5 drops the learning rate halfway."
+            )
+
+    @property
+    def eval_attack(self) -> PGD:
+        step_size = self.attack.eps / (4 if self.attack.norm == "linf" else 8)
+        return replace(self.attack, steps=self.eval_steps, step_size=step_size)
+
+
+PLANTED_AT = Experiment(
+    name="planted-at",
+    attack=PGD(eps=0.04, step_size=0.01, steps=7),
+    eval_steps=10,
+    eval_size=600,
+)
+CIFAR10_AT = Experiment(
+    name="cifar10-at",
+    data="cifar10",
+    train_size=1500,
+    validation_size=500,
+    model="preactresnet",
+    width=16,
+    epochs=120,
+    batch_size=128,
+    augment=True,
+    attack=PGD(steps=7),
+    eval_steps=10,
+    eval_every=4,
+)
+EXPERIMENTS = {experiment.name: experiment for experiment in (PLANTED_AT, CIFAR10_AT)}
+
+
+def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Dataset:
+    """The data that the experiment trains, validates and tests on, at its seed."""
+    e = experiment
+    if e.data != "planted":
+        return load_photos(
+            e.data,
+            data_dir=data_dir,
+            image_size=e.image_size,
+            train_size=e.train_size,
+            validation_size=e.validation_size,
+            seed=e.seed,
+        )
+    sizes = {"train": e.train_size or 0, "validation": e.validation_size, "test": e.test_size}
+    images = {split: draw(e.planted, size, e.seed, split) for split, size in sizes.items()}
+    parts = {k: Split(images=v.images, labels=v.labels) for k, v in images.items()}
+    return Dataset(
+        name="planted",
+        title="planted images",
+        classes=tuple(f"class {i}" for i in range(e.planted.num_classes)),
+        groups=tuple(images["test"].groups.tolist()),
+        identity=PLANTED,
+        **parts,
+    )
+
+
+def fingerprint(experiment: Experiment, precision: str, identity: str) -> str:
+    """A name for the run's results: 16 hexadecimal digits.
+
+    It depends on the fields that differ from their defaults, on the numbers' precision and on
+    the data themselves, not on where they lie; so a new field orphans no record.
+    """
+    changed = changes(asdict(experiment), Experiment())
+    changed = {k: v for k, v in changed.items() if k not in ("name", "data", "precision")}
+    text = json.dumps([SCHEMA, precision, identity, changed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changes(fields: dict[str, Any], base: Experiment) -> dict[str, Any]:
+    """The fields of an experiment, such as ``attack.eps``, that differ from those of ``base``."""
+    plain = leaves(json.loads(json.dumps(asdict(base))))
+    return {k: v for k, v in leaves(json.loads(json.dumps(fields))).items() if v != plain.get(k)}
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= (
+            leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat

@@ -1,0 +1,126 @@
+"""Networks with an explicit split into features and linear head: ``head(features(x))``.
+
+Their input is raw pixels in [0, 1]. Mean and standard deviation of the channels belong to the
+model, so that an attack sees the same pixels as the data have.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Images = Float[Tensor, "batch channels height width"]
+Features = Float[Tensor, "batch features"]
+Logits = Float[Tensor, "batch classes"]
+MID_GREY, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std``, one number per channel, saved with the model."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Images) -> Images:
+        return (x - self.mean) / self.std
+
+
+class ConvNet(nn.Module):
+    """Three 3 x 3 convolutions with BatchNorm and ReLU, the first two with stride 2.
+
+    ``4 * width`` features (means over all places, >= 0) and a linear head.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        width: int = 32,
+        *,
+        mean: Sequence[float] = MID_GREY,
+        std: Sequence[float] = QUARTER,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = [Normalize(mean, std)]
+        sizes = [len(mean), width, 2 * width, 4 * width]
+        for inputs, outputs, stride in zip(sizes, sizes[1:], (2, 2, 1), strict=False):
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(sizes[-1], num_classes)
+
+    def features(self, x: Images) -> Features:
+        return self.body(x).mean((2, 3))
+
+    def forward(self, x: Images) -> Logits:
+        return self.head(self.features(x))
+
+
+class PreActBlock(nn.Module):
+    """BatchNorm, ReLU, 3 x 3 convolution, twice, around a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Images) -> Images:
+        out = F.relu(self.norm1(x))
+        skip = x if self.shortcut is None else self.shortcut(out)
+        return self.conv2(F.relu(self.norm2(self.conv1(out)))) + skip
+
+
+class PreActResNet(nn.Module):
+    """PreActResNet-18 for small images (He et al., 2016, arXiv:1603.05027).
+
+    No pooling before the last layer, so a 32 x 32 image still has 4 x 4 places there. ``width``
+    is the number of channels of the first stage, 64 in the original; there are ``8 * width``
+    features (means over all places, >= 0) and a linear head.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        width: int = 64,
+        *,
+        mean: Sequence[float] = MID_GREY,
+        std: Sequence[float] = QUARTER,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = [
+            Normalize(mean, std),
+            nn.Conv2d(len(mean), width, 3, 1, 1, bias=False),
+        ]
+        inputs = width
+        for stage in range(4):
+            outputs = width * 2**stage
+            layers += [
+                PreActBlock(inputs, outputs, stride=2 if stage else 1),
+                PreActBlock(outputs, outputs, stride=1),
+            ]
+            inputs = outputs
+        self.body = nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU())
+        self.head = nn.Linear(inputs, num_classes)
+
+    def features(self, x: Images) -> Features:
+        return self.body(x).mean((2, 3))
+
+    def forward(self, x: Images) -> Logits:
+        return self.head(self.features(x))
+
+
+Network = ConvNet | PreActResNet

@@ -1,0 +1,166 @@
+"""Arrays and records in, figures out; no figure computes what it shows."""
+
+import os
+from collections.abc import Sequence
+
+import altair as alt
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from jaxtyping import Float, Num
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ccnotes import _altair
+from ccnotes.records import Record
+
+BLUE, ORANGE, GREEN, PURPLE = PALETTE = ["#2a7fc4", "#d9651b", "#4b9b69", "#7b5ea7"]
+DASHES: list[tuple[float, ...] | str] = ["", (5, 2), (1, 1), (5, 1, 1, 1)]
+SIMILARITY = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
+
+if os.environ.get("CCNOTES_BOOK"):  # the book's pages draw Altair charts without a kernel
+    _altair.enable()
+sns.set_theme(style="ticks", palette=PALETTE, rc={"axes.grid": True, "grid.alpha": 0.3})
+plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+
+
+def image_grid(
+    images: Num[Tensor, "images channels height width"],
+    titles: Sequence[str],
+    *,
+    columns: int = 6,
+    size: float = 1.3,
+) -> Figure:
+    """Pictures side by side: uint8, or floats in [0, 1]; ``size`` is inches a picture."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * size, rows * (size + 0.25)), squeeze=False
+    )
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, picture, title in zip(axes.flat, pixels, titles, strict=False):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(title, fontsize=8)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def similarity_matrix(
+    similarity: Float[Tensor, "classes classes"],
+    classes: Sequence[str],
+    *,
+    ax: Axes | None = None,
+    title: str = "",
+) -> Axes:
+    """The matrix of cosines as a heat map with its numbers, blue -1 to red 1."""
+    ax = ax or plt.subplots(figsize=(4.6, 3.9), layout="constrained")[1]
+    frame = pd.DataFrame(similarity.cpu().numpy(), list(classes), list(classes))
+    numbers = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 7}}
+    bar = {"label": "cosine similarity"}
+    sns.heatmap(frame, ax=ax, square=True, **SIMILARITY, **numbers, cbar_kws=bar)
+    ax.set_title(title)
+    return ax
+
+
+def curves(
+    records: Sequence[Record], columns: dict[str, str], *, ax: Axes, ylabel: str, drops: bool = True
+) -> Axes:
+    """Columns of the records' tables against epoch: mean over seeds and its 95 % band.
+
+    ``columns`` maps a column to its name in the legend. The band is the mean plus and minus
+    1.96 standard errors over seeds; dotted lines mark the drops of the learning rate.
+    """
+    tables = [record.table.assign(seed=record.experiment["seed"]) for record in records]
+    long = pd.concat(tables).melt(["epoch", "seed"], list(columns), "curve", ylabel)
+    long["curve"] = long["curve"].map(columns)
+    names = list(columns.values())
+    dashes = dict(zip(names, DASHES, strict=False))
+    keys = {"x": "epoch", "y": ylabel, "hue": "curve", "style": "curve"}
+    band = ("se", 1.96) if len(records) > 1 else None
+    sns.lineplot(long, **keys, hue_order=names, dashes=dashes, errorbar=band, ax=ax)
+    ax.legend(title=None)
+    e = records[0].experiment
+    for drop in e["lr_drops"] if drops else ():
+        ax.axvline(round(drop * e["epochs"]), color="0.5", linestyle=":", linewidth=1)
+    return ax
+
+
+def best_and_last(frame: pd.DataFrame, value: str, *, ax: Axes) -> Axes:
+    """One line a seed from its best to its last epoch, and their mean in bold.
+
+    ``frame`` has the columns ``seed``, ``checkpoint`` (best or last) and ``value``.
+    """
+    ends = frame.pivot(index="seed", columns="checkpoint", values=value)[["best", "last"]]
+    for _, row in ends.iterrows():
+        ax.plot(["best", "last"], row, color="0.6", marker="o", linewidth=1)
+    ax.plot(["best", "last"], ends.mean(), color=ORANGE, marker="D", linewidth=3, label="mean")
+    ax.set(ylabel=value, xlim=(-0.3, 1.3))
+    ax.legend()
+    return ax
+
+
+def scrubber(record: Record, description: str) -> alt.VConcatChart:
+    """Accuracy and CAS against epoch, and the similarity matrix at the epoch of the slider."""
+    table, classes = record.table, list(record.content["dataset"]["classes"])
+    top = len(classes) * (len(classes) - 1)
+    series = {
+        "robust accuracy, training": table.train_robust_accuracy,
+        "robust accuracy, test": table.test_robust_accuracy,
+        f"CAS / {top}": table.test_robust_cas / top,
+    }
+    hundredths = (100 * record.arrays["test_robust_similarity"]).round().int()
+    rows = pd.DataFrame({"epoch": table.epoch, **series, "matrix": hundredths.flatten(1).tolist()})
+    step = int(table.epoch.diff().min())
+    slider = alt.binding_range(
+        min=int(table.epoch.min()), max=int(table.epoch.max()), step=step, name="Epoch "
+    )
+    epoch = alt.param(name="epoch", value=int(record.best["epoch"]), bind=slider)
+    now = alt.datum.epoch == epoch
+    names = list(series)
+    hue = alt.Scale(domain=names, range=[ORANGE, BLUE, GREEN])
+    dash = alt.Scale(domain=names, range=[[5, 2], [1, 0], [2, 2]])
+    lines = (
+        alt.Chart(rows)
+        .transform_fold([*names], as_=["curve", "value"])
+        .mark_line()
+        .encode(
+            x=alt.X("epoch:Q", title="epoch"),
+            y=alt.Y("value:Q", title="share").scale(domain=[0, 1]),
+            color=alt.Color("curve:N", title=None, scale=hue).legend(orient="top"),
+            strokeDash=alt.StrokeDash("curve:N", title=None, scale=dash),
+        )
+    )
+    cursor = alt.Chart(rows).transform_filter(now).mark_rule(strokeWidth=2).encode(x="epoch:Q")
+    count = len(classes)
+    cells = (
+        alt.Chart(rows)
+        .transform_filter(now)
+        .transform_calculate(cell=f"sequence({count * count})")
+        .transform_flatten(["matrix", "cell"])
+        .transform_calculate(
+            similarity="datum.matrix / 100",
+            row=f"{classes}[floor(datum.cell / {count})]",
+            column=f"{classes}[datum.cell % {count}]",
+        )
+        .encode(
+            x=alt.X("column:N", sort=None, title=None),
+            y=alt.Y("row:N", sort=None, title=None),
+        )
+    )
+    heat = cells.mark_rect().encode(
+        color=alt.Color("similarity:Q", title="cosine").scale(
+            domain=[-1, 1], scheme="redblue", reverse=True
+        ),
+        tooltip=["row:N", "column:N", alt.Tooltip("similarity:Q", format=".2f")],
+    )
+    return (
+        alt.vconcat(
+            (lines + cursor).properties(width=430, height=180),
+            heat.properties(width=240, height=240),
+        )
+        .resolve_scale(color="independent", strokeDash="independent")
+        .add_params(epoch)
+        .properties(description=description)
+    )

@@ -1,0 +1,323 @@
+"""Recall a finished run or run it; what a record holds and where it came from."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import platformdirs
+import torch
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import ccnotes
+from ccnotes.data import KNOWN, Dataset
+from ccnotes.devices import hardware, pick_device, pick_precision
+from ccnotes.experiments import (
+    EXPERIMENTS,
+    PLANTED,
+    SCHEMA,
+    Experiment,
+    dataset,
+    fingerprint,
+)
+from ccnotes.models import Network
+from ccnotes.training import NETWORKS, fit, read_state
+
+PUBLISHED = Path(__file__).parent / "published"
+CHECKPOINT, TABLE, ARRAYS = "checkpoint.pt", "record.json", "arrays.safetensors"
+DATA_FACTS = ("name", "title", "identity", "classes", "groups")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run's results, read from its folder."""
+
+    folder: Path
+    content: dict[str, Any]  # record.json: configuration, scalars, provenance
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The configuration, every field of :class:`ccnotes.experiments.Experiment`."""
+        return self.content["experiment"]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Version, commit, date, hardware, torch, precision, threads, seconds."""
+        return self.content["provenance"]
+
+    @property
+    def title(self) -> str:
+        e = self.experiment
+        return f"{self.content['dataset']['title']}, {e['name']}, seed {e['seed']}"
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Scalars on all test images at the epoch of best validation robust accuracy."""
+        return self.content["best"]
+
+    @property
+    def last(self) -> dict[str, float]:
+        """Scalars on all test images after the last epoch."""
+        return self.content["last"]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row an evaluation; columns such as ``epoch``, ``lr``, ``test_robust_accuracy``."""
+        return pd.DataFrame(self.content["evaluations"])
+
+    @cached_property
+    def arrays(self) -> dict[str, Tensor]:
+        """Everything that is no scalar.
+
+        ``test_robust_similarity`` and the like have one entry an evaluation in their first
+        dimension; ``best_*`` and ``last_*`` are of all test images, and ``best_head.weight``
+        and ``best_head.bias`` are the head's.
+        """
+        return load_file(self.folder / ARRAYS)
+
+    @property
+    def groups(self) -> Tensor:
+        """The true group of each class, of planted images."""
+        return torch.tensor(self.content["dataset"]["groups"])
+
+    def model(self, which: Literal["best", "last"] = "best") -> Network:
+        """The network of that epoch, in eval mode."""
+        return load_model(self.folder / f"{which}.safetensors")
+
+
+def runs(
+    experiment: str | Experiment,
+    seeds: Iterable[int] = (0,),
+    *,
+    data: str | None = None,
+    data_dir: Path | str | None = None,
+    device: str | None = None,
+    fresh: bool = False,
+) -> list[Record]:
+    """The records of an experiment, one a seed.
+
+    A record published with the book for exactly this configuration is returned, else one that
+    this machine has made before; else the experiment is run, with a progress bar, and kept.
+    ``fresh=True`` always runs it. ``data`` replaces the experiment's data.
+    """
+    e = named(experiment) if isinstance(experiment, str) else experiment
+    e = replace(e, data=data or e.data)
+    return [
+        run(replace(e, seed=seed), data_dir=data_dir, device=device, fresh=fresh) for seed in seeds
+    ]
+
+
+def named(name: str) -> Experiment:
+    if name not in EXPERIMENTS:
+        raise ValueError(f"no experiment is called {name!r}. There are: {', '.join(EXPERIMENTS)}.")
+    return EXPERIMENTS[name]
+
+
+def run(
+    experiment: Experiment,
+    *,
+    data_dir: Path | str | None = None,
+    device: str | None = None,
+    fresh: bool = False,
+) -> Record:
+    """Recall or run one experiment; see :func:`runs`."""
+    if not fresh and (found := recall(experiment)):
+        return found
+    data = dataset(experiment, data_dir)
+    experiment = replace(experiment, data=data.name)  # the record names the data, not a path
+    if not fresh and (found := recall(experiment, data.identity)):
+        return found
+    where = pick_device(device)
+    precision = pick_precision(experiment.precision, where)
+    key = fingerprint(experiment, precision, data.identity)
+    folder = runs_dir() / f"{experiment.name}-seed{experiment.seed}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            if fresh:
+                for name in (TABLE, CHECKPOINT):
+                    (folder / name).unlink(missing_ok=True)
+            checkpoint = folder / CHECKPOINT
+            facts = provenance(where, precision)
+            try:
+                state = fit(
+                    experiment,
+                    data,
+                    checkpoint,
+                    fingerprint=key,
+                    device=where,
+                    precision=precision,
+                )
+            except KeyboardInterrupt:
+                if checkpoint.exists():
+                    state = read_state(checkpoint, key)
+                    write(folder, experiment, data, key, state, facts)
+                raise
+            write(folder, experiment, data, key, state, facts)
+            checkpoint.unlink()
+    except Timeout:
+        raise RuntimeError(
+            f"another process is at work on this run, in {folder}. Wait for it or stop it."
+        ) from None
+    return load(folder)
+
+
+def recall(experiment: Experiment, identity: str | None = None) -> Record | None:
+    """The finished record of exactly this configuration, published or from the cache, if any.
+
+    ``identity`` is that of the data, where it does not follow from their name.
+    """
+    identity = identity or {"planted": PLANTED, **KNOWN}.get(experiment.data)
+    if identity is None:
+        return None
+    wanted = experiment.precision
+    precisions = ("float32", "bfloat16") if wanted == "auto" else (wanted,)
+    keys = [fingerprint(experiment, precision, identity) for precision in precisions]
+    matching = [r for r in find() if r.content["fingerprint"] in keys and r.content["finished"]]
+    return matching[0] if matching else None
+
+
+def find() -> list[Record]:
+    """All records, published ones first, unfinished ones included."""
+    return [
+        load(path.parent) for home in (PUBLISHED, runs_dir()) for path in home.glob(f"*/{TABLE}")
+    ]
+
+
+def runs_dir() -> Path:
+    """Where this machine keeps its runs: $CCNOTES_RUNS, else the user's cache folder."""
+    home = os.environ.get("CCNOTES_RUNS")
+    return Path(home) if home else platformdirs.user_cache_path("ccnotes") / "runs"
+
+
+def write(
+    folder: Path,
+    experiment: Experiment,
+    data: Dataset,
+    key: str,
+    state: dict[str, Any],
+    facts: dict[str, Any],
+) -> None:
+    """Write a record: arrays and weights first, the table last, so that it vouches for all."""
+    rows = state["evaluations"]
+    arrays = {
+        name: torch.stack([row[name] for row in rows])
+        for name in (rows[0] if rows else ())
+        if isinstance(rows[0][name], Tensor)
+    }
+    scalars = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "fingerprint": key,
+        "finished": "last" in state,
+        "experiment": asdict(experiment),
+        "dataset": {
+            k: getattr(data, k) for k in ("name", "title", "identity", "classes", "groups")
+        },
+        "provenance": facts | {"seconds": round(state["seconds"], 1)},
+        "evaluations": {k: v for k, v in scalars.items() if k not in arrays},
+    }
+    for which in ("best", "last") if content["finished"] else ():
+        chosen = state[which]
+        scalars = {"epoch": chosen["epoch"]}
+        for name, value in chosen["test"].items():
+            if value.ndim:
+                arrays[f"{which}_{name}"] = value
+            else:
+                scalars[name] = value.item()
+        content[which] = scalars
+        weights = {k: v.contiguous() for k, v in chosen["weights"].items()}
+        arrays |= {f"{which}_{k}": v for k, v in weights.items() if k.startswith("head.")}
+        shape = {"model": experiment.model, "width": str(experiment.width), "fingerprint": key}
+        save_file(weights, folder / f"{which}.safetensors", metadata=shape)
+    save_file(arrays, folder / ARRAYS)
+    text = folder / f"{TABLE}.new"
+    text.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(text, folder / TABLE)
+
+
+def load(folder: Path) -> Record:
+    """The record in ``folder``. Raises ValueError where there is none."""
+    try:
+        return Record(folder=folder, content=json.loads((folder / TABLE).read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{folder} holds no readable {TABLE} ({type(error).__name__}): not a finished run."
+        ) from error
+
+
+def load_model(path: Path) -> Network:
+    """The network saved in a record's ``best.safetensors`` or ``last.safetensors``.
+
+    In eval mode, on the CPU. Raises ValueError for a file that no run of ccnotes wrote.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            shape = file.metadata() or {}
+        weights = load_file(path)
+        network = NETWORKS[shape["model"]]
+        model = network(*weights["head.bias"].shape, int(shape["width"]))
+        model.load_state_dict(weights)
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as a model that ccnotes saved ({error}). "
+            f"Such files are called best.safetensors and last.safetensors, in a run's folder."
+        ) from error
+    return model.eval()
+
+
+def publish(record: Record, home: Path, *, weights: bool = False) -> Path:
+    """Copy a finished record to ``home``, with the models' weights if wanted."""
+    names = [TABLE, ARRAYS] + ["best.safetensors", "last.safetensors"] * weights
+    destination = home / record.folder.name
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copy(record.folder / name, destination / name)
+    return destination
+
+
+def provenance(device: torch.device, precision: str) -> dict[str, Any]:
+    """What a result needs to be judged and made again, apart from its configuration."""
+    return {
+        "ccnotes": ccnotes.__version__,
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": device.type,
+        "hardware": hardware(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, with "+" where files differ from it; the version if installed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12"]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
+    try:
+        found = subprocess.run([*command, "--dirty=+", "--exclude=*"], **options)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or f"v{ccnotes.__version__}"
+
+
+def about() -> str:
+    """One line on version and device, for the head of a notebook."""
+    device = pick_device()
+    precision = pick_precision("auto", device)
+    return (
+        f"ccnotes {ccnotes.__version__}, {hardware(device)}, {precision}, torch {torch.__version__}"
+    )

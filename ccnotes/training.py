@@ -1,0 +1,194 @@
+"""The one loop: fit an experiment, write a checkpoint after every epoch, go on from it."""
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from ccnotes import models
+from ccnotes.attacks import pgd
+from ccnotes.data import Dataset, Split, augment, to_float
+from ccnotes.devices import autocast
+from ccnotes.evaluation import evaluate
+from ccnotes.experiments import Experiment
+from ccnotes.objectives import cross_entropy
+
+NETWORKS = {"convnet": models.ConvNet, "preactresnet": models.PreActResNet}
+SPLITS = ("train", "validation", "test")
+
+
+def build(experiment: Experiment, dataset: Dataset) -> models.Network:
+    """The experiment's network; its initial weights depend on the seed alone."""
+    pixels = to_float(dataset.train.images)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        return NETWORKS[experiment.model](
+            len(dataset.classes),
+            experiment.width,
+            mean=[round(v, 4) for v in pixels.mean((0, 2, 3)).tolist()],
+            std=[max(round(v, 4), 1e-4) for v in pixels.std((0, 2, 3)).tolist()],
+        )
+
+
+def fit(
+    experiment: Experiment,
+    dataset: Dataset,
+    checkpoint: Path,
+    *,
+    fingerprint: str,
+    device: torch.device,
+    precision: str,
+) -> dict[str, Any]:
+    """Train, evaluate as it goes, and return the final state, a dictionary.
+
+    Its ``evaluations`` has one dictionary an evaluation (see :func:`evaluate_splits`); ``best``
+    and ``last`` hold epoch, weights and the evaluation on all test images. The state is written
+    to ``checkpoint`` after every epoch, and read from there where it exists. Raises
+    FloatingPointError when the loss stops being finite.
+    """
+    e = experiment
+    model = build(e, dataset).to(device).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(
+        model.parameters(), e.lr, momentum=e.momentum, weight_decay=e.weight_decay
+    )
+    # One generator a use, so that none depends on how much another has drawn.
+    generators = {
+        "order": torch.Generator().manual_seed(e.seed),
+        "augmentation": torch.Generator(device).manual_seed(e.seed + 1),
+        "attack": torch.Generator(device).manual_seed(e.seed + 2),
+    }
+    state: dict[str, Any] = {"epoch": 0, "seconds": 0.0, "evaluations": [], "best": {}}
+    if checkpoint.exists():
+        state = read_state(checkpoint, fingerprint)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        for name, generator in generators.items():
+            generator.set_state(state["generators"][name])
+    splits = {name: getattr(dataset, name).to(device) for name in SPLITS}
+    drops = [round(drop * e.epochs) for drop in e.lr_drops]
+    started = time.perf_counter() - state["seconds"]
+
+    bar = tqdm(total=e.epochs, initial=state["epoch"], desc=f"{e.name} seed {e.seed}", unit="epoch")
+    with bar:
+        for epoch in range(state["epoch"] + 1, e.epochs + 1):
+            lr = e.lr * 0.1 ** sum(epoch > drop for drop in drops)
+            optimiser.param_groups[0]["lr"] = lr
+            loss = train_epoch(model, optimiser, splits["train"], e, generators, precision)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the training loss became {loss} in epoch {epoch}. Try a learning rate "
+                    f"below lr={lr:g}. Epochs 1 to {state['epoch']} are kept in {checkpoint}."
+                )
+            if epoch % e.eval_every == 0 or epoch == e.epochs:
+                found = evaluate_splits(model, splits, e, precision)
+                seconds = time.perf_counter() - started
+                row = {"epoch": epoch, "lr": lr, "seconds": seconds, "running_loss": loss}
+                state["evaluations"].append(row | found)
+                score = found["validation_robust_accuracy"]
+                if score > state["best"].get("validation_robust_accuracy", -1):
+                    weights = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+                    state["best"] = {"epoch": epoch, "weights": weights}
+                    state["best"]["validation_robust_accuracy"] = score
+                bar.set_postfix_str(f"test robust {found['test_robust_accuracy']:.1%}")
+            state |= {
+                "fingerprint": fingerprint,
+                "epoch": epoch,
+                "seconds": time.perf_counter() - started,
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "generators": {name: g.get_state() for name, g in generators.items()},
+            }
+            write_state(state, checkpoint)
+            bar.update()
+        bar.set_description_str("best and last epoch on all test images")
+        weights = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+        state["last"] = {"epoch": e.epochs, "weights": weights}
+        for chosen in (state["best"], state["last"]):
+            model.load_state_dict(chosen["weights"])
+            test, attack = splits["test"], e.eval_attack
+            chosen["test"] = evaluate(
+                model, test.images, test.labels, attack, seed=e.seed, precision=precision
+            )
+    return state
+
+
+def train_epoch(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    split: Split,
+    experiment: Experiment,
+    generators: dict[str, torch.Generator],
+    precision: str,
+) -> float:
+    """One pass over the split; returns the mean training loss in nats."""
+    e, device = experiment, split.images.device
+    model.train()
+    total = torch.zeros((), device=device)  # stays there, so that no batch waits for it
+    order = torch.randperm(len(split), generator=generators["order"]).to(device)
+    for batch in order.split(e.batch_size):
+        x, y = split.images[batch], split.labels[batch]
+        if e.augment:
+            x = augment(x, generators["augmentation"])
+        x = to_float(x).contiguous(memory_format=torch.channels_last)
+        with autocast(device, precision):
+            if e.attack.eps > 0:
+                x = pgd(model, x, y, e.attack, generators["attack"], batchnorm=e.batchnorm)
+            loss = cross_entropy(model(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        total += loss.detach() * len(batch)
+    return total.item() / len(split)
+
+
+def evaluate_splits(
+    model: models.Network, splits: dict[str, Split], e: Experiment, precision: str
+) -> dict[str, Any]:
+    """:func:`ccnotes.evaluation.evaluate` of the first images of each split.
+
+    Scalars are floats; names are such as ``test_robust_accuracy``.
+    """
+    results: dict[str, Any] = {}
+    for name, split in splits.items():
+        images, labels = split.images[: e.eval_size], split.labels[: e.eval_size]
+        found = evaluate(model, images, labels, e.eval_attack, seed=e.seed, precision=precision)
+        for key, value in found.items():
+            if not key.endswith("class_means"):  # the largest part, kept for best and last only
+                results[f"{name}_{key}"] = value if value.ndim else value.item()
+    return results
+
+
+def write_state(state: dict[str, Any], checkpoint: Path) -> None:
+    """Replace the checkpoint in one step: at any moment the old or the new one is whole."""
+    fresh = checkpoint.with_suffix(".new")
+    try:
+        torch.save(state, fresh)
+        os.replace(fresh, checkpoint)
+    except (OSError, RuntimeError) as error:
+        fresh.unlink(missing_ok=True)
+        raise OSError(
+            f"cannot write {checkpoint}: {error}. Free some space or choose another folder by "
+            f"$CCNOTES_RUNS; the checkpoint of the epoch before stands."
+        ) from error
+
+
+def read_state(checkpoint: Path, fingerprint: str) -> dict[str, Any]:
+    """A checkpoint's state. Raises ValueError where it is damaged or another run's."""
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        found = state["fingerprint"]
+    except Exception as error:
+        raise ValueError(
+            f"{checkpoint} cannot be read as a checkpoint ({type(error).__name__}). "
+            f"Delete it to start this run from its first epoch."
+        ) from error
+    if found != fingerprint:
+        raise ValueError(
+            f"{checkpoint} belongs to run {found}, not to {fingerprint}. Move it away."
+        )
+    return state

@@ -1,0 +1,24 @@
+"""What every test stands on: shapes checked at run time, two threads, no file of the user's."""
+
+import jaxtyping
+from beartype import BeartypeConf, beartype
+
+# Before anything imports ccnotes: from here on its annotations are checked in every call.
+# An int passes for a float, as it does for mypy.
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+jaxtyping.install_import_hook("ccnotes", f"{__name__}.check")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="session")
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    """Runs and data of a test live and die with it."""
+    monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("CCNOTES_DATA", str(tmp_path / "data"))

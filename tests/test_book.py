@@ -1,0 +1,119 @@
+"""The chapters keep the house rules, before they run and as they are rendered."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+COPY = ROOT / "_check"  # `make test` executes the book into it, and renders it
+HTML = COPY / "_build" / "html"
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def listed(toc):
+    """Every file of the table of contents."""
+    if isinstance(toc, list):
+        return [name for item in toc for name in listed(item)]
+    if isinstance(toc, dict):
+        own = [toc[key] for key in ("root", "file") if key in toc]
+        return own + listed([toc.get(key) for key in ("parts", "chapters", "sections")])
+    return []
+
+
+PAGES = listed(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+each_page = pytest.mark.parametrize("page", PAGES)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_every_page_is_listed_and_every_listed_page_is_there():
+    sources = [p for p in (ROOT / "book").glob("*") if p.suffix in (".md", ".ipynb")]
+    assert sorted(PAGES) == sorted(f"book/{path.stem}" for path in sources)
+
+
+def test_every_module_is_in_the_api_and_the_other_way_round():
+    modules = {p.stem for p in (ROOT / "ccnotes").glob("*.py") if not p.stem.startswith("_")}
+    api = (ROOT / "book/api.md").read_text()
+    assert set(re.findall(r"automodule:: ccnotes\.(\w+)", api)) == modules
+
+
+@each_notebook
+def test_notebook_is_valid_and_stripped(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+    for cell in code_cells(path):
+        assert not cell.outputs, cell.source
+        assert cell.execution_count is None, cell.source
+
+
+@each_notebook
+def test_setup_cell_comes_first_and_is_the_same_everywhere(path):
+    first = code_cells(NOTEBOOKS[0])[0]
+    setup, *others = code_cells(path)
+    assert "setup" in setup.metadata.tags
+    assert setup.source == first.source
+    assert not [cell for cell in others if "setup" in cell.metadata.get("tags", [])]
+
+
+@each_notebook
+def test_cells_are_short_and_leave_the_work_to_the_package(path):
+    for cell in code_cells(path):
+        assert len(cell.source.splitlines()) <= 15, cell.source
+        assert not re.search(r"sys\.path|^\s*(def|class) ", cell.source, re.M), cell.source
+
+
+class Tags(HTMLParser):
+    """The attributes of every tag of one name."""
+
+    def __init__(self, page, name):
+        super().__init__()
+        self.name, self.found = name, []
+        if not (file := HTML / f"{page}.html").exists():
+            pytest.skip(f"{file.relative_to(ROOT)} is not there: `make test` makes it")
+        self.feed(file.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        if tag == self.name:
+            self.found.append(dict(attributes))
+
+
+@pytest.mark.rendered
+@each_notebook
+def test_executed_without_errors_or_warnings(path):
+    if not (executed := COPY / "book" / path.name).exists():
+        pytest.skip(f"{executed.relative_to(ROOT)} is not there: `make test` makes it")
+    for cell in code_cells(executed):
+        assert cell.execution_count or not cell.source.strip(), f"not executed:\n{cell.source}"
+        for output in cell.outputs:
+            assert output.output_type != "error", f"{output.evalue}\nin\n{cell.source}"
+            if output.get("name") == "stderr":
+                assert "Warning" not in output.text, f"{output.text}\nfrom\n{cell.source}"
+
+
+@pytest.mark.rendered
+@each_page
+def test_every_picture_has_a_text(page):
+    for image in Tags(page, "img").found:
+        text = image.get("alt")
+        assert text is not None, image["src"][:80]
+        assert not re.search(r"\.(png|svg|jpe?g)$|^[0-9a-f]{32}", text), (
+            f"the text of a picture is a file name, {text}: give its cell the metadata "
+            '"mystnb": {"image": {"alt": "what it shows"}}'
+        )
+
+
+@pytest.mark.rendered
+@each_page
+def test_launch_links_lead_to_files_of_this_repository(page):
+    links = [a.get("href", "") for a in Tags(page, "a").found]
+    launch = [unquote(link) for link in links if "colab.research.google.com" in link]
+    assert bool(launch) == (ROOT / f"{page}.ipynb").exists()
+    for link in launch:
+        assert (ROOT / link.split("/blob/main/")[1]).is_file(), link

@@ -1,0 +1,120 @@
+"""The rendered pages in a real browser, on a phone and on a desk, with every other host cut off."""
+
+import functools
+import http.server
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HTML = ROOT / "_check" / "_build" / "html"
+PAGES = sorted(str(p.relative_to(HTML)) for p in HTML.rglob("*.html") if "_static" not in p.parts)
+MOVING = [page for page in PAGES if "<moving-figure" in (HTML / page).read_text()]
+PHONE, DESK = 390, 1280
+NAMES = ["chromium", "chromium-browser", "google-chrome"]
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-background-networking".split()
+
+pytestmark = [
+    pytest.mark.rendered,
+    pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine"),
+    pytest.mark.skipif(not HTML.is_dir(), reason="no rendered copy: `make test` makes it"),
+]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site():
+    handler = functools.partial(Quiet, directory=HTML)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, site):
+    """A function that opens a page and returns it with the list of what went wrong."""
+    contexts = []
+
+    def visit(page, width=DESK, **settings):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
+        contexts.append(context)
+        tab, wrong = context.new_page(), []
+
+        def ours_only(route):
+            if route.request.url.startswith((site, "data:", "blob:")):
+                return route.continue_()
+            wrong.append(f"asks another host: {route.request.url}")
+            return route.abort()
+
+        tab.route("**/*", ours_only)
+        tab.on("console", lambda m: m.type == "error" and wrong.append(f"console: {m.text}"))
+        tab.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+        tab.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
+        tab.on("response", lambda r: r.status >= 400 and wrong.append(f"{r.status}: {r.url}"))
+        tab.goto(f"{site}/{page}", wait_until="networkidle")
+        return tab, wrong
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+@pytest.mark.parametrize("page", PAGES)
+def test_page_is_whole(visit, page, width):
+    tab, wrong = visit(page, width)
+    assert not wrong
+    broken = "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
+    assert not tab.evaluate(broken)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    # Formulas are typeset: none is left as its source.
+    assert not tab.locator(".math:not(:has(mjx-container))").count()
+
+
+def test_dark_mode(visit):
+    tab, _ = visit("book/index.html", color_scheme="dark")
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, ground[4:-1].split(","))) < 64, ground
+
+
+@pytest.mark.parametrize("page", MOVING)
+def test_moving_figures_move_by_keyboard(visit, page):
+    tab, wrong = visit(page)
+    for figure in tab.locator("moving-figure").all():
+        picture = figure.locator("svg").first
+        picture.wait_for()
+        assert not figure.locator(".moving-still").is_visible()
+        for slider in figure.get_by_role("slider").all():
+            assert slider.evaluate("e => e.labels[0].innerText.trim()")
+            key = "ArrowLeft" if slider.evaluate("e => e.value == e.max") else "ArrowRight"
+            before = picture.inner_html()
+            slider.focus()
+            tab.keyboard.press(key)
+            tab.wait_for_timeout(200)
+            assert picture.inner_html() != before
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", MOVING)
+def test_without_scripts_moving_figures_show_their_still(visit, page):
+    tab, _ = visit(page, java_script_enabled=False)
+    for figure in tab.locator("moving-figure").all():
+        assert figure.locator(".moving-still").is_visible()

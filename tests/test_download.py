@@ -1,0 +1,385 @@
+"""Downloads, from hosts on this machine that misbehave as real ones do."""
+
+import hashlib
+import io
+import pickle
+import tarfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from ccnotes import data
+from ccnotes.data import DataError, Download, download, load_photos
+
+BODY = np.random.default_rng(0).bytes(300_000)
+
+
+class Host(ThreadingHTTPServer):
+    """Serves ``body``, and does to it what it is told to."""
+
+    def __init__(self, body=BODY, *, status=200, ranges="honoured", cut=None, silent=0, rate=None):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body, self.status, self.ranges = body, status, ranges
+        self.cut = cut  # bytes of an answer after which it hangs up
+        self.silent = silent  # seconds of silence before it does
+        self.rate = rate  # bytes per second
+        self.asked = []  # the first byte that each request asked for
+        self.url = f"http://127.0.0.1:{self.server_port}/file.bin"
+
+    def handle_error(self, request, client_address):
+        pass  # a client that hangs up is no news here
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        host = self.server
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        host.asked.append(start)
+        if host.status != 200:
+            return self.send_error(host.status)
+        if start and host.ranges == "refused":
+            return self.send_error(416)
+        if start and host.ranges == "honoured":
+            self.send_response(206)
+            self.send_header(
+                "Content-Range", f"bytes {start}-{len(host.body) - 1}/{len(host.body)}"
+            )
+        elif start and host.ranges == "muddled":
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes 0-{len(host.body) - 1}/{len(host.body)}")
+        else:
+            start = 0
+            self.send_response(200)
+        body = host.body[start:]
+        if host.ranges != "no length":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        step = 1_000 if host.rate else len(body)
+        for at in range(0, len(body[: host.cut]), step):
+            self.wfile.write(body[: host.cut][at : at + step])
+            time.sleep(step / host.rate if host.rate else 0)
+        if host.cut:
+            time.sleep(host.silent)
+
+    def log_message(self, *about):
+        pass
+
+
+@pytest.fixture
+def hosts():
+    """Starts hosts, and stops them after the test."""
+    started = []
+
+    def start(*hosts):
+        for host in hosts:
+            threading.Thread(target=host.serve_forever, args=(0.01,), daemon=True).start()
+            started.append(host)
+        return hosts
+
+    yield start
+    for host in started:
+        host.shutdown()
+        host.server_close()
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch):
+    monkeypatch.setattr(data, "TIMEOUT", 0.4)
+    monkeypatch.setattr(data, "SLOW_WINDOW", 0.1)
+    monkeypatch.setattr(data, "SLOW_RATE", 1_000_000)
+
+
+def offered(*hosts, body=BODY):
+    return Download(
+        filename="file.bin",
+        urls=tuple(host.url for host in hosts),
+        size=len(body),
+        sha256=hashlib.sha256(body).hexdigest(),
+    )
+
+
+def started(tmp_path, content):
+    (tmp_path / "file.bin.part").write_bytes(content)
+
+
+def test_a_file_is_fetched_once(hosts, tmp_path):
+    (host,) = hosts(Host())
+    path = download(offered(host), tmp_path)
+    assert path.read_bytes() == BODY
+    assert download(offered(host), tmp_path) == path == tmp_path / "file.bin"
+    assert host.asked == [0]
+    assert not (tmp_path / "file.bin.part").exists()
+
+
+def test_the_next_host_is_tried_after_a_404(hosts, tmp_path):
+    missing, host = hosts(Host(status=404), Host())
+    assert download(offered(missing, host), tmp_path).read_bytes() == BODY
+    assert missing.asked == host.asked == [0]
+
+
+def test_a_part_is_resumed(hosts, tmp_path):
+    (host,) = hosts(Host())
+    started(tmp_path, BODY[:1234])
+    assert download(offered(host), tmp_path).read_bytes() == BODY
+    assert host.asked == [1234]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "asked"), [("ignored", [1234]), ("refused", [1234, 0])], ids=["ignored", "416"]
+)
+def test_a_host_without_ranges_sends_it_all(ranges, asked, hosts, tmp_path):
+    (host,) = hosts(Host(ranges=ranges))
+    started(tmp_path, BODY[:1234])
+    assert download(offered(host), tmp_path).read_bytes() == BODY
+    assert host.asked == asked
+
+
+def test_a_range_that_was_not_asked_for_is_not_appended(hosts, tmp_path):
+    muddled, host = hosts(Host(ranges="muddled"), Host())
+    started(tmp_path, BODY[:1234])
+    assert download(offered(muddled, host), tmp_path).read_bytes() == BODY
+    assert host.asked == [1234]
+
+
+def test_a_complete_part_needs_no_host(tmp_path):
+    started(tmp_path, BODY)
+    file = Download(
+        filename="file.bin",
+        urls=("http://127.0.0.1:9/file.bin",),
+        size=len(BODY),
+        sha256=hashlib.sha256(BODY).hexdigest(),
+    )
+    assert download(file, tmp_path).read_bytes() == BODY
+
+
+def test_a_part_longer_than_the_file_is_started_over(hosts, tmp_path):
+    (host,) = hosts(Host())
+    started(tmp_path, BODY + b"more")
+    assert download(offered(host), tmp_path).read_bytes() == BODY
+    assert host.asked == [0]
+
+
+def test_a_host_that_hangs_up_is_asked_again_for_the_rest(hosts, tmp_path):
+    (host,) = hosts(Host(cut=110_000))
+    assert download(offered(host), tmp_path).read_bytes() == BODY
+    assert host.asked == [0, 110_000, 220_000]
+
+
+def test_another_host_goes_on_where_one_hung_up(hosts, tmp_path):
+    cut, host = hosts(Host(cut=110_000), Host())
+    assert download(offered(cut, host), tmp_path).read_bytes() == BODY
+    assert (cut.asked, host.asked) == ([0], [110_000])
+
+
+def test_a_host_that_hangs_up_and_cannot_resume_is_given_up(hosts, tmp_path):
+    (host,) = hosts(Host(cut=110_000, ranges="ignored"))
+    with pytest.raises(DataError, match=r"hung up after 110,000 of 300,000 bytes"):
+        download(offered(host), tmp_path)
+    assert host.asked == [0, 110_000]
+
+
+def test_a_host_that_falls_silent_is_left(hosts, tmp_path):
+    silent, host = hosts(Host(cut=110_000, silent=2), Host())
+    begin = time.monotonic()
+    assert download(offered(silent, host), tmp_path).read_bytes() == BODY
+    assert time.monotonic() - begin < 1.5
+    assert host.asked == [110_000]
+
+
+def test_a_throttled_host_is_left_for_the_next_and_what_it_sent_is_kept(hosts, tmp_path):
+    slow, host = hosts(Host(rate=50_000), Host())
+    assert download(offered(slow, host), tmp_path).read_bytes() == BODY
+    assert slow.asked == [0]
+    assert 0 < host.asked[0] < 30_000
+
+
+def test_a_throttled_host_is_waited_for_when_it_is_the_last(hosts, tmp_path):
+    (slow,) = hosts(Host(rate=500_000))
+    assert download(offered(slow), tmp_path).read_bytes() == BODY
+    assert slow.asked == [0]
+
+
+def test_a_throttled_host_is_taken_up_again_when_no_other_works(hosts, tmp_path):
+    slow, missing = hosts(Host(rate=500_000), Host(status=404))
+    assert download(offered(slow, missing), tmp_path).read_bytes() == BODY
+    first, second = slow.asked
+    assert first == 0 < second
+    assert missing.asked == [second]
+
+
+def test_a_file_with_another_checksum_is_deleted_and_the_next_host_tried(hosts, tmp_path):
+    wrong, host = hosts(Host(BODY[:-1] + b"?"), Host())
+    assert download(offered(wrong, host), tmp_path).read_bytes() == BODY
+    assert host.asked == [0]
+
+
+def test_a_spoilt_part_is_found_out_and_fetched_anew(hosts, tmp_path):
+    (host,) = hosts(Host())
+    started(tmp_path, b"x" * 1000)
+    assert download(offered(host), tmp_path).read_bytes() == BODY
+    assert host.asked == [1000, 0]
+
+
+def test_a_wrong_file_leaves_nothing_behind(hosts, tmp_path):
+    (wrong,) = hosts(Host(BODY[:-1] + b"?"))
+    with pytest.raises(DataError, match=r"what it sent has another SHA-256"):
+        download(offered(wrong), tmp_path)
+    assert not (tmp_path / "file.bin").exists()
+    assert not (tmp_path / "file.bin.part").exists()
+
+
+@pytest.mark.parametrize("ranges", ["honoured", "ignored"])
+def test_a_page_in_place_of_the_file_does_not_cost_what_was_received(ranges, hosts, tmp_path):
+    page, host = hosts(Host(b"<html>Log in to the network</html>", ranges=ranges), Host())
+    started(tmp_path, BODY[:1234])
+    assert download(offered(page, host), tmp_path).read_bytes() == BODY
+    assert host.asked == [1234]
+
+
+@pytest.mark.parametrize(
+    ("body", "asked"),
+    [(BODY, []), (BODY + b"more", []), (BODY[:-1], [len(BODY) - 1])],
+    ids=["same", "long", "short"],
+)
+def test_a_host_that_does_not_tell_the_length(body, asked, hosts, tmp_path):
+    odd, host = hosts(Host(body, ranges="no length"), Host())
+    assert download(offered(odd, host), tmp_path).read_bytes() == BODY
+    assert host.asked == asked
+
+
+def test_when_all_fail_one_error_says_why_and_what_to_do(hosts, tmp_path):
+    missing, page, cut = hosts(Host(status=404), Host(b"<html>"), Host(cut=5_000, ranges="ignored"))
+    gone = Host()
+    gone.server_close()
+    file = offered(missing, page, gone, cut)
+    with pytest.raises(DataError) as caught:
+        download(file, tmp_path)
+    message = str(caught.value)
+    for host, why in [
+        (missing, "HTTP Error 404: Not Found"),
+        (page, "offers a file of 6 bytes, not 300,000"),
+        (gone, "Connection refused"),
+        (cut, "hung up after 5,000 of 300,000 bytes"),
+    ]:
+        (line,) = (li for li in message.splitlines() if f":{host.server_port}" in li)
+        assert why in line
+    assert f"save it as {tmp_path / 'file.bin'} (300,000 bytes, SHA-256 {file.sha256})" in message
+    assert "resume after 5,000 bytes" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(BODY[:1000], "has 1,000 bytes, not 300,000"), (BODY[:-1] + b"?", "has the SHA-256")],
+    ids=["truncated", "another"],
+)
+def test_a_wrong_file_put_in_place_by_hand(content, why, tmp_path):
+    (tmp_path / "file.bin").write_bytes(content)
+    with pytest.raises(DataError, match=rf"file\.bin is damaged: it {why}.*Delete it"):
+        download(offered(), tmp_path)
+
+
+def test_two_at_once_fetch_once(hosts, tmp_path):
+    (host,) = hosts(Host(rate=1_000_000))
+    file, paths = offered(host), []
+    both = [
+        threading.Thread(target=lambda: paths.append(download(file, tmp_path))) for _ in range(2)
+    ]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert paths == [tmp_path / "file.bin"] * 2
+    assert host.asked == [0]
+
+
+# --- CIFAR, in small
+
+
+def tiny_cifar(name, monkeypatch, hosts, spoil=None):
+    """An archive laid out like CIFAR's, with 4 training and 2 test images of each class."""
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
+    kind, label = kind[name], {"cifar10": "labels", "cifar100": "fine_labels"}[name]
+    classes = int(name.removeprefix("cifar"))
+    pixels = np.random.default_rng(0)
+
+    def batch(each):
+        shape = (each * classes, 3072)
+        return {
+            "data": pixels.integers(256, size=shape, dtype=np.uint8),
+            label: list(range(classes)) * each,
+        }
+
+    trains = [batch(4 // len(kind.train_list) or 1) for _ in kind.train_list]
+    parts = dict(zip([file for file, _ in kind.train_list], trains, strict=True))
+    parts[kind.test_list[0][0]] = batch(2)
+    parts[kind.meta["filename"]] = {kind.meta["key"]: [f"class {n}" for n in range(classes)]}
+    files = {file: spoil or pickle.dumps(content, 2) for file, content in parts.items()}
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:gz") as tar:
+        for file, content in files.items():
+            about = tarfile.TarInfo(f"{kind.base_folder}/{file}")
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+    md5 = {file: hashlib.md5(content).hexdigest() for file, content in files.items()}
+    monkeypatch.setattr(kind, "train_list", [[file, md5[file]] for file, _ in kind.train_list])
+    monkeypatch.setattr(kind, "test_list", [[file, md5[file]] for file, _ in kind.test_list])
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5[kind.meta["filename"]]})
+    (host,) = hosts(Host(whole.getvalue()))
+    monkeypatch.setitem(data.ARCHIVES, name, offered(host, body=whole.getvalue()))
+    return host, parts
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_from_the_host_to_tensors_and_then_from_the_cache(name, hosts, monkeypatch, tmp_path):
+    host, parts = tiny_cifar(name, monkeypatch, hosts)
+    photos = load_photos(name, data_dir=tmp_path, validation_size=0)
+    assert (photos.name, photos.title) == (name, name.upper().replace("R1", "R-1"))
+    assert photos.identity == data.identity_of(name)
+    assert photos.classes[:2] == ("class 0", "class 1")
+    test = parts["test_batch" if name == "cifar10" else "test"]
+    assert torch.equal(photos.test.images.flatten(1), torch.from_numpy(test["data"]))
+    assert photos.test.images.shape[1:] == (3, 32, 32)
+    assert photos.test.labels.tolist() == list(range(len(photos.classes))) * 2
+    assert len(photos.train) >= 4 * len(photos.classes)
+    assert not list(tmp_path.glob("*.unpacked"))
+
+    (tmp_path / "file.bin").unlink()
+    host.status = 404
+    again = load_photos(name, data_dir=tmp_path, validation_size=0)
+    assert torch.equal(again.train.images, photos.train.images)
+    assert host.asked == [0]
+
+
+def test_a_killed_run_s_leftovers_do_no_harm(hosts, monkeypatch, tmp_path):
+    tiny_cifar("cifar10", monkeypatch, hosts)
+    (tmp_path / "cifar10.unpacked" / "cifar-10-batches-py").mkdir(parents=True)
+    (tmp_path / "cifar10.unpacked" / "cifar-10-batches-py" / "test_batch").write_bytes(b"half")
+    (tmp_path / "cifar10.part").write_bytes(b"half")
+    assert len(load_photos("cifar10", data_dir=tmp_path, validation_size=0).test) == 20
+    assert not list(tmp_path.glob("*.unpacked"))
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled what was not checked",))
+
+
+def test_nothing_is_unpickled_before_the_checksum_matches(hosts, monkeypatch, tmp_path):
+    host, _ = tiny_cifar("cifar10", monkeypatch, hosts, spoil=pickle.dumps(Bomb(), 2))
+    real = offered(host, body=BODY)
+    monkeypatch.setitem(data.ARCHIVES, "cifar10", real)
+    (tmp_path / "file.bin").write_bytes(host.body)
+    with pytest.raises(DataError, match=r"file\.bin is damaged"):
+        load_photos("cifar10", data_dir=tmp_path)
+    assert not list(tmp_path.glob("cifar10*safetensors"))
+
+
+def test_every_host_offers_the_file_of_that_name():
+    for file in data.ARCHIVES.values():
+        assert all(url.startswith("https://") for url in file.urls)
+        assert all(url.endswith(f"/{file.filename}") for url in file.urls)
