@@ -8,7 +8,7 @@ help:
 	@echo "make test    .venv, lint, types, unit tests, every notebook, a strict rendering, a browser"
 	@echo "make serve   _build/html on http://127.0.0.1:$(PORT)/  (PORT=8000)"
 	@echo "make clean   remove what was built; .venv stays"
-	@echo "make pin     write the installed versions to constraints.txt"
+	@echo "make pin     write the newest versions that fit to constraints.txt; prove them with make test"
 	@echo "Another Python for .venv:  make book PYTHON=/path/to/python3.12"
 
 book: .venv/book
@@ -43,10 +43,12 @@ clean:
 	rm -rf _build _check .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find ccnotes book tests -name __pycache__ -prune -exec rm -rf {} +
 
-# Local, CUDA and packaging packages are left out: torch pins the CUDA ones itself, where it needs them.
-pin: .venv/book .venv/test
-	.venv/bin/uv pip freeze --python .venv/bin/python | \
-	  grep -Ev '^(-e |nvidia-|cuda-|triton|uv=|pip=|wheel=)' > constraints.new
+# The newest versions that suit every Python and system, for `make test` to prove. The CUDA
+# packages are left out: torch names its own, where it needs them.
+pin: .venv/bin/uv
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header \
+	  --no-annotate --extra book --extra test pyproject.toml | \
+	  grep -Ev '^(nvidia-|cuda-|triton)' > constraints.new
 	mv constraints.new constraints.txt
 
 .venv/bin/python:

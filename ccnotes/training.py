@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ccnotes import models
 from ccnotes.attacks import pgd
-from ccnotes.data import Dataset, Split, augment, to_float
+from ccnotes.data import Dataset, Split, augment, balanced, to_float
 from ccnotes.devices import autocast
 from ccnotes.evaluation import evaluate
 from ccnotes.experiments import Experiment
@@ -69,7 +69,8 @@ def fit(
         optimiser.load_state_dict(state["optimiser"])
         for name, generator in generators.items():
             generator.set_state(state["generators"][name])
-    splits = {name: getattr(dataset, name).to(device) for name in SPLITS}
+    train, test = dataset.train.to(device), dataset.test.to(device)
+    parts = {name: part(getattr(dataset, name), e.eval_size).to(device) for name in SPLITS}
     drops = [round(drop * e.epochs) for drop in e.lr_drops]
     started = time.perf_counter() - state["seconds"]
 
@@ -78,14 +79,14 @@ def fit(
         for epoch in range(state["epoch"] + 1, e.epochs + 1):
             lr = e.lr * 0.1 ** sum(epoch > drop for drop in drops)
             optimiser.param_groups[0]["lr"] = lr
-            loss = train_epoch(model, optimiser, splits["train"], e, generators, precision)
+            loss = train_epoch(model, optimiser, train, e, generators, precision)
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"the training loss became {loss} in epoch {epoch}. Try a learning rate "
                     f"below lr={lr:g}. Epochs 1 to {state['epoch']} are kept in {checkpoint}."
                 )
             if epoch % e.eval_every == 0 or epoch == e.epochs:
-                found = evaluate_splits(model, splits, e, precision)
+                found = evaluate_splits(model, parts, e, precision)
                 seconds = time.perf_counter() - started
                 row = {"epoch": epoch, "lr": lr, "seconds": seconds, "running_loss": loss}
                 state["evaluations"].append(row | found)
@@ -110,9 +111,8 @@ def fit(
         state["last"] = {"epoch": e.epochs, "weights": weights}
         for chosen in (state["best"], state["last"]):
             model.load_state_dict(chosen["weights"])
-            test, attack = splits["test"], e.eval_attack
             chosen["test"] = evaluate(
-                model, test.images, test.labels, attack, seed=e.seed, precision=precision
+                model, test.images, test.labels, e.eval_attack, seed=e.seed, precision=precision
             )
     return state
 
@@ -149,18 +149,24 @@ def train_epoch(
 def evaluate_splits(
     model: models.Network, splits: dict[str, Split], e: Experiment, precision: str
 ) -> dict[str, Any]:
-    """:func:`ccnotes.evaluation.evaluate` of the first images of each split.
+    """:func:`ccnotes.evaluation.evaluate` of each split, under names such as ``test_robust_cas``.
 
-    Scalars are floats; names are such as ``test_robust_accuracy``.
+    Scalars are floats, the rest are tensors.
     """
     results: dict[str, Any] = {}
     for name, split in splits.items():
-        images, labels = split.images[: e.eval_size], split.labels[: e.eval_size]
-        found = evaluate(model, images, labels, e.eval_attack, seed=e.seed, precision=precision)
+        found = evaluate(
+            model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
+        )
         for key, value in found.items():
             if not key.endswith("class_means"):  # the largest part, kept for best and last only
                 results[f"{name}_{key}"] = value if value.ndim else value.item()
     return results
+
+
+def part(split: Split, count: int) -> Split:
+    """At most ``count`` images, as many of each class as of any other; always the same ones."""
+    return split.take(balanced(split.labels, min(count, len(split)), seed=0))
 
 
 def write_state(state: dict[str, Any], checkpoint: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_changelog_knows_this_version():
 
 
 def test_the_constraints_pin_what_the_project_asks_for():
-    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M))
     lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     names = {re.match(r"[\w.-]+", wanted)[0] for wanted in itertools.chain(*lists)}
     assert not names - pins.keys()
