@@ -45,7 +45,7 @@ clean:
 
 # The newest versions that suit every Python and system, for `make test` to prove. The CUDA
 # packages are left out: torch names its own, where it needs them.
-pin: .venv/bin/uv
+pin: .venv/bin/python
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header \
 	  --no-annotate --extra book --extra test pyproject.toml | \
 	  grep -Ev '^(nvidia-|cuda-|triton)' > constraints.new
@@ -62,21 +62,19 @@ pin: .venv/bin/uv
 	done; \
 	echo "No Python 3.11 or newer among: $$*. Install one, or name it: make book PYTHON=/path/to/python3.12" >&2; \
 	exit 1
+	@.venv/bin/python -m pip install --quiet uv || echo "No uv; going on with pip, which is slower."
 
-# uv installs in a fraction of pip's time; where it can't work (an index only pip knows of), pip does.
-install = .venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e
-fallback = .venv/bin/python -m pip install --quiet -c constraints.txt -e
+# uv needs half of pip's time; where it can't work (an index only pip knows of), pip does.
+uv = .venv/bin/uv pip install --quiet --python .venv/bin/python
+pip = .venv/bin/python -m pip install --quiet
 
-.venv/bin/uv: .venv/bin/python
-	@echo "Installing; the first time this fetches several GB (PyTorch) ..."
-	.venv/bin/python -m pip install --quiet uv || { echo "No uv; going on with pip."; }
-
-.venv/book: .venv/bin/uv pyproject.toml constraints.txt
-	$(install) ".[book]" || $(fallback) ".[book]"
+.venv/book: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing; the first time this fetches several GB, most of it PyTorch ..."
+	@$(uv) -c constraints.txt -e ".[book]" || $(pip) -c constraints.txt -e ".[book]"
 	@touch $@
 
 .venv/test: .venv/book
-	$(install) ".[book,test]" || $(fallback) ".[book,test]"
+	@$(uv) -c constraints.txt -e ".[book,test]" || $(pip) -c constraints.txt -e ".[book,test]"
 	@touch $@
 
 .PHONY: help book test serve clean pin

@@ -55,6 +55,7 @@ def still(spec: dict[str, Any]) -> str:
     spec = {**spec, "background": "white"}
     png = io.BytesIO(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=2))
     picture, small = Image.open(png).convert("RGB"), io.BytesIO()
-    picture.quantize(64).save(small, "png", optimize=True)
+    few = picture.quantize(128, method=Image.Quantize.MAXCOVERAGE)  # keeps rare colours
+    few.save(small, "png", optimize=True)
     data = base64.b64encode(small.getvalue()).decode()
     return f'width="{picture.width // 2}" src="data:image/png;base64,{data}"'

@@ -81,7 +81,8 @@ def instance_similarity(
     # On the diagonal, n of the n^2 pairs join a sample with itself (cosine 1, or 0 for zeros).
     n = torch.bincount(labels, minlength=len(head))
     self_pairs = class_means((unit**2).sum(1, keepdim=True), labels, len(head))[:, 0]
-    similarity.diagonal().copy_((n * similarity.diagonal() - self_pairs) / (n - 1))
+    others = (n * similarity.diagonal() - self_pairs) / (n - 1)
+    similarity.diagonal().copy_(others.where(n > 1, torch.nan))
     return similarity
 
 

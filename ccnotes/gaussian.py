@@ -271,7 +271,8 @@ def _cross_entropy(w, mu, sigma, eps, reg, beta, attack):
     (w1, w2), spread = w, max(np.hypot(w[0], w[1] / np.sqrt(2)), 1e-300)
     best = None
     # Worst corners, as shifts of (half sum, half difference) in units of eps (w1 + w2).
-    for a, b in [(-2, 0)] if attack == "hard" else [(-2, 0), (2, 0), (-1, 1), (1, 1)]:
+    one_corner = attack == "hard" or beta == 0
+    for a, b in [(-2, 0)] if one_corner else [(-2, 0), (2, 0), (-1, 1), (1, 1)]:
         total = (w1 + w2) * (mu + a * eps) + sigma * spread * _ZS
         apart = sigma * w2 / np.sqrt(2) * _ZD + b * eps * (w1 + w2)
         rival = np.logaddexp(-total - apart, -total + apart)

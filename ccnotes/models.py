@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Images = Float[Tensor, "batch channels height width"]
+Maps = Float[Tensor, "batch maps rows columns"]
 Features = Float[Tensor, "batch features"]
 Logits = Float[Tensor, "batch classes"]
 MID_GREY, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -78,7 +79,7 @@ class PreActBlock(nn.Module):
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Maps:
         out = F.relu(self.norm1(x))
         skip = x if self.shortcut is None else self.shortcut(out)
         return self.conv2(F.relu(self.norm2(self.conv1(out)))) + skip

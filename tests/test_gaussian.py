@@ -171,6 +171,7 @@ both_or_one = st.sampled_from(["all", "one"])
 def test_robust_accuracy_agrees_with_monte_carlo(w1, w2, mu, sigma, share, rivals, absent):
     eps = share * mu / 2
     p, error = g.simulated_accuracy(w1, w2, mu, sigma, eps, rivals, 20_000, 2, absent)
+    assert error < 0.5 / np.sqrt(20_000) + 1e-12
     assert abs(p - g.robust_accuracy(w1, w2, mu, sigma, eps, rivals, absent)) < 5 * error
 
 
@@ -309,6 +310,9 @@ def test_the_attack_on_the_smoothed_loss_is_at_least_as_strong():
         w_smoothed = g.minimise_cross_entropy(*args[2:], "smoothed")
         value = g.cross_entropy(*w_smoothed, *args[2:], "smoothed")
         assert value <= g.cross_entropy(*w_hard, *args[2:], "smoothed") + 1e-12
+        for a, c in itertools.product([-0.02, 0, 0.02], repeat=2):
+            near = g.cross_entropy(w_smoothed[0] + a, w_smoothed[1] + c, *args[2:], "smoothed")
+            assert near >= value - 1e-9
 
 
 # --- K classes in groups

@@ -39,8 +39,9 @@ def test_the_repository_address_is_the_same_everywhere():
         assert path == placeholder or placeholder not in text, f"{name} has the placeholder still"
         for link in re.findall(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)", text):
             assert link == path, f"{name} links Colab to {link}"
-        for link in re.findall(r"git\+(https://[\w./-]+)", text):
+        for link, tag in re.findall(r"git\+(https://[\w./-]+)(?:@v([\w.]+))?", text):
             assert link.removesuffix(".git") == REPOSITORY, f"{name} installs from {link}"
+            assert tag in ("", PROJECT["version"]), f"{name} installs {tag}"
 
 
 def test_no_package_index_is_named():

@@ -26,6 +26,13 @@ def key_the_cache(app, config):
             shutil.rmtree(old)
 
 
+def tidy_scripts(app, pagename, templatename, context, doctree):
+    """No widget states, dead without a kernel; nothing twice ("THEBE_JS_URL already declared")."""
+    files = context.get("script_files", [])
+    once = {(f.filename or "", f.priority, str(f.attributes)): f for f in files}
+    files[:] = [f for f in once.values() if "widget" not in f.attributes.get("type", "")]
+
+
 def copy_mathjax(app, error):
     """MathJax beside the pages, so that none asks another host for it; 3 of the package's 24 MB."""
     if error or app.builder.format != "html":
@@ -44,5 +51,6 @@ def copy_mathjax(app, error):
 def setup(app):
     os.environ["CCNOTES_BOOK"] = "1"  # kernels inherit it: Altair charts become moving figures
     app.connect("config-inited", key_the_cache, priority=1)
+    app.connect("html-page-context", tidy_scripts, priority=900)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -26,9 +26,6 @@ def link(app, pagename, templatename, context, doctree):
     if "<moving-figure" in (context.get("body") or ""):
         app.add_js_file(SCRIPT, loading_method="defer")
         app.add_css_file(STYLE)
-    # Jupyter Book emits two inline scripts twice: "THEBE_JS_URL has already been declared".
-    files = context.get("script_files", [])
-    files[:] = {(f.filename or "", f.priority, str(f.attributes)): f for f in files}.values()
 
 
 def setup(app):

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ccnotes.models import ConvNet, PreActResNet
+
+MODELS = [ConvNet(6, width=8), PreActResNet(6, width=4)]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
+def test_logits_are_the_head_of_the_features(model):
+    x = torch.rand(5, 3, 32, 32)
+    model.eval()
+    features = model.features(x)
+    assert features.shape == (5, model.head.in_features)
+    assert features.min() >= 0
+    torch.testing.assert_close(model(x), features @ model.head.weight.T + model.head.bias)
+
+
+@pytest.mark.parametrize("network", [ConvNet, PreActResNet])
+def test_the_model_normalises_its_own_input(network):
+    """Pixels shifted and scaled as mean and std say give the same logits."""
+    torch.manual_seed(0)
+    plain = network(4, 8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).eval()
+    own = network(4, 8, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0)).eval()
+    own.load_state_dict(plain.state_dict() | {k: own.state_dict()[k] for k in NORMALISATION})
+    x = torch.rand(3, 3, 16, 16)
+    moved = x * torch.tensor([0.5, 0.25, 2.0]).view(3, 1, 1)
+    moved = moved + torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
+    torch.testing.assert_close(own(moved), plain(x), atol=1e-4, rtol=1e-4)
+
+
+NORMALISATION = ("body.0.mean", "body.0.std")
+
+
+def test_preactresnet_costs_what_the_literature_says():
+    """1.11 GFLOP forward at 32 x 32 (two per multiplication), 11.2 million parameters."""
+    model = PreActResNet().eval()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.rand(1, 3, 32, 32))
+    assert counter.get_total_flops() == pytest.approx(1.11e9, rel=0.01)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(11.17e6, rel=0.01)
+
+
+def test_the_last_stage_sees_an_eighth_of_the_side():
+    body = PreActResNet(10, width=4).body
+    assert body(torch.rand(1, 3, 32, 32)).shape == (1, 32, 4, 4)
+
+
+def test_every_convolution_is_followed_by_a_norm_or_an_addition_so_has_no_bias():
+    convolutions = [m for model in MODELS for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 3 + 1 + 16 + 3
+    assert all(conv.bias is None for conv in convolutions)

@@ -1,0 +1,310 @@
+"""Training, records and the command line, on runs of seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import ccnotes
+from ccnotes import records, training
+from ccnotes.__main__ import main
+from ccnotes.attacks import PGD, pgd
+from ccnotes.attribution import cas, class_attribution, class_similarity
+from ccnotes.evaluation import evaluate, features_of
+from ccnotes.experiments import EXPERIMENTS, PLANTED, Experiment, dataset, fingerprint
+from ccnotes.records import find, recall, run
+
+SMALL = Experiment(
+    name="small",
+    train_size=24,
+    validation_size=24,
+    test_size=30,
+    width=4,
+    epochs=4,
+    batch_size=10,
+    attack=PGD(eps=0.05, step_size=0.02, steps=2),
+    eval_steps=2,
+    eval_every=2,
+    precision="float32",
+)
+
+
+def numbers(record):
+    """All that a record says, less what may differ between equal runs."""
+    table = record.table.drop(columns="seconds")
+    return table, record.best, record.last, record.arrays
+
+
+def assert_equal_records(a, b):
+    for left, right in zip(numbers(a)[:3], numbers(b)[:3], strict=True):
+        assert left.equals(right) if hasattr(left, "equals") else left == right
+    assert a.arrays.keys() == b.arrays.keys()
+    for name, value in a.arrays.items():  # bit for bit; a NaN equals itself
+        assert torch.equal(value.view(torch.uint8), b.arrays[name].view(torch.uint8)), name
+
+
+def test_training_equals_the_naive_loop():
+    """Ten steps of PGD training with momentum and weight decay, written out."""
+    e = replace(SMALL, batch_size=24, epochs=10, lr_drops=(0.5,), eval_every=10)
+    data, found = dataset(e), run(e)
+    model = training.build(e, data).to(memory_format=torch.channels_last)
+    velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    order, attack = (torch.Generator().manual_seed(e.seed + k) for k in (0, 2))
+    for epoch in range(10):
+        batch = torch.randperm(24, generator=order)
+        x, y = data.train.images[batch] / 255, data.train.labels[batch]
+        x = x.contiguous(memory_format=torch.channels_last)  # random starts follow the memory
+        model.eval()
+        adv = x + torch.empty_like(x).uniform_(-0.05, 0.05, generator=attack)
+        adv = adv.clamp(0, 1)
+        for _ in range(2):
+            adv.requires_grad_()
+            loss = F.cross_entropy(model(adv), y)
+            (grad,) = torch.autograd.grad(loss, adv)
+            adv = (adv.detach() + 0.02 * grad.sign()).clamp(x - 0.05, x + 0.05).clamp(0, 1)
+        model.train()
+        model.zero_grad()
+        F.cross_entropy(model(adv), y).backward()
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                velocity[name].mul_(0.9).add_(p.grad + 5e-4 * p)
+                p.sub_((0.1 if epoch < 5 else 0.01) * velocity[name])
+    for name, value in found.model("last").state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], atol=1e-6, rtol=1e-5)
+
+
+def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_other_seeds_differ():
+    first, second = run(SMALL), run(SMALL, fresh=True)
+    assert_equal_records(first, second)
+    assert not numbers(run(replace(SMALL, seed=1)))[0].equals(numbers(first)[0])
+
+
+@pytest.mark.skipif(
+    ccnotes.devices.pick_precision("auto", torch.device("cpu")) == "float32",
+    reason="this processor has no bfloat16",
+)
+def test_bfloat16_runs_are_reproducible_too_and_measure_in_float32():
+    e = replace(SMALL, precision="bfloat16")
+    first, second = run(e), run(e, fresh=True)
+    assert_equal_records(first, second)
+    similarity = first.arrays["best_robust_similarity"]
+    assert (similarity.diagonal() - 1).abs().max() < 1e-6
+
+
+def test_an_interrupted_run_goes_on_to_the_same_record(monkeypatch):
+    """Ctrl-C in epoch 3: the evaluation of epoch 2 is kept and the rest follows, bit for bit."""
+    whole = run(SMALL)
+    train_epoch, calls = training.train_epoch, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments)
+
+    monkeypatch.setenv("CCNOTES_RUNS", str(whole.folder.parent.parent / "others"))
+    monkeypatch.setattr(training, "train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL)
+    (partial,) = [r for r in find() if r.experiment["name"] == "small"]
+    assert not partial.content["finished"]
+    assert partial.table.epoch.tolist() == [2]
+    assert recall(SMALL) is None
+    monkeypatch.setattr(training, "train_epoch", train_epoch)
+    assert_equal_records(run(SMALL), whole)
+
+
+def test_the_best_epoch_is_chosen_on_validation_images():
+    found = run(replace(SMALL, epochs=6, eval_every=1))
+    best = found.table.validation_robust_accuracy.idxmax()
+    assert found.best["epoch"] == found.table.epoch[best]
+    # All test images are in the part that is used between epochs, so the figures are the same.
+    assert found.best["robust_accuracy"] == pytest.approx(found.table.test_robust_accuracy[best])
+    assert found.last["robust_cas"] == pytest.approx(found.table.test_robust_cas.iloc[-1])
+
+
+def test_a_record_keeps_what_its_model_gives():
+    found = run(SMALL)
+    test, model = dataset(SMALL).test, found.model("best")
+    features = features_of(model, test.images, test.labels, SMALL.eval_attack, seed=SMALL.seed)
+    attribution = class_attribution(features, test.labels, model.head.weight.detach())
+    similarity = class_similarity(attribution)
+    torch.testing.assert_close(found.arrays["best_robust_similarity"], similarity)
+    assert found.best["robust_cas"] == pytest.approx(cas(similarity).item(), abs=1e-5)
+    torch.testing.assert_close(
+        found.arrays["best_robust_class_means"] * found.arrays["best_head.weight"], attribution
+    )
+
+
+def test_evaluation_counts_right_answers_per_class():
+    found, data = run(SMALL), dataset(SMALL).test
+    model = found.model("last")
+    x = pgd(
+        model, data.images / 255, data.labels, SMALL.eval_attack, torch.Generator().manual_seed(0)
+    )
+    right = (model(x).argmax(1) == data.labels).float()
+    result = evaluate(model, data.images, data.labels, SMALL.eval_attack)
+    assert result["robust_accuracy"].item() == pytest.approx(right.mean().item())
+    for label in range(6):
+        mean = right[data.labels == label].mean().item()
+        assert result["robust_class_accuracy"][label].item() == pytest.approx(mean)
+
+
+def test_eps_zero_is_standard_training():
+    found = run(replace(SMALL, attack=PGD(eps=0.0, step_size=0.0)))
+    assert found.best["robust_accuracy"] == found.best["clean_accuracy"]
+
+
+def test_recall_finds_exactly_the_same_configuration_only():
+    made = run(SMALL)
+    assert recall(SMALL).folder == made.folder
+    assert recall(replace(SMALL, precision="auto")).folder == made.folder
+    for other in ({"seed": 1}, {"lr": 0.2}, {"attack": PGD(eps=0.06, step_size=0.02, steps=2)}):
+        assert recall(replace(SMALL, **other)) is None
+
+
+def test_fingerprint_depends_on_changed_fields_data_and_precision_only():
+    base = fingerprint(Experiment(), "float32", PLANTED)
+    assert fingerprint(Experiment(name="x", data="y"), "float32", PLANTED) == base
+    others = [
+        fingerprint(Experiment(seed=1), "float32", PLANTED),
+        fingerprint(Experiment(attack=PGD(steps=3)), "float32", PLANTED),
+        fingerprint(Experiment(), "bfloat16", PLANTED),
+        fingerprint(Experiment(), "float32", "other data"),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=r"cannot be read as a checkpoint .* Delete it"):
+        training.read_state(checkpoint, "abc")
+    training.write_state({"fingerprint": "other"}, checkpoint)
+    with pytest.raises(ValueError, match="belongs to run other, not to abc"):
+        training.read_state(checkpoint, "abc")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_there_was():
+    with pytest.raises(FloatingPointError, match="training loss became nan in epoch"):
+        run(replace(SMALL, lr=1e30))
+
+
+def test_two_processes_cannot_train_one_run():
+    made = run(SMALL)
+    with (
+        records.FileLock(made.folder / "lock"),
+        pytest.raises(RuntimeError, match="another process"),
+    ):
+        run(SMALL, fresh=True)
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"no experiment is called 'planted'.* planted-at"):
+        ccnotes.runs("planted")
+    with pytest.raises(ValueError, match="device='tpu' cannot be used here"):
+        ccnotes.devices.pick_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"lr_drops": (50, 75)}, "lr_drops=.* are fractions of the epochs"),
+        ({"train_size": None}, "planted ones have no end"),
+    ],
+)
+def test_impossible_experiments_are_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(**setting)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Calls the command line as ``python -m ccnotes`` would; returns what it prints."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ccnotes", *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    return call
+
+
+SHORT = "--epochs 2 --train-size 24 --validation-size 24 --test-size 30 --width 4".split()
+
+
+def test_the_command_line_runs_shows_and_attributes(command, tmp_path):
+    ran = command("run", "planted-at", *SHORT, "--attack.eps", "8/255", "--publish-to", tmp_path)
+    folder = ran.split("record: ")[1].splitlines()[0]
+    shown = json.loads(command("show", folder, "--json"))
+    assert shown["experiment"]["attack"]["eps"] == pytest.approx(8 / 255)
+    assert shown["experiment"]["epochs"] == 2
+    assert shown["finished"]
+    assert "test_robust" in command("show", folder)
+    assert folder in command("list", "--json")
+    copied = {path.name for path in tmp_path.glob("planted-at-*/*")}
+    assert copied == {"record.json", "arrays.safetensors"}
+    given = json.loads(command("attribute", f"{folder}/best.safetensors", *SHORT, "--json"))
+    assert len(given["robust_similarity"]) == 6
+
+
+def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
+    """A real process, sent a real SIGINT once its first epochs are kept."""
+    folder = Path(os.environ["CCNOTES_RUNS"])
+    run = [sys.executable, "-m", "ccnotes", "run", "planted-at", *SHORT, "--epochs", "1000000"]
+    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(folder.glob("*/checkpoint.pt")):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        message = process.stderr.read().splitlines()[-1]
+    assert "the same command goes on from there" in message
+    (partial,) = find()
+    assert len(partial.table) >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "nothing"), "no record of 'nothing'"),
+        (("attribute", "nothing.safetensors"), "cannot be read as a model"),
+        (("run", "planted-at", "--epochs", "0"), "epochs=0 must be at least 1"),
+        (("run", "cifar10-at", "--data", "imagefolder:/nowhere"), "/nowhere"),
+    ],
+)
+def test_mistakes_on_the_command_line_get_one_clear_line(command, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        command(*arguments)
+    assert stopped.value.code not in (None, 0)
+    assert message in f"{stopped.value.code} {capsys.readouterr()}"
+
+
+def test_every_published_record_loads_and_bears_its_own_fingerprint():
+    published = [r for r in find() if r.folder.parent == records.PUBLISHED]
+    for record in published:
+        e = record.experiment
+        nested = {"planted": ccnotes.planted.Planted, "attack": PGD}
+        known = {f.name: e[f.name] for f in fields(Experiment) if f.name in e}
+        known |= {name: kind(**e[name]) for name, kind in nested.items()}
+        known["lr_drops"] = tuple(e["lr_drops"])
+        identity, precision = record.content["dataset"]["identity"], record.provenance["precision"]
+        assert (
+            fingerprint(Experiment(**known), precision, identity) == record.content["fingerprint"]
+        )
+        assert record.content["finished"]
+        assert len(record.table) == len(record.arrays["test_robust_similarity"])
+        assert "best_head.weight" in record.arrays
+    assert sum(p.stat().st_size for p in records.PUBLISHED.rglob("*")) < 10_000_000
+
+
+def test_named_experiments_are_called_by_their_own_name():
+    assert all(name == experiment.name for name, experiment in EXPERIMENTS.items())
+    assert asdict(EXPERIMENTS["planted-at"])["data"] == "planted"
