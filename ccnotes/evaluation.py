@@ -1,8 +1,12 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
+from scipy import stats
 from torch import Tensor, nn
 
 from ccnotes.attacks import PGD, evaluating, pgd
@@ -81,3 +85,23 @@ def evaluate(
         for name, value in measure(features, labels, model.head).items():
             results[f"{kind}_{name}"] = value.cpu()
     return results
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % confidence interval for the mean of independent runs, such as seeds.
+
+    Raises ValueError for fewer than two values, which have no interval.
+    """
+    if len(values) < 2:
+        raise ValueError(
+            f"an interval needs at least two values, got {len(values)}: run more seeds."
+        )
+    mean, error = np.mean(values), stats.sem(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * error
+    return float(mean - half), float(mean + half)
+
+
+def described(values: Sequence[float], form: str = ".3f") -> str:
+    """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)"."""
+    low, high = interval(values)
+    return f"{np.mean(values):{form}} ({low:{form}} to {high:{form}}, n = {len(values)})"

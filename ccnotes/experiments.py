@@ -23,12 +23,12 @@ class Experiment:
     image_size: int | None = None  # resize the images of a folder to this many pixels
     planted: Planted = field(default_factory=Planted)
     train_size: int | None = 200  # images to train on; None: all that there are
-    validation_size: int = 600  # images to choose the best epoch on
+    validation_size: int = 300  # images to choose the best epoch on
     test_size: int = 600  # planted test images; of photos, all that there are
     model: Literal["convnet", "preactresnet"] = "convnet"
     width: int = 32  # channels of the first layers
     epochs: int = 100
-    batch_size: int = 100
+    batch_size: int = 50
     lr: float = 0.1
     lr_drops: tuple[float, ...] = (0.5, 0.75)  # fractions of the epochs; each divides lr by 10
     momentum: float = 0.9
@@ -63,7 +63,7 @@ class Experiment:
 
 PLANTED_AT = Experiment(
     name="planted-at",
-    attack=PGD(eps=0.04, step_size=0.01, steps=7),
+    attack=PGD(eps=0.05, step_size=0.0125, steps=7),
     eval_steps=10,
     eval_size=600,
 )

@@ -276,12 +276,13 @@ def _cross_entropy(w, mu, sigma, eps, reg, beta, attack):
         total = (w1 + w2) * (mu + a * eps) + sigma * spread * _ZS
         apart = sigma * w2 / np.sqrt(2) * _ZD + b * eps * (w1 + w2)
         rival = np.logaddexp(-total - apart, -total + apart)
-        loss = np.logaddexp(0, rival) + beta * total
-        share = np.exp(rival - np.logaddexp(0, rival))
-        down, out = beta - share, share * np.tanh(apart) * b * eps
+        plain = np.logaddexp(0, rival)
+        loss, share = plain + beta * total, np.exp(rival - plain)
+        tilt = share * np.tanh(apart)
+        down, out = beta - share, tilt * b * eps
         d1 = down * (mu + a * eps + sigma * _ZS * w1 / spread) + out
         d2 = down * (mu + a * eps + sigma * _ZS * w2 / (2 * spread)) + out
-        d2 += share * np.tanh(apart) * sigma / np.sqrt(2) * _ZD
+        d2 += tilt * sigma / np.sqrt(2) * _ZD
         new = np.stack([loss, d1, d2])
         best = new if best is None else np.where(new[0] > best[0], new, best)
     value, *slope = (best * _MASS).sum((1, 2))
@@ -332,7 +333,7 @@ def minimise_cross_entropy(
         args=(mu, sigma, eps, reg, smoothing, attack),
         jac=True,
         bounds=[(0, None)] * 2,
-        options={"ftol": 1e-15, "gtol": 1e-9},
+        options={"ftol": 1e-13, "gtol": 1e-9},
     )
     return float(result.x[0]), float(result.x[1])
 

@@ -24,8 +24,8 @@ class Planted:
     group_size: int = 2  # classes that share one pattern
     image_size: int = 16  # pixels per side
     pattern_size: int = 8  # pixels per side
-    class_amplitude: float = 0.1  # of the pattern that one class has for itself
-    group_amplitude: float = 0.1  # of the pattern that a group of classes shares
+    class_amplitude: float = 0.3  # of the pattern that one class has for itself
+    group_amplitude: float = 0.4  # of the pattern that a group of classes shares
     amplitude_spread: float = 0.3  # standard deviation of an amplitude, relative to its mean
     noise: float = 0.1  # standard deviation of the smooth background
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ccnotes import _altair
+from ccnotes.evaluation import interval
 from ccnotes.records import Record
 
 BLUE, ORANGE, GREEN, PURPLE = PALETTE = ["#2a7fc4", "#d9651b", "#4b9b69", "#7b5ea7"]
@@ -69,8 +70,8 @@ def curves(
 ) -> Axes:
     """Columns of the records' tables against epoch: mean over seeds and its 95 % band.
 
-    ``columns`` maps a column to its name in the legend. The band is the mean plus and minus
-    1.96 standard errors over seeds; dotted lines mark the drops of the learning rate.
+    ``columns`` maps a column to its name in the legend. Dotted lines mark the drops of the
+    learning rate. The band is Student's interval for the mean over seeds.
     """
     tables = [record.table.assign(seed=record.experiment["seed"]) for record in records]
     long = pd.concat(tables).melt(["epoch", "seed"], list(columns), "curve", ylabel)
@@ -78,7 +79,7 @@ def curves(
     names = list(columns.values())
     dashes = dict(zip(names, DASHES, strict=False))
     keys = {"x": "epoch", "y": ylabel, "hue": "curve", "style": "curve"}
-    band = ("se", 1.96) if len(records) > 1 else None
+    band = interval if len(records) > 1 else None
     sns.lineplot(long, **keys, hue_order=names, dashes=dashes, errorbar=band, ax=ax)
     ax.legend(title=None)
     e = records[0].experiment

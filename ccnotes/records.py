@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ccnotes
+from ccnotes.attribution import group_similarity
 from ccnotes.data import KNOWN, Dataset
 from ccnotes.devices import hardware, pick_device, pick_precision
 from ccnotes.experiments import (
@@ -285,6 +286,24 @@ def publish(record: Record, home: Path, *, weights: bool = False) -> Path:
     for name in names:
         shutil.copy(record.folder / name, destination / name)
     return destination
+
+
+def best_and_last(records: Iterable[Record]) -> pd.DataFrame:
+    """A row for each record and checkpoint (best, last): its scalars on all test images.
+
+    For planted images also ``inside`` and ``across``, the mean similarity, under attack, of two
+    classes of one true group and of different groups.
+    """
+    rows = []
+    for record in records:
+        for which, scalars in (("best", record.best), ("last", record.last)):
+            row = {"seed": record.experiment["seed"], "checkpoint": which, **scalars}
+            if record.content["dataset"]["groups"]:
+                similarity = record.arrays[f"{which}_robust_similarity"]
+                inside, across = group_similarity(similarity, record.groups)
+                row |= {"inside": inside.item(), "across": across.item()}
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def provenance(device: torch.device, precision: str) -> dict[str, Any]:
