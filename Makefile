@@ -8,6 +8,7 @@ help:
 	@echo "make test    .venv, lint, types, unit tests, every notebook, a strict rendering, a browser"
 	@echo "make serve   _build/html on http://127.0.0.1:$(PORT)/  (PORT=8000)"
 	@echo "make clean   remove what was built; .venv stays"
+	@echo "make readme  write the README's figure and table anew from the records"
 	@echo "make pin     write the newest versions that fit to constraints.txt; prove them with make test"
 	@echo "Another Python for .venv:  make book PYTHON=/path/to/python3.12"
 
@@ -43,6 +44,10 @@ clean:
 	rm -rf _build _check .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find ccnotes book tests -name __pycache__ -prune -exec rm -rf {} +
 
+# The README's figure and table, from the records.
+readme: .venv/book
+	.venv/bin/python book/readme.py
+
 # The newest versions that suit every Python and system, for `make test` to prove. The CUDA
 # packages are left out: torch names its own, where it needs them.
 pin: .venv/bin/python
@@ -77,4 +82,4 @@ pip = .venv/bin/python -m pip install --quiet
 	@$(uv) -c constraints.txt -e ".[book,test]" || $(pip) -c constraints.txt -e ".[book,test]"
 	@touch $@
 
-.PHONY: help book test serve clean pin
+.PHONY: help book test serve clean readme pin

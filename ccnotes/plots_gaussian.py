@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 
 from ccnotes import gaussian
+from ccnotes.plots import BLUE, GREEN, ORANGE
 
-BLUE, ORANGE, GREEN = "#2a7fc4", "#d9651b", "#4b9b69"
 CROSS, OWN = "w2, weight of cross-class features", "w1, weight of class-specific features"
 
 
@@ -20,7 +20,7 @@ def loss_surface(mu: float, sigma: float, reg: float) -> alt.LayerChart:
     )
     centre1 = f"({mu} - 2*eps)/{reg}"  # of the bowl, were w2 allowed below 0
     centre2 = f"({2 * eps0} - 2*eps)/{reg}"
-    steps, size = 32, 1.2 * top / 32
+    steps, size = 28, 1.2 * top / 28
     cells = (
         alt.Chart(alt.sequence(steps * steps, as_="k"))
         .transform_calculate(
@@ -136,7 +136,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
     left = lines.encode(y=alt.Y("accuracy:Q", title="robust accuracy").scale(domain=[0.3, 1]))
     right = lines.encode(
         y=alt.Y("change:Q", title="change against w2 = 0, in points").scale(
-            domain=[-17, 17], nice=False
+            domain=[-20, 10], nice=False
         )
     )
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(opacity=0.5).encode(y="y:Q")

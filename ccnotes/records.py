@@ -74,8 +74,17 @@ class Record:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row an evaluation; columns such as ``epoch``, ``lr``, ``test_robust_accuracy``."""
-        return pd.DataFrame(self.content["evaluations"])
+        """One row an evaluation; columns such as ``epoch``, ``lr``, ``test_robust_accuracy``.
+
+        For planted images also ``inside`` and ``across``, the mean similarity, on attacked test
+        images, of two classes of one true group and of different groups.
+        """
+        table = pd.DataFrame(self.content["evaluations"])
+        if self.content["dataset"]["groups"]:
+            similarity = self.arrays["test_robust_similarity"]
+            inside, across = group_similarity(similarity, self.groups)
+            table = table.assign(inside=inside.numpy(), across=across.numpy())
+        return table
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
@@ -291,8 +300,7 @@ def publish(record: Record, home: Path, *, weights: bool = False) -> Path:
 def best_and_last(records: Iterable[Record]) -> pd.DataFrame:
     """A row for each record and checkpoint (best, last): its scalars on all test images.
 
-    For planted images also ``inside`` and ``across``, the mean similarity, under attack, of two
-    classes of one true group and of different groups.
+    For planted images also ``inside`` and ``across``; see :attr:`Record.table`.
     """
     rows = []
     for record in records:

@@ -1,13 +1,19 @@
 """The project's files agree with one another."""
 
+import importlib.util
 import itertools
 import re
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
+
+from ccnotes.experiments import EXPERIMENTS
+from ccnotes.records import PUBLISHED, recall
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -73,3 +79,30 @@ def test_the_constraints_pin_what_the_project_asks_for():
     names = {re.match(r"[\w.-]+", wanted)[0] for wanted in itertools.chain(*lists)}
     assert not names - pins.keys()
     assert not [name for name in pins if name.startswith(("nvidia-", "cuda-"))]
+
+
+def test_the_readme_shows_what_the_records_say():
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "book/readme.py")
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    shown = (ROOT / "README.md").read_text().split(readme.START)[1].split(readme.END)[0]
+    assert shown.strip() == readme.results(), "run `make readme`"
+
+
+def test_every_record_that_a_chapter_recalls_is_published():
+    """Else a reader who runs the chapter would train for minutes what the book promises to hold."""
+    for path in sorted((ROOT / "book").glob("*.ipynb")):
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        for cell in cells:
+            for call in re.findall(r"ccnotes\.runs\(.*?\)+", cell.source):
+                arguments = call.removeprefix("ccnotes.runs")
+                name, seeds, data = eval(f"wanted{arguments}", {"wanted": wanted, "range": range})
+                for seed in seeds:
+                    e = replace(EXPERIMENTS[name], seed=seed, data=data or EXPERIMENTS[name].data)
+                    found = recall(e)
+                    assert found, f"{path.name} recalls {call}, which is not published"
+                    assert found.folder.parent == PUBLISHED
+
+
+def wanted(name, seeds=(0,), *, data=None):
+    return name, seeds, data
