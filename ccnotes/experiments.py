@@ -63,7 +63,7 @@ class Experiment:
 
 PLANTED_AT = Experiment(
     name="planted-at",
-    attack=PGD(eps=0.05, step_size=0.0125, steps=7),
+    attack=PGD(eps=0.06, step_size=0.015, steps=7),
     eval_steps=10,
     eval_size=600,
 )
