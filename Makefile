@@ -80,6 +80,8 @@ pip = .venv/bin/python -m pip install --quiet
 
 .venv/test: .venv/book
 	@$(uv) -c constraints.txt -e ".[book,test]" || $(pip) -c constraints.txt -e ".[book,test]"
+	@# Our attacks' reference; its own requirements are years old and not needed for that.
+	@$(uv) --no-deps torchattacks==3.5.1 || $(pip) --no-deps torchattacks==3.5.1
 	@touch $@
 
 .PHONY: help book test serve clean readme pin

@@ -1,11 +1,10 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
+from numpy.typing import ArrayLike
 from scipy import stats
 from torch import Tensor, nn
 
@@ -87,21 +86,19 @@ def evaluate(
     return results
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def interval(values: ArrayLike) -> tuple[float, float]:
     """Student's 95 % confidence interval for the mean of independent runs, such as seeds.
 
     Raises ValueError for fewer than two values, which have no interval.
     """
-    if len(values) < 2:
-        raise ValueError(
-            f"an interval needs at least two values, got {len(values)}: run more seeds."
-        )
-    mean, error = np.mean(values), stats.sem(values)
-    half = stats.t.ppf(0.975, len(values) - 1) * error
-    return float(mean - half), float(mean + half)
+    runs = np.asarray(values, dtype=float)
+    if len(runs) < 2:
+        raise ValueError(f"an interval needs two values or more, got {len(runs)}: add seeds.")
+    half = stats.t.ppf(0.975, len(runs) - 1) * stats.sem(runs)
+    return float(runs.mean() - half), float(runs.mean() + half)
 
 
-def described(values: Sequence[float], form: str = ".3f") -> str:
+def described(values: ArrayLike, form: str = ".3f") -> str:
     """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)"."""
-    low, high = interval(values)
-    return f"{np.mean(values):{form}} ({low:{form}} to {high:{form}}, n = {len(values)})"
+    (low, high), runs = interval(values), np.asarray(values, dtype=float)
+    return f"{runs.mean():{form}} ({low:{form}} to {high:{form}}, n = {len(runs)})"

@@ -112,11 +112,14 @@ def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Datas
 def fingerprint(experiment: Experiment, precision: str, identity: str) -> str:
     """A name for the run's results: 16 hexadecimal digits.
 
-    It depends on the fields that differ from their defaults, on the numbers' precision and on
-    the data themselves, not on where they lie; so a new field orphans no record.
+    It depends on the fields in use that differ from their defaults, on the numbers' precision
+    and on the data themselves, not on where they lie; so a new field orphans no record.
     """
+    unused = {"name", "data", "precision"}
+    if identity != PLANTED:
+        unused |= {"planted", "test_size"}
     changed = changes(asdict(experiment), Experiment())
-    changed = {k: v for k, v in changed.items() if k not in ("name", "data", "precision")}
+    changed = {k: v for k, v in changed.items() if k.split(".")[0] not in unused}
     text = json.dumps([SCHEMA, precision, identity, changed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

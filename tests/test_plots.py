@@ -1,0 +1,58 @@
+"""Figures show what they are given; checked on the published records."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import ccnotes
+from ccnotes import _altair, plots
+
+
+@pytest.fixture(scope="module")
+def records():
+    return ccnotes.runs("planted-at", seeds=range(5))
+
+
+def test_curves_are_means_over_seeds(records):
+    ax = plt.subplots()[1]
+    plots.curves(records, {"test_robust_accuracy": "test"}, ax=ax, ylabel="robust accuracy")
+    mean = np.mean([record.table.test_robust_accuracy for record in records], axis=0)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), mean)
+    assert [line.get_xdata()[0] for line in ax.lines[1:]] == [50, 75]  # the drops of the rate
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["test"]
+
+
+def test_the_scrubber_holds_every_epoch_and_every_matrix(records):
+    spec = plots.scrubber(records[0], "what it shows").to_dict()
+    assert spec["description"] == "what it shows"
+    (rows,) = [data for data in spec["datasets"].values() if "matrix" in data[0]]
+    assert [row["epoch"] for row in rows] == records[0].table.epoch.tolist()
+    shown = torch.tensor([row["matrix"] for row in rows]).view(-1, 6, 6) / 100
+    assert (shown - records[0].arrays["test_robust_similarity"]).abs().max() <= 0.005 + 1e-6
+    (slider,) = [p for p in spec["params"] if p["name"] == "epoch"]
+    assert slider["value"] == records[0].best["epoch"]
+
+
+def test_a_moving_figure_has_a_still_picture_and_a_text(records):
+    spec = plots.scrubber(records[0], "what it shows").to_dict()
+    page = _altair.book_renderer(spec)["text/html"]
+    assert 'alt="what it shows"' in page
+    assert "data:image/png;base64," in page
+    assert len(page) < 300_000
+    with pytest.raises(ValueError, match="This chart has no text"):
+        _altair.book_renderer({key: value for key, value in spec.items() if key != "description"})
+
+
+def test_an_image_grid_shows_the_pixels():
+    images = torch.rand(5, 3, 4, 4)
+    figure = plots.image_grid(images, list("abcde"), columns=3)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in shown] == list("abcde")
+    for ax, image in zip(shown, images, strict=True):
+        np.testing.assert_allclose(ax.images[0].get_array(), image.permute(1, 2, 0))
+
+
+def test_a_similarity_matrix_prints_its_numbers():
+    ax = plots.similarity_matrix(torch.tensor([[1.0, -0.25], [-0.25, 1.0]]), ["a", "b"])
+    assert [text.get_text() for text in ax.texts] == ["1.00", "-0.25", "-0.25", "1.00"]
