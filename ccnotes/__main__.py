@@ -14,14 +14,31 @@ import tyro
 from ccnotes.data import load_photos
 from ccnotes.devices import pick_device
 from ccnotes.evaluation import evaluate
-from ccnotes.experiments import EXPERIMENTS, Experiment, changes, dataset
-from ccnotes.records import PUBLISHED, Record, find, load_model, publish, recall, run, runs_dir
+from ccnotes.experiments import EXPERIMENTS, Experiment, changes, dataset, rebuilt
+from ccnotes.records import (
+    PUBLISHED,
+    TABLE,
+    Record,
+    find,
+    load,
+    load_model,
+    publish,
+    recall,
+    run,
+    runs_dir,
+)
 
 app = tyro.extras.SubcommandApp()
 Json = Annotated[bool, tyro.conf.arg(help="print for programs")]
 DataDir = Annotated[Path | None, tyro.conf.arg(help="where data lie; $CCNOTES_DATA by default")]
 Device = Annotated[str | None, tyro.conf.arg(help="cpu, cuda or mps; the fastest by default")]
-Named = tyro.extras.subcommand_type_from_defaults(EXPERIMENTS)
+Named = tyro.extras.subcommand_type_from_defaults(
+    EXPERIMENTS,
+    descriptions={
+        "planted-at": "adversarial training on planted images: about a minute on two cores",
+        "cifar10-at": "adversarial training on photographs: a quarter of an hour on two cores",
+    },
+)
 METRICS = ("clean_accuracy", "robust_accuracy", "clean_cas", "robust_cas", "robust_loss")
 
 
@@ -66,6 +83,8 @@ def run_experiment(
         publish_to: copy the finished record to this folder.
         weights: copy the models' weights, too.
     """
+    if weights and not publish_to:
+        raise ValueError("--weights says what to publish, so it needs --publish-to FOLDER.")
     if threads:
         torch.set_num_threads(threads)
     record = run(experiment, data_dir=data_dir, device=device, fresh=fresh)
@@ -110,36 +129,53 @@ def show(
 @app.command
 def attribute(
     checkpoint: Annotated[Path, tyro.conf.Positional],
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")] = EXPERIMENTS["planted-at"],
     *,
+    data: str | None = None,
+    image_size: int | None = None,
+    seed: int | None = None,
+    eps: float | None = None,
     data_dir: DataDir = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Similarity matrix and CAS of a saved model, on clean and on attacked test images.
 
+    Data, seed, attack and precision are those of the model's own run unless given.
+
     Args:
         checkpoint: a run's best.safetensors or last.safetensors.
-        experiment: says which data and which attack.
+        data: planted, cifar10, cifar100 or imagefolder:PATH.
+        image_size: resize the images of a folder to this many pixels.
+        seed: of planted images and of the attack's random starts.
+        eps: radius of the attack, such as 8/255; its step is eps / 4 (l2: eps / 8).
     """
     model = load_model(checkpoint).to(pick_device(device))
-    data = dataset(experiment, data_dir)
-    images = data.test.to(pick_device(device))
-    if len(data.classes) != model.head.out_features:
+    home = load(checkpoint.parent)
+    e = rebuilt(home.experiment)
+    given: dict[str, Any] = {"data": data, "image_size": image_size, "seed": seed}
+    e = replace(e, **{name: value for name, value in given.items() if value is not None})
+    if eps is not None:
+        e = replace(e, attack=replace(e.attack, eps=eps))
+    if e.data != "planted":
+        e = replace(e, train_size=None, validation_size=0)  # only test images are needed
+    source = dataset(e, data_dir)
+    if len(source.classes) != model.head.out_features:
         raise ValueError(
             f"the model tells {model.head.out_features} classes apart, the data have "
-            f"{len(data.classes)}: choose the data that it was trained on by --data."
+            f"{len(source.classes)}: choose the data that it was trained on by --data."
         )
-    attack = experiment.eval_attack
-    found = evaluate(model, images.images, images.labels, attack, seed=experiment.seed)
+    test, precision = source.test.to(pick_device(device)), home.provenance["precision"]
+    found = evaluate(
+        model, test.images, test.labels, e.eval_attack, seed=e.seed, precision=precision
+    )
     if json:
         print_json({name: value.tolist() for name, value in found.items()})
         return
-    top = len(data.classes) * (len(data.classes) - 1)
+    top = len(source.classes) * (len(source.classes) - 1)
     for kind in ("clean", "robust"):
         print(f"\n{kind}: accuracy {found[f'{kind}_accuracy']:.3f}, ", end="")
         print(f"CAS {found[f'{kind}_cas']:.2f} of at most {top}, similarity:")
-        matrix = pd.DataFrame(found[f"{kind}_similarity"].numpy(), data.classes, data.classes)
+        matrix = pd.DataFrame(found[f"{kind}_similarity"].numpy(), source.classes, source.classes)
         print(matrix.to_string(float_format="{:.2f}".format))
 
 
@@ -156,6 +192,8 @@ def data(
         name: of the data.
         image_size: resize the images of a folder to this many pixels.
     """
+    if name == "planted":
+        raise ValueError("planted images are made when they are needed; nothing is fetched.")
     found = load_photos(name, data_dir=data_dir, image_size=image_size, validation_size=0)
     print(f"{found.title}: {len(found.train)} training and {len(found.test)} test images")
     print(f"classes: {', '.join(found.classes)}")
@@ -166,10 +204,9 @@ def pick_record(name: str, seed: int) -> Record:
     """The record of exactly the named experiment, else the newest that bears its name."""
     if name in EXPERIMENTS and (exact := recall(replace(EXPERIMENTS[name], seed=seed))):
         return exact
-    matching = [r for r in find() if name == str(r.folder) or r.folder == Path(name).resolve()]
-    matching = matching or [
-        r for r in find() if (r.experiment["name"], r.experiment["seed"]) == (name, seed)
-    ]
+    if (Path(name) / TABLE).exists():
+        return load(Path(name))
+    matching = [r for r in find() if (r.experiment["name"], r.experiment["seed"]) == (name, seed)]
     if not matching:
         raise ValueError(
             f"no record of {name!r} with seed {seed}, neither published nor in {runs_dir()}. "
@@ -201,10 +238,17 @@ def number(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="FLOAT",
-        instance_from_str=lambda words: float(Fraction(words[0])),
+        instance_from_str=lambda words: fraction(words[0]),
         is_instance=lambda value: isinstance(value, float),
         str_from_instance=lambda value: [f"{value:.6g}"],
     )
+
+
+def fraction(word: str) -> float:
+    try:
+        return float(Fraction(word))
+    except ZeroDivisionError:
+        raise ValueError(f"{word} divides by zero") from None
 
 
 def main() -> None:
@@ -214,7 +258,7 @@ def main() -> None:
         with registry:
             app.cli(prog="python -m ccnotes", config=(tyro.conf.CascadeSubcommandArgs,))
     except KeyboardInterrupt:
-        sys.exit("stopped; what was evaluated so far is kept, the same command goes on from there")
+        sys.exit("stopped; finished epochs are kept: `run` goes on from there (without --fresh)")
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

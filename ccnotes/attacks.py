@@ -60,7 +60,7 @@ def pgd(
     ``batchnorm="paper"`` instead attacks it in the mode that it is in, as the reference code of
     Wei et al. (2025) does while training: BatchNorm then sees, and counts, every step.
     """
-    adv = x
+    adv = x = x.detach()
     if attack.random_start:
         adv = (x + random_point(x, attack, generator)).clamp(0, 1)
     with evaluating(model) if batchnorm == "eval" else nullcontext():

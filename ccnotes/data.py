@@ -192,7 +192,7 @@ def load_photos(
     elif name.startswith("imagefolder:"):
         root = Path(name.removeprefix("imagefolder:")).expanduser()
         photos = image_folder(root, folder, image_size)
-        name, title, identity = "imagefolder", root.resolve().name, photos.sha256
+        name, title, identity = "imagefolder", "image folder", photos.sha256
         if identity == KNOWN["cifar10-jpeg"]:
             name, title = "cifar10-jpeg", TITLES["cifar10-jpeg"]
     else:

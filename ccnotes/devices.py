@@ -29,7 +29,8 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        native = device.type == "cpu" and probe()
     return "bfloat16" if native else "float32"
 
 

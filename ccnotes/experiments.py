@@ -43,10 +43,13 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("train_size", "width", "epochs", "batch_size", "eval_every", "eval_size"):
+        whole = ("train_size", "width", "epochs", "batch_size", "eval_every", "eval_size")
+        for name in (*whole, "eval_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must be at least 0.")
         if self.data == "planted" and self.train_size is None:
             raise ValueError("train_size=None means all images, but planted ones have no end.")
         if not all(0 < drop < 1 for drop in self.lr_drops):
@@ -115,19 +118,29 @@ def fingerprint(experiment: Experiment, precision: str, identity: str) -> str:
     It depends on the fields in use that differ from their defaults, on the numbers' precision
     and on the data themselves, not on where they lie; so a new field orphans no record.
     """
-    unused = {"name", "data", "precision"}
-    if identity != PLANTED:
-        unused |= {"planted", "test_size"}
-    changed = changes(asdict(experiment), Experiment())
-    changed = {k: v for k, v in changed.items() if k.split(".")[0] not in unused}
+    changed = in_use(changes(asdict(experiment), Experiment()), identity)
     text = json.dumps([SCHEMA, precision, identity, changed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def rebuilt(fields: dict[str, Any]) -> Experiment:
+    """The experiment whose fields a record holds; fields that it lacks have their defaults."""
+    nested = {"planted": Planted(**fields["planted"]), "attack": PGD(**fields["attack"])}
+    return Experiment(**fields | nested | {"lr_drops": tuple(fields["lr_drops"])})
 
 
 def changes(fields: dict[str, Any], base: Experiment) -> dict[str, Any]:
     """The fields of an experiment, such as ``attack.eps``, that differ from those of ``base``."""
     plain = leaves(json.loads(json.dumps(asdict(base))))
     return {k: v for k, v in leaves(json.loads(json.dumps(fields))).items() if v != plain.get(k)}
+
+
+def in_use(fields: dict[str, Any], identity: str) -> dict[str, Any]:
+    """Of the fields, those that a run on such data depends on and the fingerprint lacks else."""
+    unused = {"name", "data", "precision"}
+    if identity != PLANTED:
+        unused |= {"planted", "test_size"}
+    return {name: v for name, v in fields.items() if name.split(".")[0] not in unused}
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

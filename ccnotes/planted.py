@@ -35,10 +35,11 @@ class Planted:
                 f"num_classes={self.num_classes} must be at least 2 and a multiple of "
                 f"group_size={self.group_size}: every class belongs to one full group."
             )
-        if not 1 <= self.pattern_size <= self.image_size:
+        if not 4 <= self.pattern_size <= self.image_size:
             raise ValueError(
-                f"pattern_size={self.pattern_size} must lie between 1 and "
-                f"image_size={self.image_size}: the pattern has to fit into the image."
+                f"pattern_size={self.pattern_size} must lie between 4 and "
+                f"image_size={self.image_size}: it has to fit into the image, and noise that is "
+                f"smooth over 3 pixels has no pattern on fewer than 4."
             )
         for name in ("class_amplitude", "group_amplitude", "amplitude_spread", "noise"):
             value = getattr(self, name)

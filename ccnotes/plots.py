@@ -113,12 +113,11 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     }
     hundredths = (100 * record.arrays["test_robust_similarity"]).round().int()
     rows = pd.DataFrame({"epoch": table.epoch, **series, "matrix": hundredths.flatten(1).tolist()})
-    step = int(table.epoch.diff().min())
-    slider = alt.binding_range(
-        min=int(table.epoch.min()), max=int(table.epoch.max()), step=step, name="Epoch "
-    )
+    first, last = int(table.epoch.min()), int(table.epoch.max())
+    rows["until"] = table.epoch.shift(-1, fill_value=last + 1)  # each stands until the next
+    slider = alt.binding_range(min=first, max=last, step=1, name="Epoch ")
     epoch = alt.param(name="epoch", value=int(record.best["epoch"]), bind=slider)
-    now = alt.datum.epoch == epoch
+    now = (alt.datum.epoch <= epoch) & (epoch < alt.datum.until)
     names = list(series)
     hue = alt.Scale(domain=names, range=[ORANGE, BLUE, GREEN])
     dash = alt.Scale(domain=names, range=[[5, 2], [1, 0], [2, 2]])

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -29,15 +30,16 @@ from ccnotes.experiments import (
     PLANTED,
     SCHEMA,
     Experiment,
+    changes,
     dataset,
     fingerprint,
+    in_use,
 )
 from ccnotes.models import Network
 from ccnotes.training import NETWORKS, fit, read_state
 
 PUBLISHED = Path(__file__).parent / "published"
 CHECKPOINT, TABLE, ARRAYS = "checkpoint.pt", "record.json", "arrays.safetensors"
-DATA_FACTS = ("name", "title", "identity", "classes", "groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +157,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
-            if fresh:
-                for name in (TABLE, CHECKPOINT):
-                    (folder / name).unlink(missing_ok=True)
+            if fresh:  # what was finished stands until this run is
+                (folder / CHECKPOINT).unlink(missing_ok=True)
             checkpoint = folder / CHECKPOINT
             facts = provenance(where, precision)
             try:
@@ -170,9 +171,11 @@ def run(
                     precision=precision,
                 )
             except KeyboardInterrupt:
-                if checkpoint.exists():
+                known = (folder / TABLE).exists() and load(folder).content["finished"]
+                if checkpoint.exists() and not known:
                     state = read_state(checkpoint, key)
-                    write(folder, experiment, data, key, state, facts)
+                    if state["evaluations"]:
+                        write(folder, experiment, data, key, state, facts)
                 raise
             write(folder, experiment, data, key, state, facts)
             checkpoint.unlink()
@@ -194,21 +197,31 @@ def recall(experiment: Experiment, identity: str | None = None) -> Record | None
     wanted = experiment.precision
     precisions = ("float32", "bfloat16") if wanted == "auto" else (wanted,)
     keys = [fingerprint(experiment, precision, identity) for precision in precisions]
-    matching = [r for r in find() if r.content["fingerprint"] in keys and r.content["finished"]]
-    return matching[0] if matching else None
+    for record in find():
+        # The hash knows only what differs from the defaults, so a default that has changed since
+        # must not pass for the one that the record was made with.
+        same = not in_use(changes(record.experiment, experiment), identity)
+        if record.content["fingerprint"] in keys and record.content["finished"] and same:
+            return record
+    return None
 
 
 def find() -> list[Record]:
-    """All records, published ones first, unfinished ones included."""
-    return [
-        load(path.parent) for home in (PUBLISHED, runs_dir()) for path in home.glob(f"*/{TABLE}")
-    ]
+    """All records that can be read, published ones first, unfinished ones included."""
+    records = []
+    for home in (PUBLISHED, runs_dir()):
+        for table in sorted(home.glob(f"*/{TABLE}")):
+            try:
+                records.append(load(table.parent))
+            except ValueError as error:
+                warnings.warn(f"passed over: {error}", stacklevel=2)
+    return records
 
 
 def runs_dir() -> Path:
     """Where this machine keeps its runs: $CCNOTES_RUNS, else the user's cache folder."""
     home = os.environ.get("CCNOTES_RUNS")
-    return Path(home) if home else platformdirs.user_cache_path("ccnotes") / "runs"
+    return Path(home).expanduser() if home else platformdirs.user_cache_path("ccnotes") / "runs"
 
 
 def write(
@@ -260,11 +273,16 @@ def write(
 def load(folder: Path) -> Record:
     """The record in ``folder``. Raises ValueError where there is none."""
     try:
-        return Record(folder=folder, content=json.loads((folder / TABLE).read_text()))
-    except (OSError, json.JSONDecodeError) as error:
+        content = json.loads((folder / TABLE).read_text())
+        schema = content["schema"]
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{folder} holds no readable {TABLE} ({type(error).__name__}): not a finished run."
+            f"{folder / TABLE} cannot be read as a record ({type(error).__name__}). "
+            f"Delete the folder, or move it away."
         ) from error
+    if schema != SCHEMA:
+        raise ValueError(f"{folder / TABLE} has schema {schema}; this version reads {SCHEMA}.")
+    return Record(folder=folder, content=content)
 
 
 def load_model(path: Path) -> Network:
@@ -289,8 +307,14 @@ def load_model(path: Path) -> Network:
 
 def publish(record: Record, home: Path, *, weights: bool = False) -> Path:
     """Copy a finished record to ``home``, with the models' weights if wanted."""
-    names = [TABLE, ARRAYS] + ["best.safetensors", "last.safetensors"] * weights
+    names = ["best.safetensors", "last.safetensors"] * weights + [ARRAYS, TABLE]
     destination = home / record.folder.name
+    if destination.resolve() == record.folder.resolve():
+        return destination
+    if missing := [name for name in names if not (record.folder / name).exists()]:
+        raise ValueError(
+            f"{record.folder} has no {', '.join(missing)} to publish: run it again with --fresh."
+        )
     destination.mkdir(parents=True, exist_ok=True)
     for name in names:
         shutil.copy(record.folder / name, destination / name)
@@ -332,13 +356,16 @@ def provenance(device: torch.device, precision: str) -> dict[str, Any]:
 
 def commit() -> str:
     """The checkout's commit, with "+" where files differ from it; the version if installed."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12"]
+    here = Path(__file__).parent
+    if not (here.parent / ".git").exists():  # another project's repository may lie further up
+        return f"v{ccnotes.__version__}"
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12"]
     options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
     try:
         found = subprocess.run([*command, "--dirty=+", "--exclude=*"], **options)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return found.stdout.strip() or f"v{ccnotes.__version__}"
+    return found.stdout.strip() or "unknown"
 
 
 def about() -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import UInt8
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ccnotes import models
@@ -24,15 +25,30 @@ SPLITS = ("train", "validation", "test")
 
 def build(experiment: Experiment, dataset: Dataset) -> models.Network:
     """The experiment's network; its initial weights depend on the seed alone."""
-    pixels = to_float(dataset.train.images)
+    mean, std = channel_statistics(dataset.train.images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         return NETWORKS[experiment.model](
             len(dataset.classes),
             experiment.width,
-            mean=[round(v, 4) for v in pixels.mean((0, 2, 3)).tolist()],
-            std=[max(round(v, 4), 1e-4) for v in pixels.std((0, 2, 3)).tolist()],
+            mean=mean,
+            std=std,
         )
+
+
+def channel_statistics(images: UInt8[Tensor, "b c h w"]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of pixels in [0, 1], to four digits.
+
+    From counts of the 256 values: exact, and without a float copy of the dataset.
+    """
+    counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)])
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = counts.double().cpu() / counts.sum(1, keepdim=True).cpu()
+    mean = share @ values
+    count = images.numel() / images.shape[1]
+    variance = (share * (values - mean[:, None]) ** 2).sum(1) * count / (count - 1)
+    std = variance.sqrt().clamp_min(1e-4)
+    return [round(v, 4) for v in mean.tolist()], [round(v, 4) for v in std.tolist()]
 
 
 def fit(
@@ -65,12 +81,23 @@ def fit(
     state: dict[str, Any] = {"epoch": 0, "seconds": 0.0, "evaluations": [], "best": {}}
     if checkpoint.exists():
         state = read_state(checkpoint, fingerprint)
+        if state["device"] != device.type:
+            raise ValueError(
+                f"{checkpoint} was written on {state['device']}, so this run cannot go on bit for "
+                f"bit on {device.type}: give --device {state['device']}, or start --fresh."
+            )
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         for name, generator in generators.items():
             generator.set_state(state["generators"][name])
     train, test = dataset.train.to(device), dataset.test.to(device)
     parts = {name: part(getattr(dataset, name), e.eval_size).to(device) for name in SPLITS}
+    for name, split in parts.items():
+        if len(split.labels.unique()) < len(dataset.classes):
+            raise ValueError(
+                f"the {len(split)} {name} images to evaluate on miss some of the "
+                f"{len(dataset.classes)} classes: raise eval_size={e.eval_size} or {name}_size."
+            )
     drops = [round(drop * e.epochs) for drop in e.lr_drops]
     started = time.perf_counter() - state["seconds"]
 
@@ -83,7 +110,8 @@ def fit(
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"the training loss became {loss} in epoch {epoch}. Try a learning rate "
-                    f"below lr={lr:g}. Epochs 1 to {state['epoch']} are kept in {checkpoint}."
+                    f"below lr={lr:g}. The {state['epoch']} epochs before are kept in "
+                    f"{checkpoint.parent}."
                 )
             if epoch % e.eval_every == 0 or epoch == e.epochs:
                 found = evaluate_splits(model, parts, e, precision)
@@ -98,6 +126,7 @@ def fit(
                 bar.set_postfix_str(f"test robust {found['test_robust_accuracy']:.1%}")
             state |= {
                 "fingerprint": fingerprint,
+                "device": device.type,
                 "epoch": epoch,
                 "seconds": time.perf_counter() - started,
                 "model": model.state_dict(),

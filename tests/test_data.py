@@ -66,7 +66,7 @@ def test_an_image_folder_is_what_pil_decodes(folder, load):
     photos = load()
     assert (photos.name, photos.title, photos.classes) == (
         "imagefolder",
-        "pets",
+        "image folder",
         ("cat", "dog", "emu"),
     )
     assert photos.test.images.shape == (6, 3, 6, 8)
@@ -144,7 +144,7 @@ def test_a_moved_folder_is_not_decoded_again(folder, load, no_decoding, tmp_path
     folder.rename(tmp_path / "elsewhere")
     name = f"imagefolder:{tmp_path / 'elsewhere'}"
     moved = load_photos(name, data_dir=tmp_path / "cache", validation_size=6)
-    assert moved.title == "elsewhere"
+    assert moved.title == "image folder"
     assert moved.identity == before.identity
 
 

@@ -70,7 +70,7 @@ PINNED = [124.82, 126.06, 130.16, 131.24, 128.18, 126.40]
     [
         ({"num_classes": 5}, "num_classes=5 must be .* multiple of group_size=2"),
         ({"num_classes": 1, "group_size": 1}, "num_classes=1 must be at least 2"),
-        ({"pattern_size": 17}, "pattern_size=17 must lie between 1 and image_size=16"),
+        ({"pattern_size": 17}, "pattern_size=17 must lie between 4 and image_size=16"),
         ({"noise": -0.1}, r"noise=-0.1 must be a finite number >= 0"),
         ({"class_amplitude": float("nan")}, "class_amplitude=nan"),
     ],

@@ -19,7 +19,8 @@ def test_curves_are_means_over_seeds(records):
     plots.curves(records, {"test_robust_accuracy": "test"}, ax=ax, ylabel="robust accuracy")
     mean = np.mean([record.table.test_robust_accuracy for record in records], axis=0)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), mean)
-    assert [line.get_xdata()[0] for line in ax.lines[1:]] == [50, 75]  # the drops of the rate
+    drops = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+    assert drops == [50, 75]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["test"]
 
 
@@ -30,6 +31,7 @@ def test_the_scrubber_holds_every_epoch_and_every_matrix(records):
     assert [row["epoch"] for row in rows] == records[0].table.epoch.tolist()
     shown = torch.tensor([row["matrix"] for row in rows]).view(-1, 6, 6) / 100
     assert (shown - records[0].arrays["test_robust_similarity"]).abs().max() <= 0.005 + 1e-6
+    assert [row["until"] for row in rows][:2] == [2, 3]
     (slider,) = [p for p in spec["params"] if p["name"] == "epoch"]
     assert slider["value"] == records[0].best["epoch"]
 

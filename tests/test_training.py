@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,14 @@ from ccnotes.__main__ import main
 from ccnotes.attacks import PGD, pgd
 from ccnotes.attribution import cas, class_attribution, class_similarity
 from ccnotes.evaluation import evaluate, features_of
-from ccnotes.experiments import EXPERIMENTS, PLANTED, Experiment, dataset, fingerprint
+from ccnotes.experiments import (
+    EXPERIMENTS,
+    PLANTED,
+    Experiment,
+    dataset,
+    fingerprint,
+    rebuilt,
+)
 from ccnotes.records import find, recall, run
 
 SMALL = Experiment(
@@ -171,6 +178,50 @@ def test_recall_finds_exactly_the_same_configuration_only():
         assert recall(replace(SMALL, **other)) is None
 
 
+def test_a_record_made_under_other_defaults_is_not_recalled(monkeypatch):
+    """The hash alone would not see it: it knows only what differs from the defaults."""
+    made = run(SMALL)
+    table = made.folder / "record.json"
+    content = json.loads(table.read_text())
+    content["experiment"]["momentum"] = 0.8  # as if 0.8 had been the default at that time
+    table.write_text(json.dumps(content))
+    assert recall(SMALL) is None
+
+
+def test_one_unreadable_record_does_not_hide_the_others():
+    made = run(SMALL)
+    broken = made.folder.parent / "broken"
+    broken.mkdir()
+    (broken / "record.json").write_text("{")
+    with pytest.warns(UserWarning, match="passed over: .*cannot be read as a record"):
+        assert recall(SMALL).folder == made.folder
+
+
+def test_a_fresh_run_that_is_stopped_leaves_the_finished_record(monkeypatch):
+    made = run(SMALL)
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_epoch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL, fresh=True)
+    assert recall(SMALL).content == made.content
+
+
+def test_parts_that_miss_a_class_are_refused_before_training():
+    with pytest.raises(ValueError, match="raise eval_size=3"):
+        run(replace(SMALL, eval_size=3))
+
+
+def test_channel_statistics_are_those_of_the_pixels():
+    images = dataset(SMALL).train.images
+    mean, std = training.channel_statistics(images)
+    pixels = images.double() / 255
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=5.1e-5)
+    assert std == pytest.approx(pixels.std((0, 2, 3)).tolist(), abs=5.1e-5)
+
+
 def test_fingerprint_depends_on_changed_fields_data_and_precision_only():
     base = fingerprint(Experiment(), "float32", PLANTED)
     assert fingerprint(Experiment(name="x", data="y"), "float32", PLANTED) == base
@@ -253,8 +304,11 @@ def test_the_command_line_runs_shows_and_attributes(command, tmp_path):
     assert folder in command("list", "--json")
     copied = {path.name for path in tmp_path.glob("planted-at-*/*")}
     assert copied == {"record.json", "arrays.safetensors"}
-    given = json.loads(command("attribute", f"{folder}/best.safetensors", *SHORT, "--json"))
-    assert len(given["robust_similarity"]) == 6
+    given = json.loads(command("attribute", f"{folder}/best.safetensors", "--json"))
+    assert given["robust_accuracy"] == pytest.approx(shown["best"]["robust_accuracy"])
+    assert given["robust_cas"] == pytest.approx(shown["best"]["robust_cas"], abs=1e-5)
+    weaker = command("attribute", f"{folder}/best.safetensors", "--eps", "1/255", "--json")
+    assert json.loads(weaker)["robust_loss"] < given["robust_loss"]
 
 
 def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
@@ -266,8 +320,8 @@ def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         message = process.stderr.read().splitlines()[-1]
-    assert "the same command goes on from there" in message
-    (partial,) = find()
+    assert "`run` goes on from there" in message
+    (partial,) = [record for record in find() if record.folder.parent == folder]
     assert len(partial.table) >= 1
 
 
@@ -290,15 +344,9 @@ def test_mistakes_on_the_command_line_get_one_clear_line(command, capsys, argume
 def test_every_published_record_loads_and_bears_its_own_fingerprint():
     published = [r for r in find() if r.folder.parent == records.PUBLISHED]
     for record in published:
-        e = record.experiment
-        nested = {"planted": ccnotes.planted.Planted, "attack": PGD}
-        known = {f.name: e[f.name] for f in fields(Experiment) if f.name in e}
-        known |= {name: kind(**e[name]) for name, kind in nested.items()}
-        known["lr_drops"] = tuple(e["lr_drops"])
-        identity, precision = record.content["dataset"]["identity"], record.provenance["precision"]
-        assert (
-            fingerprint(Experiment(**known), precision, identity) == record.content["fingerprint"]
-        )
+        e, precision = rebuilt(record.experiment), record.provenance["precision"]
+        identity = record.content["dataset"]["identity"]
+        assert fingerprint(e, precision, identity) == record.content["fingerprint"]
         assert record.content["finished"]
         assert len(record.table) == len(record.arrays["test_robust_similarity"])
         assert "best_head.weight" in record.arrays
