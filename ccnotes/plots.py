@@ -1,5 +1,6 @@
 """Arrays and records in, figures out; no figure computes what it shows."""
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -115,7 +116,8 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     rows = pd.DataFrame({"epoch": table.epoch, **series, "matrix": hundredths.flatten(1).tolist()})
     first, last = int(table.epoch.min()), int(table.epoch.max())
     rows["until"] = table.epoch.shift(-1, fill_value=last + 1)  # each stands until the next
-    slider = alt.binding_range(min=first, max=last, step=1, name="Epoch ")
+    step = math.gcd(*table.epoch.diff().dropna().astype(int)) or 1
+    slider = alt.binding_range(min=first, max=last, step=step, name="Epoch ")
     epoch = alt.param(name="epoch", value=int(record.best["epoch"]), bind=slider)
     now = (alt.datum.epoch <= epoch) & (epoch < alt.datum.until)
     names = list(series)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
@@ -27,13 +28,21 @@ def build(experiment: Experiment, dataset: Dataset) -> models.Network:
     """The experiment's network; its initial weights depend on the seed alone."""
     mean, std = channel_statistics(dataset.train.images)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.seed)
+        torch.manual_seed(stream(experiment.seed, "weights"))
         return NETWORKS[experiment.model](
             len(dataset.classes),
             experiment.width,
             mean=mean,
             std=std,
         )
+
+
+def stream(seed: int, use: str) -> int:
+    """A seed for one use of randomness in the run, unrelated to those of other uses and runs.
+
+    So no use depends on how much another has drawn, and neighbouring seeds share nothing.
+    """
+    return int(np.random.SeedSequence([seed, *use.encode()]).generate_state(1)[0])
 
 
 def channel_statistics(images: UInt8[Tensor, "b c h w"]) -> tuple[list[float], list[float]]:
@@ -72,11 +81,9 @@ def fit(
     optimiser = torch.optim.SGD(
         model.parameters(), e.lr, momentum=e.momentum, weight_decay=e.weight_decay
     )
-    # One generator a use, so that none depends on how much another has drawn.
     generators = {
-        "order": torch.Generator().manual_seed(e.seed),
-        "augmentation": torch.Generator(device).manual_seed(e.seed + 1),
-        "attack": torch.Generator(device).manual_seed(e.seed + 2),
+        use: torch.Generator("cpu" if use == "order" else device).manual_seed(stream(e.seed, use))
+        for use in ("order", "augmentation", "attack")
     }
     state: dict[str, Any] = {"epoch": 0, "seconds": 0.0, "evaluations": [], "best": {}}
     if checkpoint.exists():

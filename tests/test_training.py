@@ -64,7 +64,8 @@ def test_training_equals_the_naive_loop():
     data, found = dataset(e), run(e)
     model = training.build(e, data).to(memory_format=torch.channels_last)
     velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
-    order, attack = (torch.Generator().manual_seed(e.seed + k) for k in (0, 2))
+    uses = [training.stream(e.seed, use) for use in ("order", "attack")]
+    order, attack = (torch.Generator().manual_seed(number) for number in uses)
     for epoch in range(10):
         batch = torch.randperm(24, generator=order)
         x, y = data.train.images[batch] / 255, data.train.labels[batch]
@@ -86,6 +87,11 @@ def test_training_equals_the_naive_loop():
                 p.sub_((0.1 if epoch < 5 else 0.01) * velocity[name])
     for name, value in found.model("last").state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[name], atol=1e-6, rtol=1e-5)
+
+
+def test_uses_of_randomness_share_no_stream():
+    uses = ("weights", "order", "augmentation", "attack")
+    assert len({training.stream(seed, use) for seed in range(100) for use in uses}) == 400
 
 
 def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_other_seeds_differ():
