@@ -24,6 +24,7 @@ def results() -> str:
     for column, name in ROWS.items():
         values = (best[column], last[column], best[column] - last[column])
         lines.append(f"| {name} | {' | '.join(described(v, '.2f') for v in values)} |")
+    lines += ["", "Mean, 95 % interval over seeds, n. A robust accuracy of 1/6 = 0.17 is chance."]
     photo = ccnotes.runs("cifar10-at", data="cifar10-jpeg")[0]
     lines += ["", f"| {photo.content['dataset']['title']}, one seed | best | last | difference |"]
     lines += ["|---|---|---|---|"]

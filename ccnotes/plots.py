@@ -130,7 +130,7 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
         .encode(
             x=alt.X("epoch:Q", title="epoch"),
             y=alt.Y("value:Q", title="share").scale(domain=[0, 1]),
-            color=alt.Color("curve:N", title=None, scale=hue).legend(orient="top"),
+            color=alt.Color("curve:N", title=None, scale=hue).legend(orient="top", columns=1),
             strokeDash=alt.StrokeDash("curve:N", title=None, scale=dash),
         )
     )
@@ -152,15 +152,15 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
         )
     )
     heat = cells.mark_rect().encode(
-        color=alt.Color("similarity:Q", title="cosine").scale(
-            domain=[-1, 1], scheme="redblue", reverse=True
-        ),
+        color=alt.Color("similarity:Q", title="cosine")
+        .scale(domain=[-1, 1], scheme="redblue", reverse=True)
+        .legend(orient="bottom", direction="horizontal", gradientLength=190),
         tooltip=["row:N", "column:N", alt.Tooltip("similarity:Q", format=".2f")],
     )
     return (
         alt.vconcat(
-            (lines + cursor).properties(width=430, height=180),
-            heat.properties(width=240, height=240),
+            (lines + cursor).properties(width=270, height=170),
+            heat.properties(width=190, height=190),
         )
         .resolve_scale(color="independent", strokeDash="independent")
         .add_params(epoch)
