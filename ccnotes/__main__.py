@@ -36,7 +36,7 @@ Named = tyro.extras.subcommand_type_from_defaults(
     EXPERIMENTS,
     descriptions={
         "planted-at": "adversarial training on planted images: about a minute on two cores",
-        "cifar10-at": "adversarial training on photographs: a quarter of an hour on two cores",
+        "cifar10-at": "adversarial training on photographs: about twenty minutes on two cores",
     },
 )
 METRICS = ("clean_accuracy", "robust_accuracy", "clean_cas", "robust_cas", "robust_loss")
