@@ -131,16 +131,6 @@ KNOWN = {
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar10-jpeg": "CIFAR-10 (JPEG)"}
 
 
-def identity_of(name: str) -> str:
-    """The identity of a dataset in ``KNOWN``, without having the data."""
-    if name not in KNOWN:
-        raise ValueError(
-            f"the identity of {name!r} is not known beforehand, only of {', '.join(KNOWN)}. "
-            f"Load the data: load_photos({name!r}).identity."
-        )
-    return KNOWN[name]
-
-
 def data_folder(data_dir: Path | str | None = None) -> Path:
     """Where downloads and caches live, made where missing.
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ccnotes import data
-from ccnotes.data import DataError, augment, identity_of, load_photos, to_float
+from ccnotes.data import KNOWN, DataError, augment, load_photos, to_float
 
 
 def photo(number, size=(8, 6)):
@@ -296,7 +296,7 @@ def test_a_folder_of_known_content_gets_its_name_and_is_found_without_its_path(
     (tmp_path / "cache" / "imagefolder-0.safetensors").write_bytes(b"damaged")
     again = load_photos("cifar10-jpeg", data_dir=tmp_path / "cache", validation_size=6)
     assert (again.name, again.title) == ("cifar10-jpeg", "CIFAR-10 (JPEG)")
-    assert again.identity == identity_of("cifar10-jpeg")
+    assert again.identity == KNOWN["cifar10-jpeg"]
     assert torch.equal(again.train.images, load().train.images)
 
 
@@ -307,10 +307,8 @@ def test_cifar10_jpeg_without_a_cache_says_how_to_load_it(load, tmp_path):
 
 
 def test_identities_are_known_without_the_data():
-    assert identity_of("cifar10").startswith("6d958be0")
-    assert identity_of("cifar100").startswith("85cd44d0")
-    with pytest.raises(ValueError, match=r"'imagefolder:x' is not known beforehand"):
-        identity_of("imagefolder:x")
+    assert KNOWN["cifar10"].startswith("6d958be0")
+    assert KNOWN["cifar100"].startswith("85cd44d0")
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path):

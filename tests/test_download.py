@@ -339,7 +339,7 @@ def test_cifar_from_the_host_to_tensors_and_then_from_the_cache(name, hosts, mon
     host, parts = tiny_cifar(name, monkeypatch, hosts)
     photos = load_photos(name, data_dir=tmp_path, validation_size=0)
     assert (photos.name, photos.title) == (name, name.upper().replace("R1", "R-1"))
-    assert photos.identity == data.identity_of(name)
+    assert photos.identity == data.KNOWN[name]
     assert photos.classes[:2] == ("class 0", "class 1")
     test = parts["test_batch" if name == "cifar10" else "test"]
     assert torch.equal(photos.test.images.flatten(1), torch.from_numpy(test["data"]))
