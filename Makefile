@@ -22,7 +22,7 @@ test: .venv/book .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy ccnotes
-	.venv/bin/python -m pytest -q -m "not rendered" tests
+	.venv/bin/python -m pytest -q -m "not rendered" -rs tests
 	rm -rf _check
 	mkdir _check
 	echo '*' > _check/.gitignore
