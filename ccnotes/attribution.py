@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def class_attribution(
@@ -57,8 +57,57 @@ def cas(similarity: Float[Tensor, "*batch classes classes"]) -> Float[Tensor, "*
     Both triangles count, so it lies in [0, K (K - 1)] for K classes: at most 90 for ten. Not
     comparable between different K without dividing by K (K - 1). Wei et al. (2025).
     """
-    diagonal = similarity.diagonal(dim1=-2, dim2=-1)
-    return similarity.clamp_min(0).sum((-2, -1)) - diagonal.clamp_min(0).sum(-1)
+    diagonal = torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
+    return similarity.clamp_min(0).masked_fill(diagonal, 0).sum((-2, -1))
+
+
+def cas_draws(
+    features: Float[Tensor, "samples features"],
+    labels: Int[Tensor, " samples"],
+    head: Float[Tensor, "classes features"],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Float[Tensor, " draws"]:
+    """CAS of bootstrap samples: as many images of each class, drawn from it with replacement.
+
+    Their 2.5 % and 97.5 % quantiles are an interval for what the choice of test images does.
+    One seed draws the same images whatever the model, so draws of two models are paired.
+    Efron and Tibshirani (1993). Raises ValueError if a class has no sample.
+    """
+    generator = torch.Generator(features.device).manual_seed(seed)
+    class_means(features, labels, len(head))
+    means = []
+    for label in range(len(head)):
+        own = features[labels == label]
+        chosen = torch.randint(len(own), (draws, len(own)), generator=generator, device=own.device)
+        times = own.new_zeros(draws, len(own)).scatter_add_(1, chosen, own.new_ones(chosen.shape))
+        means.append(times @ own / len(own))
+    unit = F.normalize(torch.stack(means, 1) * head, dim=2)
+    return cas(unit @ unit.mT)
+
+
+def layer_attribution(
+    model: nn.Module,
+    layer: nn.Module,
+    images: Float[Tensor, "samples channels height width"],
+    labels: Int[Tensor, " samples"],
+) -> Float[Tensor, "samples maps"]:
+    r"""Contribution of each channel of a layer's output to the logit of the sample's own class.
+
+    .. math:: a_k(x) = \sum_p h_{kp}(x) \, \partial f_{y(x)}(x) / \partial h_{kp}(x)
+
+    Gradient times activation, summed over the places ``p``, in logits. Where nothing but an
+    average over places and a linear head follow, it is exactly :math:`g_k(x) W_{yk}`; at
+    earlier layers it is a first-order account. Call it with the model in eval mode.
+    """
+    found: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
+    with hook, torch.enable_grad():
+        logits = model(images)
+        own = logits.gather(1, labels[:, None]).sum()
+        (gradient,) = torch.autograd.grad(own, found[0])
+    return (found[0].detach().float() * gradient.float()).flatten(2).sum(2)
 
 
 def instance_similarity(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ class Experiment:
     augment: bool = False  # random crop and flip
     attack: PGD = field(default_factory=PGD)  # of training; eps=0 is standard training
     batchnorm: Literal["eval", "paper"] = "eval"  # the model's mode under the training attack
+    eval_eps: float | None = None  # radius of the attack that evaluates; None: the training's
     eval_steps: int = 20  # of the attack that evaluates, of step eps / 4 (l2: eps / 8)
     eval_every: int = 1  # epochs between evaluations
     eval_size: int = 1000  # images of each split used between epochs
@@ -60,31 +62,55 @@ class Experiment:
 
     @property
     def eval_attack(self) -> PGD:
-        step_size = self.attack.eps / (4 if self.attack.norm == "linf" else 8)
-        return replace(self.attack, steps=self.eval_steps, step_size=step_size)
+        eps = self.attack.eps if self.eval_eps is None else self.eval_eps
+        step_size = eps / (4 if self.attack.norm == "linf" else 8)
+        return replace(self.attack, eps=eps, steps=self.eval_steps, step_size=step_size)
 
 
 PLANTED_AT = Experiment(
     name="planted-at",
     attack=PGD(eps=0.06, step_size=0.015, steps=7),
     eval_steps=10,
+    eval_every=2,
     eval_size=600,
 )
 CIFAR10_AT = Experiment(
     name="cifar10-at",
     data="cifar10",
-    train_size=1500,
+    train_size=1000,
     validation_size=500,
     model="preactresnet",
     width=16,
-    epochs=120,
-    batch_size=128,
+    epochs=80,
+    batch_size=64,
     augment=True,
     attack=PGD(steps=7),
     eval_steps=10,
-    eval_every=4,
+    eval_every=5,
+    eval_size=500,
 )
-EXPERIMENTS = {experiment.name: experiment for experiment in (PLANTED_AT, CIFAR10_AT)}
+
+
+def family(base: Experiment, *, l2: float) -> list[Experiment]:
+    """The base, at other radii (in eighths of its own), in an l2 ball, and without an attack."""
+    eps, steps = base.attack.eps, base.attack.steps
+    attacks = {
+        f"{base.name}-eps{n}": PGD(eps=n / 8 * eps, step_size=n / 8 * eps / 4, steps=steps)
+        for n in (2, 4, 6, 12, 16)
+    }
+    attacks[f"{base.name}-l2"] = PGD(norm="l2", eps=l2, step_size=l2 / 4, steps=steps)
+    without = replace(base, attack=PGD(eps=0, steps=steps), eval_eps=eps)
+    return [
+        base,
+        *(replace(base, name=name, attack=attack) for name, attack in attacks.items()),
+        replace(without, name=base.name.replace("-at", "-standard")),
+    ]
+
+
+PLANTED_FLOAT32 = replace(PLANTED_AT, name="planted-at-float32", precision="float32")
+# The l2 radii: 128 / 255 beside 8 / 255, as in the paper, and planted images have half the side.
+FAMILIES = family(PLANTED_AT, l2=8 * PLANTED_AT.attack.eps), family(CIFAR10_AT, l2=128 / 255)
+EXPERIMENTS = {experiment.name: experiment for experiment in chain(*FAMILIES, [PLANTED_FLOAT32])}
 
 
 def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Dataset:

@@ -59,6 +59,11 @@ class ConvNet(nn.Module):
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(sizes[-1], num_classes)
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The three ReLUs."""
+        return [layer for layer in self.body if isinstance(layer, nn.ReLU)]
+
     def features(self, x: Images) -> Features:
         return self.body(x).mean((2, 3))
 
@@ -116,6 +121,11 @@ class PreActResNet(nn.Module):
             inputs = outputs
         self.body = nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU())
         self.head = nn.Linear(inputs, num_classes)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The last blocks of the first three stages and the last ReLU."""
+        return [self.body[place] for place in (3, 5, 7, -1)]
 
     def features(self, x: Images) -> Features:
         return self.body(x).mean((2, 3))

@@ -6,7 +6,8 @@ import platform
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,7 +18,7 @@ import pandas as pd
 import platformdirs
 import torch
 from filelock import FileLock, Timeout
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -36,10 +37,11 @@ from ccnotes.experiments import (
     in_use,
 )
 from ccnotes.models import Network
-from ccnotes.training import NETWORKS, fit, read_state
+from ccnotes.training import NETWORKS, OutOfTime, fit, read_state
 
 PUBLISHED = Path(__file__).parent / "published"
 CHECKPOINT, TABLE, ARRAYS = "checkpoint.pt", "record.json", "arrays.safetensors"
+SAMPLES = "samples.safetensors"  # the largest part of a record, published with the weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,19 @@ class Record:
         dimension; ``best_*`` and ``last_*`` are of all test images, and ``best_head.weight``
         and ``best_head.bias`` are the head's.
         """
-        return load_file(self.folder / ARRAYS)
+        arrays = load_file(self.folder / ARRAYS)
+        return {k: v.float() if v.dtype == torch.half else v for k, v in arrays.items()}
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """Attribution vectors of the first test image of each class, attacked, in logits.
+
+        Evaluations x classes x features. Published for some records only; raises ValueError
+        where it was not.
+        """
+        if not (self.folder / SAMPLES).exists():
+            raise ValueError(f"{self.folder} has no {SAMPLES}: run it again with fresh=True.")
+        return load_file(self.folder / SAMPLES)["test_sample_attribution"].float()
 
     @property
     def groups(self) -> Tensor:
@@ -142,8 +156,13 @@ def run(
     data_dir: Path | str | None = None,
     device: str | None = None,
     fresh: bool = False,
+    minutes: float | None = None,
 ) -> Record:
-    """Recall or run one experiment; see :func:`runs`."""
+    """Recall or run one experiment; see :func:`runs`.
+
+    Raises :class:`ccnotes.training.OutOfTime`, with all that was done kept, rather than go on
+    beyond ``minutes``.
+    """
     if not fresh and (found := recall(experiment)):
         return found
     data = dataset(experiment, data_dir)
@@ -154,13 +173,13 @@ def run(
     precision = pick_precision(experiment.precision, where)
     key = fingerprint(experiment, precision, data.identity)
     folder = runs_dir() / f"{experiment.name}-seed{experiment.seed}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
             if fresh:  # what was finished stands until this run is
                 (folder / CHECKPOINT).unlink(missing_ok=True)
             checkpoint = folder / CHECKPOINT
-            facts = provenance(where, precision)
             try:
                 state = fit(
                     experiment,
@@ -169,21 +188,36 @@ def run(
                     fingerprint=key,
                     device=where,
                     precision=precision,
+                    facts=provenance(where, precision),
+                    minutes=minutes,
                 )
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, OutOfTime):
                 known = (folder / TABLE).exists() and load(folder).content["finished"]
                 if checkpoint.exists() and not known:
                     state = read_state(checkpoint, key)
                     if state["evaluations"]:
-                        write(folder, experiment, data, key, state, facts)
+                        write(folder, experiment, data, key, state)
                 raise
-            write(folder, experiment, data, key, state, facts)
+            with writing(folder):
+                write(folder, experiment, data, key, state)
             checkpoint.unlink()
     except Timeout:
         raise RuntimeError(
             f"another process is at work on this run, in {folder}. Wait for it or stop it."
         ) from None
     return load(folder)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say of whatever goes wrong what to do about it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"cannot write to {folder}: {error}. Free some space or choose another folder by "
+            f"$CCNOTES_RUNS; what was trained is kept, and the same call goes on from there."
+        ) from error
 
 
 def recall(experiment: Experiment, identity: str | None = None) -> Record | None:
@@ -230,26 +264,32 @@ def write(
     data: Dataset,
     key: str,
     state: dict[str, Any],
-    facts: dict[str, Any],
 ) -> None:
-    """Write a record: arrays and weights first, the table last, so that it vouches for all."""
+    """Write a record: arrays and weights first, the table last, so that it vouches for all.
+
+    What every evaluation has is rounded, arrays to half precision and scalars to six digits;
+    what belongs to the best and the last epoch is not.
+    """
     rows = state["evaluations"]
+    names = list(rows[0]) if rows else []
     arrays = {
-        name: torch.stack([row[name] for row in rows])
-        for name in (rows[0] if rows else ())
+        name: torch.stack([row[name] for row in rows]).half()
+        for name in names
         if isinstance(rows[0][name], Tensor)
     }
-    scalars = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    scalars = {name: [digits(row[name]) for row in rows] for name in names if name not in arrays}
+    first, *later = state["sessions"]
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "fingerprint": key,
-        "finished": "last" in state,
+        "finished": "last" in state and "test" in state["last"],
         "experiment": asdict(experiment),
         "dataset": {
             k: getattr(data, k) for k in ("name", "title", "identity", "classes", "groups")
         },
-        "provenance": facts | {"seconds": round(state["seconds"], 1)},
-        "evaluations": {k: v for k, v in scalars.items() if k not in arrays},
+        "provenance": first | {"seconds": round(state["seconds"], 1)},
+        "later_sessions": later,
+        "evaluations": scalars,
     }
     for which in ("best", "last") if content["finished"] else ():
         chosen = state[which]
@@ -264,10 +304,17 @@ def write(
         arrays |= {f"{which}_{k}": v for k, v in weights.items() if k.startswith("head.")}
         shape = {"model": experiment.model, "width": str(experiment.width), "fingerprint": key}
         save_file(weights, folder / f"{which}.safetensors", metadata=shape)
+    samples = {name: arrays.pop(name) for name in list(arrays) if "_sample_" in name}
+    save_file(samples, folder / SAMPLES)
     save_file(arrays, folder / ARRAYS)
     text = folder / f"{TABLE}.new"
     text.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(text, folder / TABLE)
+
+
+def digits(value: float) -> float:
+    """``value`` to six digits."""
+    return float(f"{value:.6g}")
 
 
 def load(folder: Path) -> Record:
@@ -306,8 +353,8 @@ def load_model(path: Path) -> Network:
 
 
 def publish(record: Record, home: Path, *, weights: bool = False) -> Path:
-    """Copy a finished record to ``home``, with the models' weights if wanted."""
-    names = ["best.safetensors", "last.safetensors"] * weights + [ARRAYS, TABLE]
+    """Copy a finished record to ``home``, if wanted with weights and single images' values."""
+    names = ["best.safetensors", "last.safetensors", SAMPLES] * weights + [ARRAYS, TABLE]
     destination = home / record.folder.name
     if destination.resolve() == record.folder.resolve():
         return destination
@@ -348,7 +395,7 @@ def provenance(device: torch.device, precision: str) -> dict[str, Any]:
         "hardware": hardware(device),
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a plain string, for the checkpoint
         "python": platform.python_version(),
         "system": platform.system(),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -16,12 +16,17 @@ from ccnotes import models
 from ccnotes.attacks import pgd
 from ccnotes.data import Dataset, Split, augment, balanced, to_float
 from ccnotes.devices import autocast
-from ccnotes.evaluation import evaluate
+from ccnotes.evaluation import evaluate, features_of, radii, stage_similarity
 from ccnotes.experiments import Experiment
 from ccnotes.objectives import cross_entropy
 
 NETWORKS = {"convnet": models.ConvNet, "preactresnet": models.PreActResNet}
 SPLITS = ("train", "validation", "test")
+SAVE_EVERY = 120.0  # seconds between checkpoints, where an epoch takes longer
+
+
+class OutOfTime(Exception):
+    """The time allowed is over; the checkpoint has everything."""
 
 
 def build(experiment: Experiment, dataset: Dataset) -> models.Network:
@@ -68,24 +73,50 @@ def fit(
     fingerprint: str,
     device: torch.device,
     precision: str,
+    facts: dict[str, Any] | None = None,
+    minutes: float | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate as it goes, and return the final state, a dictionary.
 
     Its ``evaluations`` has one dictionary an evaluation (see :func:`evaluate_splits`); ``best``
-    and ``last`` hold epoch, weights and the evaluation on all test images. The state is written
-    to ``checkpoint`` after every epoch, and read from there where it exists. Raises
+    and ``last`` hold epoch, weights and the evaluation on all test images; ``sessions`` the
+    different ``facts`` (provenance) that it was called with. The state is written to
+    ``checkpoint`` after every epoch and every few minutes, and read from there where it exists.
+    Raises OutOfTime, with everything kept, rather than go on beyond ``minutes``, and
     FloatingPointError when the loss stops being finite.
     """
     e = experiment
+    begun = time.perf_counter()
     model = build(e, dataset).to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
-        model.parameters(), e.lr, momentum=e.momentum, weight_decay=e.weight_decay
+        model.parameters(), e.lr, momentum=e.momentum, weight_decay=e.weight_decay, fused=True
     )
     generators = {
         use: torch.Generator("cpu" if use == "order" else device).manual_seed(stream(e.seed, use))
         for use in ("order", "augmentation", "attack")
     }
-    state: dict[str, Any] = {"epoch": 0, "seconds": 0.0, "evaluations": [], "best": {}}
+    train, test = dataset.train.to(device), dataset.test.to(device)
+    parts = {name: part(getattr(dataset, name), e.eval_size).to(device) for name in SPLITS}
+    for name, split in parts.items():
+        if len(split.labels.unique()) < len(dataset.classes):
+            raise ValueError(
+                f"the {len(split)} {name} images to evaluate on miss some of the "
+                f"{len(dataset.classes)} classes: raise eval_size={e.eval_size} or {name}_size."
+            )
+    drops = [round(drop * e.epochs) for drop in e.lr_drops]
+    state: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "device": device.type,
+        "sessions": [],
+        "epoch": 0,  # finished
+        "batch": 0,  # finished, of the epoch that runs
+        "order": torch.empty(0),
+        "total": torch.zeros((), device=device),  # there, so that no batch waits for the loss
+        "seconds": 0.0,
+        "pause": 0.0,  # seconds that an evaluation takes
+        "evaluations": [],
+        "best": {},
+    }
     if checkpoint.exists():
         state = read_state(checkpoint, fingerprint)
         if state["device"] != device.type:
@@ -97,89 +128,100 @@ def fit(
         optimiser.load_state_dict(state["optimiser"])
         for name, generator in generators.items():
             generator.set_state(state["generators"][name])
-    train, test = dataset.train.to(device), dataset.test.to(device)
-    parts = {name: part(getattr(dataset, name), e.eval_size).to(device) for name in SPLITS}
-    for name, split in parts.items():
-        if len(split.labels.unique()) < len(dataset.classes):
-            raise ValueError(
-                f"the {len(split)} {name} images to evaluate on miss some of the "
-                f"{len(dataset.classes)} classes: raise eval_size={e.eval_size} or {name}_size."
+        state["total"] = state["total"].to(device)
+    if facts and facts not in state["sessions"]:
+        state["sessions"].append(facts)
+    started, saved = begun - state["seconds"], begun
+
+    def save() -> None:
+        nonlocal saved
+        if not math.isfinite(mean_loss := state["total"].item() / len(train)):
+            raise FloatingPointError(
+                f"the training loss became {mean_loss} in epoch {state['epoch'] + 1}. Try a "
+                f"learning rate below lr={optimiser.param_groups[0]['lr']:g}. What came before is "
+                f"kept in {checkpoint.parent}."
             )
-    drops = [round(drop * e.epochs) for drop in e.lr_drops]
-    started = time.perf_counter() - state["seconds"]
+        saved = time.perf_counter()
+        state["seconds"] = saved - started
+        state["model"], state["optimiser"] = model.state_dict(), optimiser.state_dict()
+        state["generators"] = {name: g.get_state() for name, g in generators.items()}
+        write_state(state, checkpoint)
+
+    def stop_in_time(needed: float = 0.0) -> None:
+        if minutes is not None and time.perf_counter() + needed > begun + 60 * minutes:
+            save()
+            raise OutOfTime(f"stopped in epoch {state['epoch'] + 1} of {e.epochs}")
 
     bar = tqdm(total=e.epochs, initial=state["epoch"], desc=f"{e.name} seed {e.seed}", unit="epoch")
     with bar:
         for epoch in range(state["epoch"] + 1, e.epochs + 1):
             lr = e.lr * 0.1 ** sum(epoch > drop for drop in drops)
             optimiser.param_groups[0]["lr"] = lr
-            loss = train_epoch(model, optimiser, train, e, generators, precision)
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the training loss became {loss} in epoch {epoch}. Try a learning rate "
-                    f"below lr={lr:g}. The {state['epoch']} epochs before are kept in "
-                    f"{checkpoint.parent}."
-                )
+            if not state["batch"]:
+                state["order"] = torch.randperm(len(train), generator=generators["order"])
+                state["total"] = torch.zeros((), device=device)
+            batches = state["order"].to(device).split(e.batch_size)
+            model.train()
+            for batch in batches[state["batch"] :]:
+                x, y = train.images[batch], train.labels[batch]
+                loss = train_step(model, optimiser, x, y, e, generators, precision)
+                state["total"] += loss * len(batch)
+                state["batch"] += 1
+                if time.perf_counter() > saved + SAVE_EVERY:
+                    save()
+                stop_in_time()
             if epoch % e.eval_every == 0 or epoch == e.epochs:
+                stop_in_time(state["pause"])
+                save()
                 found = evaluate_splits(model, parts, e, precision)
                 seconds = time.perf_counter() - started
-                row = {"epoch": epoch, "lr": lr, "seconds": seconds, "running_loss": loss}
+                state["pause"] = seconds - state["seconds"]
+                mean_loss = state["total"].item() / len(train)
+                row = {"epoch": epoch, "lr": lr, "seconds": seconds, "running_loss": mean_loss}
                 state["evaluations"].append(row | found)
                 score = found["validation_robust_accuracy"]
                 if score > state["best"].get("validation_robust_accuracy", -1):
-                    weights = {k: v.cpu().clone() for k, v in model.state_dict().items()}
-                    state["best"] = {"epoch": epoch, "weights": weights}
+                    state["best"] = {"epoch": epoch, "weights": copied(model)}
                     state["best"]["validation_robust_accuracy"] = score
                 bar.set_postfix_str(f"test robust {found['test_robust_accuracy']:.1%}")
-            state |= {
-                "fingerprint": fingerprint,
-                "device": device.type,
-                "epoch": epoch,
-                "seconds": time.perf_counter() - started,
-                "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "generators": {name: g.get_state() for name, g in generators.items()},
-            }
-            write_state(state, checkpoint)
+            state |= {"epoch": epoch, "batch": 0}
+            save()
             bar.update()
         bar.set_description_str("best and last epoch on all test images")
-        weights = {k: v.cpu().clone() for k, v in model.state_dict().items()}
-        state["last"] = {"epoch": e.epochs, "weights": weights}
+        state.setdefault("last", {"epoch": e.epochs, "weights": copied(model)})
+        share = len(test) / sum(len(split) for split in parts.values())
         for chosen in (state["best"], state["last"]):
-            model.load_state_dict(chosen["weights"])
-            chosen["test"] = evaluate(
-                model, test.images, test.labels, e.eval_attack, seed=e.seed, precision=precision
-            )
+            if "test" not in chosen:
+                stop_in_time((share + 3) * state["pause"])
+                model.load_state_dict(chosen["weights"])
+                chosen["test"] = examine(model, test, parts["test"], e, precision)
+                model.load_state_dict(state["last"]["weights"])
+                save()
     return state
 
 
-def train_epoch(
+def train_step(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    split: Split,
+    x: UInt8[Tensor, "batch channels height width"],
+    y: Int[Tensor, " batch"],
     experiment: Experiment,
     generators: dict[str, torch.Generator],
     precision: str,
-) -> float:
-    """One pass over the split; returns the mean training loss in nats."""
-    e, device = experiment, split.images.device
-    model.train()
-    total = torch.zeros((), device=device)  # stays there, so that no batch waits for it
-    order = torch.randperm(len(split), generator=generators["order"]).to(device)
-    for batch in order.split(e.batch_size):
-        x, y = split.images[batch], split.labels[batch]
-        if e.augment:
-            x = augment(x, generators["augmentation"])
-        x = to_float(x).contiguous(memory_format=torch.channels_last)
-        with autocast(device, precision):
-            if e.attack.eps > 0:
-                x = pgd(model, x, y, e.attack, generators["attack"], batchnorm=e.batchnorm)
-            loss = cross_entropy(model(x), y)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        total += loss.detach() * len(batch)
-    return total.item() / len(split)
+) -> Float[Tensor, ""]:
+    """Augment, attack and learn from one batch, model in train mode; returns the mean loss."""
+    e = experiment
+    if e.augment:
+        x = augment(x, generators["augmentation"])
+    x = to_float(x).contiguous(memory_format=torch.channels_last)
+    with autocast(x.device, precision):
+        if e.attack.eps > 0:
+            x = pgd(model, x, y, e.attack, generators["attack"], batchnorm=e.batchnorm)
+        loss = cross_entropy(model(x), y)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return loss.detach()
 
 
 def evaluate_splits(
@@ -187,7 +229,7 @@ def evaluate_splits(
 ) -> dict[str, Any]:
     """:func:`ccnotes.evaluation.evaluate` of each split, under names such as ``test_robust_cas``.
 
-    Scalars are floats, the rest are tensors.
+    Scalars are floats, the rest are tensors; of matrices only those of the test images.
     """
     results: dict[str, Any] = {}
     for name, split in splits.items():
@@ -195,9 +237,42 @@ def evaluate_splits(
             model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
         )
         for key, value in found.items():
-            if not key.endswith("class_means"):  # the largest part, kept for best and last only
-                results[f"{name}_{key}"] = value if value.ndim else value.item()
+            if value.ndim == 0:
+                results[f"{name}_{key}"] = value.item()
+            elif value.ndim == 1 or (name == "test" and key.endswith("_similarity")):
+                results[f"{name}_{key}"] = value
+    results["test_sample_attribution"] = samples_attribution(model, splits["test"], e, precision)
     return results
+
+
+def examine(
+    model: models.Network, test: Split, few: Split, e: Experiment, precision: str
+) -> dict[str, Tensor]:
+    """What is kept of the best and of the last epoch.
+
+    :func:`ccnotes.evaluation.evaluate` of all test images, with bootstrap draws, and
+    ``stage_similarity`` and :func:`ccnotes.evaluation.radii` of a few.
+    """
+    attack = e.eval_attack
+    how: dict[str, Any] = {"seed": e.seed, "precision": precision}
+    found = evaluate(model, test.images, test.labels, attack, draws=1000, **how)
+    found["robust_stage_similarity"] = stage_similarity(model, few, attack, **how)
+    return found | radii(model, few, attack, **how)
+
+
+def samples_attribution(
+    model: models.Network, split: Split, e: Experiment, precision: str
+) -> Float[Tensor, "classes features"]:
+    """Attribution vectors of the first image of each class, attacked."""
+    labels = torch.arange(model.head.out_features, device=split.labels.device)
+    first = torch.stack([(split.labels == label).nonzero()[0, 0] for label in labels])
+    images = split.images[first]
+    features = features_of(model, images, labels, e.eval_attack, seed=e.seed, precision=precision)
+    return (features * model.head.weight.detach()).cpu()
+
+
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.cpu().clone() for name, value in model.state_dict().items()}
 
 
 def part(split: Split, count: int) -> Split:
@@ -209,13 +284,16 @@ def write_state(state: dict[str, Any], checkpoint: Path) -> None:
     """Replace the checkpoint in one step: at any moment the old or the new one is whole."""
     fresh = checkpoint.with_suffix(".new")
     try:
-        torch.save(state, fresh)
+        with fresh.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(fresh, checkpoint)
     except (OSError, RuntimeError) as error:
         fresh.unlink(missing_ok=True)
         raise OSError(
             f"cannot write {checkpoint}: {error}. Free some space or choose another folder by "
-            f"$CCNOTES_RUNS; the checkpoint of the epoch before stands."
+            f"$CCNOTES_RUNS; the checkpoint before stands."
         ) from error
 
 

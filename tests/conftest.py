@@ -1,4 +1,4 @@
-"""What every test stands on: shapes checked at run time, two threads, no file of the user's."""
+"""What every test stands on: shapes checked at run time, one thread, no file of the user's."""
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
@@ -13,8 +13,8 @@ import torch  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")
-def two_threads():
-    torch.set_num_threads(2)
+def one_thread():
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,11 @@
 """Training, records and the command line, on runs of seconds."""
 
+import contextlib
 import json
+import multiprocessing
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +13,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,9 +63,11 @@ def assert_equal_records(a, b):
         assert torch.equal(value.view(torch.uint8), b.arrays[name].view(torch.uint8)), name
 
 
-def test_training_equals_the_naive_loop():
+@pytest.mark.parametrize("batchnorm", ["eval", "paper"])
+def test_training_equals_the_naive_loop(batchnorm):
     """Ten steps of PGD training with momentum and weight decay, written out."""
     e = replace(SMALL, batch_size=24, epochs=10, lr_drops=(0.5,), eval_every=10)
+    e = replace(e, batchnorm=batchnorm)
     data, found = dataset(e), run(e)
     model = training.build(e, data).to(memory_format=torch.channels_last)
     velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
@@ -70,7 +77,7 @@ def test_training_equals_the_naive_loop():
         batch = torch.randperm(24, generator=order)
         x, y = data.train.images[batch] / 255, data.train.labels[batch]
         x = x.contiguous(memory_format=torch.channels_last)  # random starts follow the memory
-        model.eval()
+        model.train(batchnorm == "paper")
         adv = x + torch.empty_like(x).uniform_(-0.05, 0.05, generator=attack)
         adv = adv.clamp(0, 1)
         for _ in range(2):
@@ -115,24 +122,101 @@ def test_bfloat16_runs_are_reproducible_too_and_measure_in_float32():
 def test_an_interrupted_run_goes_on_to_the_same_record(monkeypatch):
     """Ctrl-C in epoch 3: the evaluation of epoch 2 is kept and the rest follows, bit for bit."""
     whole = run(SMALL)
-    train_epoch, calls = training.train_epoch, []
+    train_step, calls = training.train_step, []
 
     def interrupted(*arguments):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 8:  # an epoch has three steps
             raise KeyboardInterrupt
-        return train_epoch(*arguments)
+        return train_step(*arguments)
 
     monkeypatch.setenv("CCNOTES_RUNS", str(whole.folder.parent.parent / "others"))
-    monkeypatch.setattr(training, "train_epoch", interrupted)
+    monkeypatch.setattr(training, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(SMALL)
     (partial,) = [r for r in find() if r.experiment["name"] == "small"]
     assert not partial.content["finished"]
     assert partial.table.epoch.tolist() == [2]
     assert recall(SMALL) is None
-    monkeypatch.setattr(training, "train_epoch", train_epoch)
+    monkeypatch.setattr(training, "train_step", train_step)
     assert_equal_records(run(SMALL), whole)
+
+
+def run_and_save_after_every_batch(runs_dir):
+    """What the processes do that the next test kills."""
+    os.environ["CCNOTES_RUNS"] = runs_dir
+    torch.set_num_threads(1)
+    training.SAVE_EVERY = 0.0
+    run(SMALL)
+
+
+def test_a_run_killed_ten_times_at_random_moments_ends_in_the_same_record(monkeypatch, tmp_path):
+    """kill -9, in the middle of batches, evaluations and of writing; then the same run again."""
+    whole, others = run(SMALL), str(tmp_path / "others")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.test_training"])
+
+    def start():
+        process = context.Process(target=run_and_save_after_every_batch, args=(others,))
+        process.start()
+        return process
+
+    moments, kills = np.random.default_rng(0), 0
+    while kills < 10:
+        process = start()
+        process.join(moments.uniform(0.1, 0.6))
+        if process.is_alive():
+            process.kill()
+            kills += 1
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        if process.exitcode == 0:  # finished between the kills: once more from the beginning
+            monkeypatch.setenv("CCNOTES_RUNS", others)
+            assert_equal_records(recall(SMALL), whole)
+            shutil.rmtree(others)
+    process = start()
+    process.join()
+    assert process.exitcode == 0
+    monkeypatch.setenv("CCNOTES_RUNS", others)
+    assert_equal_records(recall(SMALL), whole)
+
+
+def test_a_run_in_slices_of_no_time_ends_in_the_same_record(monkeypatch, tmp_path):
+    """Stopped after every batch and before every evaluation."""
+    whole, slices = run(SMALL), 0
+    monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "others"))
+    while recall(SMALL) is None:
+        with contextlib.suppress(training.OutOfTime):
+            run(SMALL, minutes=0 if slices < 14 else None)
+        slices += 1
+    assert slices == 15
+    assert_equal_records(recall(SMALL), whole)
+
+
+def test_a_full_disk_stops_a_run_with_one_clear_error_and_costs_nothing(monkeypatch, tmp_path):
+    """The system refuses files beyond 20 kB, as a disk would, in the run and in its record."""
+    whole = run(SMALL)
+    monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "others"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def with_room_for(count):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+        try:
+            run(SMALL)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    with pytest.raises(OSError, match=r"cannot write .*checkpoint.pt.* Free some space"):
+        with_room_for(20_000)
+    assert not list(tmp_path.glob("others/*/*.new"))
+    assert_equal_records(run(SMALL), whole)
+
+
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"cannot write to .*file.* another folder by .CCNOTES_RUNS"):
+        run(SMALL)
 
 
 def test_the_best_epoch_is_chosen_on_validation_images():
@@ -140,8 +224,11 @@ def test_the_best_epoch_is_chosen_on_validation_images():
     best = found.table.validation_robust_accuracy.idxmax()
     assert found.best["epoch"] == found.table.epoch[best]
     # All test images are in the part that is used between epochs, so the figures are the same.
-    assert found.best["robust_accuracy"] == pytest.approx(found.table.test_robust_accuracy[best])
-    assert found.last["robust_cas"] == pytest.approx(found.table.test_robust_cas.iloc[-1])
+    # (The table has six digits.)
+    tested = found.table.test_robust_accuracy[best]
+    assert found.best["robust_accuracy"] == pytest.approx(tested, rel=1e-5)
+    last = found.table.test_robust_cas.iloc[-1]
+    assert found.last["robust_cas"] == pytest.approx(last, rel=1e-5)
 
 
 def test_a_record_keeps_what_its_model_gives():
@@ -209,7 +296,7 @@ def test_a_fresh_run_that_is_stopped_leaves_the_finished_record(monkeypatch):
     def stopped(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train_epoch", stopped)
+    monkeypatch.setattr(training, "train_step", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(SMALL, fresh=True)
     assert recall(SMALL).content == made.content
