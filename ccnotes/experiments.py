@@ -71,7 +71,7 @@ PLANTED_AT = Experiment(
     name="planted-at",
     attack=PGD(eps=0.06, step_size=0.015, steps=7),
     eval_steps=10,
-    eval_every=2,
+    eval_every=4,
     eval_size=600,
 )
 CIFAR10_AT = Experiment(

@@ -18,6 +18,12 @@ Logits = Float[Tensor, "batch classes"]
 MID_GREY, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
+def mean_over_places(maps: Maps) -> Features:
+    # As mean((2, 3)), whose gradient has a layout that makes the ReLU before it eight times
+    # slower on a CPU.
+    return maps.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+
+
 class Normalize(nn.Module):
     """``(x - mean) / std``, one number per channel, saved with the model."""
 
@@ -65,7 +71,7 @@ class ConvNet(nn.Module):
         return [layer for layer in self.body if isinstance(layer, nn.ReLU)]
 
     def features(self, x: Images) -> Features:
-        return self.body(x).mean((2, 3))
+        return mean_over_places(self.body(x))
 
     def forward(self, x: Images) -> Logits:
         return self.head(self.features(x))
@@ -128,7 +134,7 @@ class PreActResNet(nn.Module):
         return [self.body[place] for place in (3, 5, 7, -1)]
 
     def features(self, x: Images) -> Features:
-        return self.body(x).mean((2, 3))
+        return mean_over_places(self.body(x))
 
     def forward(self, x: Images) -> Logits:
         return self.head(self.features(x))

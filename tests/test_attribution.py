@@ -4,11 +4,14 @@ import torch.nn.functional as F
 
 from ccnotes.attribution import (
     cas,
+    cas_draws,
     class_attribution,
     class_similarity,
     group_similarity,
     instance_similarity,
+    layer_attribution,
 )
+from ccnotes.models import ConvNet, PreActResNet
 
 
 @pytest.fixture
@@ -69,6 +72,54 @@ def test_instance_similarity_agrees_with_a_loop_over_all_pairs_of_images(sample)
             ]
             expected[i, j] = torch.stack(pairs).mean()
     torch.testing.assert_close(instance_similarity(h, y, w), expected, atol=1e-6, rtol=0)
+
+
+def test_bootstrap_draws_of_cas_are_those_of_resampled_images(sample):
+    """Against samples with replacement that are put together and measured one by one."""
+    h, y, w = sample
+    found = cas_draws(h, y, w, draws=4000)
+    expected = []
+    for _ in range(4000):
+        drawn = torch.cat([(y == c).nonzero()[:, 0][torch.randint(15, (15,))] for c in range(4)])
+        expected.append(cas(class_similarity(class_attribution(h[drawn], y[drawn], w))))
+    # Two samples of 4,000: their means agree within five standard errors of a difference, their
+    # standard deviations within 10 % (five times 1 / sqrt(4000) and a little).
+    expected = torch.stack(expected)
+    error = expected.std() * (2 / 4000) ** 0.5
+    assert abs(found.mean() - expected.mean()) < 5 * error
+    assert found.std().item() == pytest.approx(expected.std().item(), rel=0.1)
+
+
+def test_bootstrap_draws_of_two_models_take_the_same_images(sample):
+    h, y, w = sample
+    assert torch.equal(cas_draws(h, y, w, draws=50), cas_draws(h, y, 2 * w, draws=50))
+
+
+def test_bootstrap_draws_of_images_that_do_not_differ_do_not_differ(sample):
+    _, y, w = sample
+    h = torch.rand(4, 5)[y]
+    draws = cas_draws(h, y, w, draws=20)
+    expected = cas(class_similarity(class_attribution(h, y, w)))
+    torch.testing.assert_close(draws, expected.expand(20), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("network", [ConvNet(4, width=4), PreActResNet(4, width=2)])
+def test_gradient_times_activation_is_exact_at_the_last_layer(network):
+    network.eval()
+    images, labels = torch.rand(8, 3, 16, 16), torch.arange(8) % 4
+    exact = network.features(images).detach() * network.head.weight.detach()[labels]
+    found = layer_attribution(network, network.stages[-1], images, labels)
+    torch.testing.assert_close(found, exact, atol=1e-6, rtol=1e-5)
+
+
+def test_gradient_times_activation_adds_up_to_the_logit_of_a_network_without_biases():
+    """Euler: a map that scales with its input equals its gradient times its input."""
+    layers = [torch.nn.Conv2d(3, 6, 3, bias=False), torch.nn.ReLU(), torch.nn.Flatten()]
+    network = torch.nn.Sequential(*layers, torch.nn.Linear(6 * 36, 4, bias=False))
+    images, labels = torch.rand(5, 3, 8, 8), torch.arange(5) % 4
+    found = layer_attribution(network, network[0], images, labels)
+    own = network(images).detach()[range(5), labels]
+    torch.testing.assert_close(found.sum(1), own, atol=1e-6, rtol=1e-5)
 
 
 def test_instance_similarity_of_a_class_with_one_image_is_unknown():

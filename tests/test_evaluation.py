@@ -1,8 +1,91 @@
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from ccnotes.evaluation import described, interval
+from ccnotes.attacks import PGD
+from ccnotes.attribution import class_attribution, class_similarity
+from ccnotes.data import Split
+from ccnotes.evaluation import (
+    described,
+    evaluate,
+    features_of,
+    interval,
+    neural_collapse,
+    radii,
+    stage_similarity,
+)
+from ccnotes.models import ConvNet
+
+ATTACK = PGD(eps=0.05, step_size=0.0125, steps=3)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return ConvNet(4, width=4).eval()
+
+
+@pytest.fixture
+def photos():
+    torch.manual_seed(1)
+    images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    return Split(images=images, labels=torch.arange(40) % 4)
+
+
+def test_neural_collapse_agrees_with_its_definition():
+    """With the two covariance matrices, a pseudo-inverse and a loop over pairs of classes."""
+    random = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    features = random.normal(size=(3, 7))[labels] + 0.5 * random.normal(size=(90, 7))
+    means = np.stack([features[labels == c].mean(0) for c in range(3)])
+    within = (features - means[labels]).T @ (features - means[labels]) / 90
+    centred = means - means.mean(0)
+    between = centred.T @ centred / 3
+    nc1 = np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / 3
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    nc2 = np.mean([abs(unit[i] @ unit[j] + 1 / 2) for i in range(3) for j in range(3) if i != j])
+    found = neural_collapse(torch.tensor(features).float(), torch.tensor(labels), 3)
+    assert found[0].item() == pytest.approx(nc1, rel=1e-4)
+    assert found[1].item() == pytest.approx(nc2, abs=1e-5)
+
+
+def test_neural_collapse_is_zero_where_it_is_complete():
+    labels = torch.arange(20) % 4
+    nc1, nc2 = neural_collapse(3 * torch.eye(4)[labels] + 1, labels, 4)
+    assert nc1.item() == pytest.approx(0, abs=1e-10)
+    assert nc2.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_radii_run_from_the_clean_images_through_the_attack_to_twice_its_radius(network, photos):
+    found = radii(network, photos, ATTACK)
+    usual = evaluate(network, photos.images, photos.labels, ATTACK)
+    assert found["radius"].tolist() == pytest.approx([0, 0.0125, 0.025, 0.05, 0.075, 0.1])
+    for index, kind in ((0, "clean"), (3, "robust")):
+        assert found["radius_cas"][index] == pytest.approx(usual[f"{kind}_cas"].item(), abs=1e-5)
+        accuracy = usual[f"{kind}_accuracy"].item()
+        assert found["radius_accuracy"][index].item() == pytest.approx(accuracy)
+
+
+def test_the_last_stage_gives_the_usual_similarity_and_earlier_ones_another(network, photos):
+    found = stage_similarity(network, photos, ATTACK, seed=3)
+    features = features_of(network, photos.images, photos.labels, ATTACK, seed=3)
+    usual = class_attribution(features, photos.labels, network.head.weight.detach())
+    torch.testing.assert_close(found[-1], class_similarity(usual), atol=1e-5, rtol=0)
+    assert found.shape == (3, 4, 4)
+    assert (found[0] - found[-1]).abs().max() > 0.01
+
+
+def test_draws_and_right_answers_come_where_they_are_wanted(network, photos):
+    few = evaluate(network, photos.images, photos.labels, ATTACK)
+    all_ = evaluate(network, photos.images, photos.labels, ATTACK, draws=200)
+    assert all_.keys() - few.keys() == {
+        f"{kind}_{name}" for kind in ("clean", "robust") for name in ("correct", "cas_draws")
+    }
+    right = all_["robust_correct"].float().mean()
+    assert right.item() == pytest.approx(few["robust_accuracy"].item())
+    low, high = all_["robust_cas_draws"].quantile(torch.tensor([0.001, 0.999])).tolist()
+    assert low < few["robust_cas"].item() < high
 
 
 def test_interval_is_students():

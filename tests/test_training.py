@@ -409,7 +409,10 @@ def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
     folder = Path(os.environ["CCNOTES_RUNS"])
     run = [sys.executable, "-m", "ccnotes", "run", "planted-at", *SHORT, "--epochs", "1000000"]
     with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not list(folder.glob("*/checkpoint.pt")):
+        while process.poll() is None and not any(
+            training.read_state(path, path.parent.name[-16:])["evaluations"]
+            for path in folder.glob("*/checkpoint.pt")
+        ):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         message = process.stderr.read().splitlines()[-1]
