@@ -124,7 +124,7 @@ def show(
     table = found.table[["epoch", "lr", *columns, "test_robust_cas", "seconds"]]
     print(table.rename(columns=lambda c: c.replace("_accuracy", "")).to_string(index=False))
     if found.content["finished"]:
-        print("\non all test images:")
+        print("\non the test images kept for the end:")
         print(summary(found).to_string(float_format="{:.3f}".format))
     else:
         print("\nnot finished: the same `run` command goes on from here")

@@ -41,12 +41,13 @@ class Experiment:
     eval_steps: int = 20  # of the attack that evaluates, of step eps / 4 (l2: eps / 8)
     eval_every: int = 1  # epochs between evaluations
     eval_size: int = 1000  # images of each split used between epochs
+    final_size: int | None = None  # test images for the best and the last epoch; None: all
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
 
     def __post_init__(self):
         whole = ("train_size", "width", "epochs", "batch_size", "eval_every", "eval_size")
-        for name in (*whole, "eval_steps"):
+        for name in (*whole, "eval_steps", "final_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
@@ -81,13 +82,14 @@ CIFAR10_AT = Experiment(
     validation_size=500,
     model="preactresnet",
     width=16,
-    epochs=80,
+    epochs=60,
     batch_size=64,
     augment=True,
-    attack=PGD(steps=7),
+    attack=PGD(steps=5),
     eval_steps=10,
     eval_every=5,
     eval_size=500,
+    final_size=4000,
 )
 
 

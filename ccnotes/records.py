@@ -68,12 +68,12 @@ class Record:
 
     @property
     def best(self) -> dict[str, float]:
-        """Scalars on all test images at the epoch of best validation robust accuracy."""
+        """Scalars on the final test images at the epoch of best validation robust accuracy."""
         return self.content["best"]
 
     @property
     def last(self) -> dict[str, float]:
-        """Scalars on all test images after the last epoch."""
+        """Scalars on the final test images after the last epoch."""
         return self.content["last"]
 
     @property
@@ -95,7 +95,7 @@ class Record:
         """Everything that is no scalar.
 
         ``test_robust_similarity`` and the like have one entry an evaluation in their first
-        dimension; ``best_*`` and ``last_*`` are of all test images, and ``best_head.weight``
+        dimension; ``best_*`` and ``last_*`` are of the final test images, and ``best_head.weight``
         and ``best_head.bias`` are the head's.
         """
         arrays = load_file(self.folder / ARRAYS)
@@ -369,7 +369,7 @@ def publish(record: Record, home: Path, *, weights: bool = False) -> Path:
 
 
 def best_and_last(records: Iterable[Record]) -> pd.DataFrame:
-    """A row for each record and checkpoint (best, last): its scalars on all test images.
+    """A row for each record and checkpoint (best, last): its scalars on the final test images.
 
     For planted images also ``inside`` and ``across``; see :attr:`Record.table`.
     """

@@ -79,9 +79,10 @@ def fit(
     """Train, evaluate as it goes, and return the final state, a dictionary.
 
     Its ``evaluations`` has one dictionary an evaluation (see :func:`evaluate_splits`); ``best``
-    and ``last`` hold epoch, weights and the evaluation on all test images; ``sessions`` the
-    different ``facts`` (provenance) that it was called with. The state is written to
-    ``checkpoint`` after every epoch and every few minutes, and read from there where it exists.
+    and ``last`` hold epoch, weights and the evaluation on the experiment's ``final_size`` test
+    images; ``sessions`` the different ``facts`` (provenance) that it was called with. The state
+    is written to ``checkpoint`` after every epoch and every few minutes, and read from there
+    where it exists.
     Raises OutOfTime, with everything kept, rather than go on beyond ``minutes``, and
     FloatingPointError when the loss stops being finite.
     """
@@ -95,7 +96,8 @@ def fit(
         use: torch.Generator("cpu" if use == "order" else device).manual_seed(stream(e.seed, use))
         for use in ("order", "augmentation", "attack")
     }
-    train, test = dataset.train.to(device), dataset.test.to(device)
+    train = dataset.train.to(device)
+    test = part(dataset.test, e.final_size or len(dataset.test)).to(device)
     parts = {name: part(getattr(dataset, name), e.eval_size).to(device) for name in SPLITS}
     for name, split in parts.items():
         if len(split.labels.unique()) < len(dataset.classes):
@@ -187,7 +189,7 @@ def fit(
             state |= {"epoch": epoch, "batch": 0}
             save()
             bar.update()
-        bar.set_description_str("best and last epoch on all test images")
+        bar.set_description_str("best and last epoch on the test images")
         state.setdefault("last", {"epoch": e.epochs, "weights": copied(model)})
         share = len(test) / sum(len(split) for split in parts.values())
         for chosen in (state["best"], state["last"]):
@@ -250,7 +252,7 @@ def examine(
 ) -> dict[str, Tensor]:
     """What is kept of the best and of the last epoch.
 
-    :func:`ccnotes.evaluation.evaluate` of all test images, with bootstrap draws, and
+    :func:`ccnotes.evaluation.evaluate` of the test images, with bootstrap draws, and
     ``stage_similarity`` and :func:`ccnotes.evaluation.radii` of a few.
     """
     attack = e.eval_attack
