@@ -77,6 +77,7 @@ def run_experiment(
     fresh: bool = False,
     publish_to: Path | None = None,
     weights: bool = False,
+    samples: bool = False,
 ) -> None:
     """Train, evaluate and record; go on where an earlier call of the same run stopped.
 
@@ -86,16 +87,19 @@ def run_experiment(
         fresh: train even where a record exists.
         publish_to: copy the finished record to this folder.
         weights: copy the models' weights, too.
+        samples: copy single images' attribution vectors, too.
     """
-    if weights and not publish_to:
-        raise ValueError("--weights says what to publish, so it needs --publish-to FOLDER.")
+    if (weights or samples) and not publish_to:
+        raise ValueError(
+            "--weights and --samples say what to publish, so they need --publish-to FOLDER."
+        )
     if threads:
         torch.set_num_threads(threads)
     record = run(experiment, data_dir=data_dir, device=device, fresh=fresh, minutes=minutes)
     print(summary(record).to_string(float_format="{:.3f}".format))
     print(f"record: {record.folder}")
     if publish_to:
-        print(f"published: {publish(record, publish_to, weights=weights)}")
+        print(f"published: {publish(record, publish_to, weights=weights, samples=samples)}")
 
 
 @app.command

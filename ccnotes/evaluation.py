@@ -195,6 +195,31 @@ def interval(values: ArrayLike) -> tuple[float, float]:
     return float(runs.mean() - half), float(runs.mean() + half)
 
 
+def verdict(differences: ArrayLike) -> str:
+    """Whether runs bear out a claim that says their ``differences`` are positive.
+
+    "agree" where their 95 % interval lies above zero, "disagree" where it lies below,
+    else "cannot tell"; of a single run its sign, marked as such.
+    """
+    runs = np.asarray(differences, dtype=float)
+    low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
+    word = "agree" if low > 0 else "disagree" if high < 0 else "cannot tell"
+    return f"{word} (n = {len(runs)})"
+
+
+def mcnemar(
+    first: Int[Tensor, " samples"] | UInt8[Tensor, " samples"],
+    second: Int[Tensor, " samples"] | UInt8[Tensor, " samples"],
+) -> float:
+    """Exact p-value for equal accuracy of two models, from who is right (1) on the same images.
+
+    Of the images on which one of the two is right, each is as likely as the other to be it
+    (McNemar, 1947).
+    """
+    gained, lost = int((second > first).sum()), int((second < first).sum())
+    return float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+
+
 def described(values: ArrayLike, form: str = ".3f") -> str:
     """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)"."""
     (low, high), runs = interval(values), np.asarray(values, dtype=float)

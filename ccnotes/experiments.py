@@ -109,10 +109,30 @@ def family(base: Experiment, *, l2: float) -> list[Experiment]:
     ]
 
 
+# For a GPU of the H100's class; the second with the schedule and BatchNorm of Wei et al. (2025).
+CIFAR10_FULL = replace(
+    CIFAR10_AT,
+    name="cifar10-full-at",
+    train_size=None,
+    validation_size=1000,
+    width=64,
+    batch_size=128,
+    attack=PGD(steps=10),
+    eval_every=2,
+    eval_size=1000,
+    final_size=None,
+)
+CIFAR10_PAPER = replace(CIFAR10_FULL, name="cifar10-paper-at", epochs=200, batchnorm="paper")
 PLANTED_FLOAT32 = replace(PLANTED_AT, name="planted-at-float32", precision="float32")
 # The l2 radii: 128 / 255 beside 8 / 255, as in the paper, and planted images have half the side.
-FAMILIES = family(PLANTED_AT, l2=8 * PLANTED_AT.attack.eps), family(CIFAR10_AT, l2=128 / 255)
-EXPERIMENTS = {experiment.name: experiment for experiment in chain(*FAMILIES, [PLANTED_FLOAT32])}
+FAMILIES = (
+    family(PLANTED_AT, l2=8 * PLANTED_AT.attack.eps),
+    family(CIFAR10_AT, l2=128 / 255),
+    family(CIFAR10_FULL, l2=128 / 255),
+)
+EXPERIMENTS = {
+    experiment.name: experiment for experiment in chain(*FAMILIES, [CIFAR10_PAPER, PLANTED_FLOAT32])
+}
 
 
 def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Dataset:

@@ -3,11 +3,14 @@
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch.nn.functional as F
 from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -103,8 +106,20 @@ def best_and_last(frame: pd.DataFrame, value: str, *, ax: Axes) -> Axes:
     return ax
 
 
+def with_intervals(frame: pd.DataFrame, x: str, y: str, *, ax: Axes, **look: Any) -> Axes:
+    """Mean of ``y`` at each ``x`` over the rows (seeds), its 95 % interval as a bar."""
+    band = interval if frame[x].duplicated().any() else None
+    bars = {"errorbar": band, "err_style": "bars", "marker": "o"}
+    return sns.lineplot(frame, x=x, y=y, ax=ax, **bars, **look)
+
+
 def scrubber(record: Record, description: str) -> alt.VConcatChart:
-    """Accuracy and CAS against epoch, and the similarity matrix at the epoch of the slider."""
+    """One slider: accuracy and CAS, the similarity matrix and single images' attributions.
+
+    The matrix is that of attacked test images. Below it, the attribution vector of the first
+    test image of each class, attacked, scaled to length 1: a column is a feature. The features
+    are in the order of the class that, at the best epoch, they serve most.
+    """
     table, classes = record.table, list(record.content["dataset"]["classes"])
     top = len(classes) * (len(classes) - 1)
     series = {
@@ -112,8 +127,12 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
         "robust accuracy, test": table.test_robust_accuracy,
         f"CAS / {top}": table.test_robust_cas / top,
     }
-    hundredths = (100 * record.arrays["test_robust_similarity"]).round().int()
-    rows = pd.DataFrame({"epoch": table.epoch, **series, "matrix": hundredths.flatten(1).tolist()})
+    unit = F.normalize(record.samples, dim=2)
+    strongest = unit[table.epoch.tolist().index(record.best["epoch"])].max(0)
+    unit = unit[:, :, np.lexsort((-strongest.values.numpy(), strongest.indices.numpy()))]
+    rows = pd.DataFrame({"epoch": table.epoch, **series})
+    rows["matrix"] = hundredths(record.arrays["test_robust_similarity"])
+    rows["samples"] = hundredths(unit)
     first, last = int(table.epoch.min()), int(table.epoch.max())
     rows["until"] = table.epoch.shift(-1, fill_value=last + 1)  # each stands until the next
     step = math.gcd(*table.epoch.diff().dropna().astype(int)) or 1
@@ -135,34 +154,49 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
         )
     )
     cursor = alt.Chart(rows).transform_filter(now).mark_rule(strokeWidth=2).encode(x="epoch:Q")
-    count = len(classes)
-    cells = (
-        alt.Chart(rows)
-        .transform_filter(now)
-        .transform_calculate(cell=f"sequence({count * count})")
-        .transform_flatten(["matrix", "cell"])
-        .transform_calculate(
-            similarity="datum.matrix / 100",
-            row=f"{classes}[floor(datum.cell / {count})]",
-            column=f"{classes}[datum.cell % {count}]",
-        )
-        .encode(
-            x=alt.X("column:N", sort=None, title=None),
-            y=alt.Y("row:N", sort=None, title=None),
-        )
+    matrix = cells(rows, now, "matrix", classes, len(classes), "cosine").encode(
+        x=alt.X("column:O", title=None).axis(labelExpr=f"{classes}[datum.value]")
     )
-    heat = cells.mark_rect().encode(
-        color=alt.Color("similarity:Q", title="cosine")
-        .scale(domain=[-1, 1], scheme="redblue", reverse=True)
-        .legend(orient="bottom", direction="horizontal", gradientLength=190),
-        tooltip=["row:N", "column:N", alt.Tooltip("similarity:Q", format=".2f")],
+    strips = cells(rows, now, "samples", classes, unit.shape[2], "share of the vector").encode(
+        x=alt.X("column:O", title="feature").axis(labels=False, ticks=False),
     )
     return (
         alt.vconcat(
             (lines + cursor).properties(width=270, height=170),
-            heat.properties(width=190, height=190),
+            matrix.properties(width=190, height=190),
+            strips.properties(width=270, height=15 * len(classes)),
         )
-        .resolve_scale(color="independent", strokeDash="independent")
+        .resolve_scale(color="independent", strokeDash="independent", x="independent")
         .add_params(epoch)
         .properties(description=description)
+    )
+
+
+def hundredths(values: Float[Tensor, "epochs rows columns"]) -> list[list[int]]:
+    return (100 * values).round().int().flatten(1).tolist()
+
+
+def cells(
+    rows: pd.DataFrame, now: Any, field: str, classes: list[str], columns: int, title: str
+) -> alt.Chart:
+    """The current row's ``field`` as a heat map, a row a class."""
+    reach = 1 if columns == len(classes) else 0.5
+    return (
+        alt.Chart(rows)
+        .transform_filter(now)
+        .transform_calculate(cell=f"sequence({len(classes) * columns})")
+        .transform_flatten([field, "cell"])
+        .transform_calculate(
+            value=f"datum.{field} / 100",
+            row=f"{classes}[floor(datum.cell / {columns})]",
+            column=f"datum.cell % {columns}",
+        )
+        .mark_rect()
+        .encode(
+            y=alt.Y("row:N", sort=None, title=None),
+            color=alt.Color("value:Q", title=title)
+            .scale(domain=[-reach, reach], scheme="redblue", reverse=True, clamp=True)
+            .legend(orient="bottom", direction="horizontal", gradientLength=190),
+            tooltip=["row:N", alt.Tooltip("value:Q", format=".2f")],
+        )
     )

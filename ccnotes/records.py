@@ -41,7 +41,7 @@ from ccnotes.training import NETWORKS, OutOfTime, fit, read_state
 
 PUBLISHED = Path(__file__).parent / "published"
 CHECKPOINT, TABLE, ARRAYS = "checkpoint.pt", "record.json", "arrays.safetensors"
-SAMPLES = "samples.safetensors"  # the largest part of a record, published with the weights
+SAMPLES = "samples.safetensors"  # the largest part of a record, published for some only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +81,10 @@ class Record:
         """One row an evaluation; columns such as ``epoch``, ``lr``, ``test_robust_accuracy``.
 
         For planted images also ``inside`` and ``across``, the mean similarity, on attacked test
-        images, of two classes of one true group and of different groups.
+        images, of two classes of one true group and of different groups, and, on the images as
+        they are, ``clean_inside`` and ``clean_across``.
         """
-        table = pd.DataFrame(self.content["evaluations"])
-        if self.content["dataset"]["groups"]:
-            similarity = self.arrays["test_robust_similarity"]
-            inside, across = group_similarity(similarity, self.groups)
-            table = table.assign(inside=inside.numpy(), across=across.numpy())
-        return table
+        return pd.DataFrame(self.content["evaluations"]).assign(**self.by_group("test"))
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
@@ -114,8 +110,19 @@ class Record:
 
     @property
     def groups(self) -> Tensor:
-        """The true group of each class, of planted images."""
-        return torch.tensor(self.content["dataset"]["groups"])
+        """The true group of each class, of planted images; of photographs nothing."""
+        return torch.tensor(self.content["dataset"]["groups"] or [])
+
+    def by_group(self, prefix: str) -> dict[str, Any]:
+        """``inside``, ``across`` and so on of the matrices whose names begin with ``prefix``."""
+        means: dict[str, Any] = {}
+        for kind, start in (("robust", ""), ("clean", "clean_")) if len(self.groups) else ():
+            similarity = self.arrays[f"{prefix}_{kind}_similarity"]
+            found = group_similarity(similarity, self.groups)
+            means |= {
+                f"{start}{n}": v.numpy() for n, v in zip(("inside", "across"), found, strict=True)
+            }
+        return means
 
     def model(self, which: Literal["best", "last"] = "best") -> Network:
         """The network of that epoch, in eval mode."""
@@ -268,7 +275,7 @@ def write(
     """Write a record: arrays and weights first, the table last, so that it vouches for all.
 
     What every evaluation has is rounded, arrays to half precision and scalars to six digits;
-    what belongs to the best and the last epoch is not.
+    what belongs to the best and the last epoch is not, but for bootstrap draws.
     """
     rows = state["evaluations"]
     names = list(rows[0]) if rows else []
@@ -296,7 +303,7 @@ def write(
         scalars = {"epoch": chosen["epoch"]}
         for name, value in chosen["test"].items():
             if value.ndim:
-                arrays[f"{which}_{name}"] = value
+                arrays[f"{which}_{name}"] = value.half() if name.endswith("draws") else value
             else:
                 scalars[name] = value.item()
         content[which] = scalars
@@ -352,9 +359,10 @@ def load_model(path: Path) -> Network:
     return model.eval()
 
 
-def publish(record: Record, home: Path, *, weights: bool = False) -> Path:
+def publish(record: Record, home: Path, *, weights: bool = False, samples: bool = False) -> Path:
     """Copy a finished record to ``home``, if wanted with weights and single images' values."""
-    names = ["best.safetensors", "last.safetensors", SAMPLES] * weights + [ARRAYS, TABLE]
+    names = ["best.safetensors", "last.safetensors"] * weights + [SAMPLES] * samples
+    names += [ARRAYS, TABLE]
     destination = home / record.folder.name
     if destination.resolve() == record.folder.resolve():
         return destination
@@ -371,18 +379,27 @@ def publish(record: Record, home: Path, *, weights: bool = False) -> Path:
 def best_and_last(records: Iterable[Record]) -> pd.DataFrame:
     """A row for each record and checkpoint (best, last): its scalars on the final test images.
 
-    For planted images also ``inside`` and ``across``; see :attr:`Record.table`.
+    Before them its ``experiment``, ``eps`` of training and ``seed``. For planted images also
+    ``inside``, ``across`` and so on; see :attr:`Record.table`.
     """
     rows = []
     for record in records:
         for which, scalars in (("best", record.best), ("last", record.last)):
-            row = {"seed": record.experiment["seed"], "checkpoint": which, **scalars}
-            if record.content["dataset"]["groups"]:
-                similarity = record.arrays[f"{which}_robust_similarity"]
-                inside, across = group_similarity(similarity, record.groups)
-                row |= {"inside": inside.item(), "across": across.item()}
-            rows.append(row)
+            e = record.experiment
+            row = {"experiment": e["name"], "eps": e["attack"]["eps"], "seed": e["seed"]}
+            row |= {"checkpoint": which, **scalars}
+            rows.append(row | {name: v.item() for name, v in record.by_group(which).items()})
     return pd.DataFrame(rows)
+
+
+def best_minus_last(records: Iterable[Record]) -> pd.DataFrame:
+    """A row for each record: ``experiment``, ``eps``, ``seed``, and what each scalar loses.
+
+    That is :func:`best_and_last` at the best epoch less that at the last one.
+    """
+    run = ["experiment", "eps", "seed"]
+    ends = best_and_last(records).pivot(index=run, columns="checkpoint")
+    return (ends.xs("best", axis=1, level=1) - ends.xs("last", axis=1, level=1)).reset_index()
 
 
 def provenance(device: torch.device, precision: str) -> dict[str, Any]:
