@@ -40,6 +40,7 @@ class Experiment:
     eval_eps: float | None = None  # radius of the attack that evaluates; None: the training's
     eval_steps: int = 20  # of the attack that evaluates, of step eps / 4 (l2: eps / 8)
     eval_every: int = 1  # epochs between evaluations
+    validate_every: int | None = None  # epochs between candidates for the best; None: eval_every
     eval_size: int = 1000  # images of each split used between epochs
     final_size: int | None = None  # test images for the best and the last epoch; None: all
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -47,7 +48,7 @@ class Experiment:
 
     def __post_init__(self):
         whole = ("train_size", "width", "epochs", "batch_size", "eval_every", "eval_size")
-        for name in (*whole, "eval_steps", "final_size"):
+        for name in (*whole, "eval_steps", "validate_every", "final_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
@@ -72,7 +73,8 @@ PLANTED_AT = Experiment(
     name="planted-at",
     attack=PGD(eps=0.06, step_size=0.015, steps=7),
     eval_steps=10,
-    eval_every=4,
+    eval_every=5,
+    validate_every=1,
     eval_size=600,
 )
 CIFAR10_AT = Experiment(

@@ -231,6 +231,14 @@ def test_the_best_epoch_is_chosen_on_validation_images():
     assert found.last["robust_cas"] == pytest.approx(last, rel=1e-5)
 
 
+def test_every_epoch_can_be_a_candidate_for_the_best():
+    """Whatever is evaluated in full, and how often."""
+    often = run(replace(SMALL, epochs=7, eval_every=1))
+    seldom = run(replace(SMALL, epochs=7, eval_every=3, validate_every=1))
+    assert seldom.best == often.best
+    assert seldom.table.epoch.tolist() == [3, 6, 7]
+
+
 def test_a_record_keeps_what_its_model_gives():
     found = run(SMALL)
     test, model = dataset(SMALL).test, found.model("best")
