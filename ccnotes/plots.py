@@ -117,8 +117,9 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     """One slider: accuracy and CAS, the similarity matrix and single images' attributions.
 
     The matrix is that of attacked test images. Below it, the attribution vector of the first
-    test image of each class, attacked, scaled to length 1: a column is a feature. The features
-    are in the order of the class that, at the best epoch, they serve most.
+    test image of each class, attacked, scaled to length 1: a column is a feature. The slider
+    starts at the last evaluation up to the best epoch, and the features are in the order of the
+    class that they serve most there.
     """
     table, classes = record.table, list(record.content["dataset"]["classes"])
     top = len(classes) * (len(classes) - 1)
@@ -128,7 +129,8 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
         f"CAS / {top}": table.test_robust_cas / top,
     }
     unit = F.normalize(record.samples, dim=2)
-    strongest = unit[table.epoch.tolist().index(record.best["epoch"])].max(0)
+    start = max(0, int((table.epoch <= record.best["epoch"]).sum()) - 1)
+    strongest = unit[start].max(0)
     unit = unit[:, :, np.lexsort((-strongest.values.numpy(), strongest.indices.numpy()))]
     rows = pd.DataFrame({"epoch": table.epoch, **series})
     rows["matrix"] = hundredths(record.arrays["test_robust_similarity"])
@@ -137,7 +139,7 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     rows["until"] = table.epoch.shift(-1, fill_value=last + 1)  # each stands until the next
     step = math.gcd(*table.epoch.diff().dropna().astype(int)) or 1
     slider = alt.binding_range(min=first, max=last, step=step, name="Epoch ")
-    epoch = alt.param(name="epoch", value=int(record.best["epoch"]), bind=slider)
+    epoch = alt.param(name="epoch", value=int(table.epoch[start]), bind=slider)
     now = (alt.datum.epoch <= epoch) & (epoch < alt.datum.until)
     names = list(series)
     hue = alt.Scale(domain=names, range=[ORANGE, BLUE, GREEN])

@@ -11,9 +11,11 @@ from ccnotes.evaluation import (
     evaluate,
     features_of,
     interval,
+    mcnemar,
     neural_collapse,
     radii,
     stage_similarity,
+    verdict,
 )
 from ccnotes.models import ConvNet
 
@@ -108,3 +110,19 @@ def test_one_run_has_no_interval():
 
 def test_description_gives_mean_interval_and_number():
     assert described([1.0, 3.0], ".1f") == "2.0 (-10.7 to 14.7, n = 2)"
+
+
+def test_a_verdict_follows_the_interval_and_marks_a_single_run():
+    assert verdict([1.0, 1.1, 0.9]) == "agree (n = 3)"
+    assert verdict([-1.0, -1.1, -0.9]) == "disagree (n = 3)"
+    assert verdict([1.0, -1.0, 0.5]) == "cannot tell (n = 3)"
+    assert verdict([0.3]) == "agree (n = 1)"
+
+
+def test_mcnemar_counts_the_images_that_one_model_alone_has_right():
+    """By hand: of six such images all six for one model is 2 / 2^6 on both sides."""
+    first = torch.tensor([1, 1, 1, 1, 1, 1, 1, 0], dtype=torch.uint8)
+    second = torch.tensor([0, 0, 0, 0, 0, 0, 1, 0], dtype=torch.uint8)
+    assert mcnemar(first, second) == pytest.approx(2 / 64)
+    assert mcnemar(second, first) == pytest.approx(2 / 64)
+    assert mcnemar(first, first) == 1

@@ -2,11 +2,13 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import ccnotes
 from ccnotes import _altair, plots
+from ccnotes.evaluation import interval
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,27 @@ def test_the_scrubber_holds_every_epoch_and_every_matrix(records):
     assert [row["epoch"] for row in rows] == records[0].table.epoch.tolist()
     shown = torch.tensor([row["matrix"] for row in rows]).view(-1, 6, 6) / 100
     assert (shown - records[0].arrays["test_robust_similarity"]).abs().max() <= 0.005 + 1e-6
-    assert [row["until"] for row in rows][:2] == [2, 3]
+    assert [row["until"] for row in rows][:2] == [10, 15]
     (slider,) = [p for p in spec["params"] if p["name"] == "epoch"]
-    assert slider["value"] == records[0].best["epoch"]
+    start = slider["value"]
+    assert start <= records[0].best["epoch"] < start + 5
+    # A strip is an attribution vector of length 1, its features in another order.
+    unit = torch.nn.functional.normalize(records[0].samples, dim=2)
+    strips = torch.tensor([row["samples"] for row in rows]).view(unit.shape) / 100
+    sorted_, expected = strips.sort(dim=2).values, unit.sort(dim=2).values
+    assert (sorted_ - expected).abs().max() <= 0.005 + 1e-6
+    now = strips[[row["epoch"] for row in rows].index(start)]
+    assert (now.argmax(0).diff() >= 0).all()  # one class's features after the other's
+
+
+def test_intervals_over_seeds_are_drawn_around_their_means():
+    frame = pd.DataFrame({"eps": [1, 1, 1, 2, 2, 2], "fall": [0.1, 0.2, 0.4, 1.0, 1.1, 1.5]})
+    ax = plots.with_intervals(frame, "eps", "fall", ax=plt.subplots()[1])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), frame.groupby("eps").fall.mean())
+    (bars,) = ax.collections
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    expected = [interval(group) for _, group in frame.groupby("eps").fall]
+    np.testing.assert_allclose(ends, expected)
 
 
 def test_a_moving_figure_has_a_still_picture_and_a_text(records):

@@ -429,6 +429,14 @@ def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
     assert len(partial.table) >= 1
 
 
+def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command("run", "planted-at", *SHORT, "--minutes", "0")
+    assert stopped.value.code == 75
+    assert "the same command, without --fresh, goes on from there" in capsys.readouterr().err
+    assert "record: " in command("run", "planted-at", *SHORT)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
