@@ -11,7 +11,7 @@ __version__ = version("ccnotes")
 _HOMES = {"runs": "records", "EXPERIMENTS": "experiments", "about": "records"}
 _MODULES = (
     "gaussian planted data devices models attacks objectives attribution evaluation training "
-    "experiments records plots"
+    "experiments records benchmark plots"
 ).split()
 __all__ = [*_HOMES, *_MODULES]
 

@@ -1,16 +1,17 @@
-"""The command line: ``python -m ccnotes list | run | show | attribute | data``."""
+"""The command line: ``python -m ccnotes list | run | show | attribute | bench | data``."""
 
 import json
 import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
 import tyro
 
+from ccnotes.benchmark import bench
 from ccnotes.data import load_photos
 from ccnotes.devices import pick_device
 from ccnotes.evaluation import evaluate
@@ -185,6 +186,51 @@ def attribute(
         print(f"CAS {found[f'{kind}_cas']:.2f} of at most {top}, similarity:")
         matrix = pd.DataFrame(found[f"{kind}_similarity"].numpy(), source.classes, source.classes)
         print(matrix.to_string(float_format="{:.2f}".format))
+
+
+@app.command(name="bench")
+def measure_speed(
+    *,
+    widths: tuple[int, ...] = (16, 64),
+    batch_size: int = 128,
+    steps: int = 10,
+    rounds: int = 3,
+    device: Device = None,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    compile: bool = False,
+    threads: int | None = None,
+    json: Json = False,
+) -> None:
+    """Our training step beside a plain one and beside what the machine can multiply.
+
+    Args:
+        widths: of PreActResNet-18; 64 is the full network.
+        batch_size: images a step.
+        steps: of the attack.
+        rounds: of which each times both steps; figures are medians.
+        precision: of our step.
+        compile: our step's network.
+        threads: of the processor.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    rows = bench(
+        widths,
+        batch_size=batch_size,
+        steps=steps,
+        rounds=rounds,
+        device=device,
+        precision=precision,
+        compile=compile,
+    )
+    if json:
+        print_json(rows)
+        return
+    columns = ["width", "ours_ms", "reference_ms", "ratio", "ratio_low", "ratio_high"]
+    columns += ["ours_peak_share", "reference_peak_share", "cifar10_epoch_s"]
+    print(pd.DataFrame(rows)[columns].to_string(index=False, float_format="{:.3g}".format))
+    facts = ("hardware", "threads", "precision", "torch", "peak_gflops", "float32_peak_gflops")
+    print(", ".join(f"{name} {rows[0][name]}" for name in facts))
 
 
 @app.command

@@ -1,0 +1,224 @@
+"""How fast the training step is, beside a plain one and beside what the machine can multiply."""
+
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+from ccnotes.attacks import PGD
+from ccnotes.devices import hardware, pick_device, pick_precision
+from ccnotes.experiments import CIFAR10_FULL, Experiment
+from ccnotes.models import Images, Logits, PreActResNet
+from ccnotes.training import train_step
+
+CIFAR10_IMAGES = 50_000
+LONG_ENOUGH = 0.05  # seconds of one product, beside which starting it is nothing
+PUBLISHED_AUGMENTATION = transforms.Compose(
+    [
+        transforms.RandomCrop(32, padding=4, padding_mode="reflect"),
+        transforms.RandomHorizontalFlip(),
+        transforms.ConvertImageDtype(torch.float32),
+    ]
+)
+
+
+def bench(
+    widths: Sequence[int] = (16, 64),
+    *,
+    batch_size: int = 128,
+    steps: int = 10,
+    rounds: int = 3,
+    device: str | None = None,
+    precision: str = "auto",
+    compile: bool = False,
+) -> list[dict[str, Any]]:
+    """One dictionary for each width of PreActResNet-18: our training step against a plain one.
+
+    A step learns from one batch of made-up 32 x 32 images under PGD of ``steps`` steps. Every
+    round times :func:`ccnotes.training.train_step`, :func:`reference_step` and the products of
+    :func:`matmul_peak` in turn, so that whatever else the machine does meets them alike; figures
+    are medians over rounds. ``ours_ms`` and ``reference_ms`` are milliseconds a step, ``ratio``
+    is their quotient, ``ratio_low`` and ``ratio_high`` its extremes over rounds, ``flop_ratio``
+    the quotient of the operations that the two steps are made of. A ``gflop`` is 10^9 operations
+    of convolutions and matrix products, ``gflops`` that many a second; ``peak_share`` sets what
+    a step achieves against the matrix products, ours in our precision, the reference's in
+    float32. (On CUDA torch convolves float32 as TF32, and that share may exceed 1.)
+    ``cifar10_epoch_s`` is the time of our steps for 50,000 images.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} must be at least 1.")
+    where = pick_device(device)
+    precision = pick_precision(precision, where)
+    e = replace(CIFAR10_FULL, batch_size=batch_size, attack=PGD(steps=steps))
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):
+        torch.manual_seed(0)
+        return [
+            measure(replace(e, width=width), rounds, where, precision, compile) for width in widths
+        ]
+
+
+def measure(
+    e: Experiment, rounds: int, device: torch.device, precision: str, compile: bool
+) -> dict[str, Any]:
+    """The row of :func:`bench` for the experiment's width, batch size and attack."""
+    images = torch.randint(256, (e.batch_size, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(10, (e.batch_size,))
+    plain = PreActResNet(width=e.width).to(device)
+    model = deepcopy(plain).to(memory_format=torch.channels_last)
+    settings: dict[str, Any] = {
+        "lr": e.lr,
+        "momentum": e.momentum,
+        "weight_decay": e.weight_decay,
+    }
+    step = partial(
+        train_step,
+        optimiser=torch.optim.SGD(model.parameters(), **settings, fused=True),
+        x=images.to(device),
+        y=labels.to(device),
+        experiment=e,
+        generators={use: torch.Generator(device) for use in ("augmentation", "attack")},
+        precision=precision,
+    )
+    ours = partial(step, model)
+    reference = partial(
+        reference_step,
+        plain,
+        torch.optim.SGD(plain.parameters(), **settings),
+        images,
+        labels,
+        e.attack,
+        PUBLISHED_AUGMENTATION,
+    )
+    ours_flop, reference_flop = flops(ours), flops(reference)  # warms both up, too
+    if compile:
+        ours = partial(step, Compiled(model))
+        ours()
+    found = pd.DataFrame(
+        {
+            "ours": seconds(ours, device),
+            "reference": seconds(reference, device),
+            **{name: matmul_peak(device, name) for name in {precision, "float32"}},
+        }
+        for _ in range(rounds)
+    )
+    median, ratio = found.median(), found.reference / found.ours
+    ours_rate, reference_rate = ours_flop / median.ours, reference_flop / median.reference
+    return {
+        "width": e.width,
+        "batch_size": e.batch_size,
+        "steps": e.attack.steps,
+        "rounds": rounds,
+        "ours_ms": 1e3 * median.ours,
+        "reference_ms": 1e3 * median.reference,
+        "ratio": median.reference / median.ours,
+        "ratio_low": ratio.min(),
+        "ratio_high": ratio.max(),
+        "flop_ratio": reference_flop / ours_flop,
+        "ours_gflop": ours_flop / 1e9,
+        "ours_gflops": ours_rate / 1e9,
+        "reference_gflops": reference_rate / 1e9,
+        "peak_gflops": median[precision] / 1e9,
+        "float32_peak_gflops": median["float32"] / 1e9,
+        "ours_peak_share": ours_rate / median[precision],
+        "reference_peak_share": reference_rate / median["float32"],
+        "cifar10_epoch_s": median.ours * CIFAR10_IMAGES / e.batch_size,
+        "precision": precision,
+        "compile": compile,
+        "device": str(device),
+        "hardware": hardware(device),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+    }
+
+
+def reference_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: UInt8[Tensor, "batch channels height width"],
+    labels: Int[Tensor, " batch"],
+    attack: PGD,
+    transform: Callable[[Tensor], Tensor],
+) -> Float[Tensor, ""]:
+    """The step as published code has it (for example that of Rice et al., 2020): plain and slow.
+
+    Float32, images prepared one by one on the processor, the model in train mode throughout, and
+    an l-infinity attack whose ``backward`` fills the weights' gradients, too, for nothing.
+    Returns the mean loss.
+    """
+    device = next(model.parameters()).device
+    x = torch.stack([transform(image) for image in images]).to(device)
+    y = labels.to(device)
+    model.train()
+    delta = torch.zeros_like(x)
+    if attack.random_start:
+        delta.uniform_(-attack.eps, attack.eps)
+    delta = (x + delta).clamp(0, 1) - x
+    for _ in range(attack.steps):
+        delta.requires_grad_()
+        F.cross_entropy(model(x + delta), y).backward()
+        assert delta.grad is not None
+        delta = delta.detach() + attack.step_size * delta.grad.sign()
+        delta = (x + delta.clamp(-attack.eps, attack.eps)).clamp(0, 1) - x
+    optimiser.zero_grad()
+    loss = F.cross_entropy(model(x + delta), y)
+    loss.backward()
+    optimiser.step()
+    return loss.detach()
+
+
+class Compiled(nn.Module):
+    """A compiled network that freezes its weights in eval mode.
+
+    What is compiled computes the gradients of all that it can; frozen, an attack in eval mode is
+    spared those of the weights.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = torch.compile(model)
+
+    def forward(self, x: Images) -> Logits:
+        self.requires_grad_(self.training)
+        try:
+            return self.model(x)
+        finally:
+            self.requires_grad_()
+
+
+def flops(step: Callable[[], Any]) -> int:
+    """Operations of the convolutions and matrix products in one call, a multiply-add being two."""
+    with FlopCounterMode(display=False) as counter:
+        counter.mod_tracker.__exit__()  # the count by module cannot bear autograd.grad (#131753)
+        step()
+    return counter.get_total_flops()
+
+
+def matmul_peak(device: torch.device, precision: str) -> float:
+    """Operations a second of the fastest product of two square matrices, of growing size."""
+    best, took, size = 0.0, 0.0, 256
+    while took < LONG_ENOUGH:
+        size *= 2
+        a = torch.randn(size, size, device=device, dtype=getattr(torch, precision))
+        took = min(seconds(partial(torch.matmul, a, a), device) for _ in range(3))
+        best = max(best, 2 * size**3 / took)
+    return best
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """The time of one call, from an idle device to an idle device."""
+    wait = getattr(torch, device.type).synchronize
+    wait()
+    begun = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - begun
