@@ -210,7 +210,7 @@ def measure_speed(
         rounds: of which each times both steps; figures are medians.
         precision: of our step.
         compile: our step's network.
-        threads: of the processor.
+        threads: of the processor; fewer than it has where other work runs beside.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -226,9 +226,11 @@ def measure_speed(
     if json:
         print_json(rows)
         return
-    columns = ["width", "ours_ms", "reference_ms", "ratio", "ratio_low", "ratio_high"]
-    columns += ["ours_peak_share", "reference_peak_share", "cifar10_epoch_s"]
-    print(pd.DataFrame(rows)[columns].to_string(index=False, float_format="{:.3g}".format))
+    columns = ["width", "ours_ms", "reference_ms", "cifar10_epoch_s", "ratio", "ratio_low"]
+    columns += ["ratio_high", "ours_peak_share", "reference_peak_share"]
+    table = pd.DataFrame(rows)[columns]
+    whole = {name: table[name].round().astype(int) for name in columns[1:4]}
+    print(table.assign(**whole).to_string(index=False, float_format="{:.2f}".format))
     facts = ("hardware", "threads", "precision", "torch", "peak_gflops", "float32_peak_gflops")
     print(", ".join(f"{name} {rows[0][name]}" for name in facts))
 

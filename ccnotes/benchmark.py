@@ -14,12 +14,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
+from tqdm.auto import tqdm
 
 from ccnotes.attacks import PGD
 from ccnotes.devices import hardware, pick_device, pick_precision
 from ccnotes.experiments import CIFAR10_FULL, Experiment
 from ccnotes.models import Images, Logits, PreActResNet
-from ccnotes.training import train_step
+from ccnotes.training import sgd, train_step
 
 CIFAR10_IMAGES = 50_000
 LONG_ENOUGH = 0.05  # seconds of one product, beside which starting it is nothing
@@ -75,14 +76,12 @@ def measure(
     labels = torch.randint(10, (e.batch_size,))
     plain = PreActResNet(width=e.width).to(device)
     model = deepcopy(plain).to(memory_format=torch.channels_last)
-    settings: dict[str, Any] = {
-        "lr": e.lr,
-        "momentum": e.momentum,
-        "weight_decay": e.weight_decay,
-    }
+    usual = torch.optim.SGD(
+        plain.parameters(), e.lr, momentum=e.momentum, weight_decay=e.weight_decay
+    )
     step = partial(
         train_step,
-        optimiser=torch.optim.SGD(model.parameters(), **settings, fused=True),
+        optimiser=sgd(model, e),
         x=images.to(device),
         y=labels.to(device),
         experiment=e,
@@ -93,7 +92,7 @@ def measure(
     reference = partial(
         reference_step,
         plain,
-        torch.optim.SGD(plain.parameters(), **settings),
+        usual,
         images,
         labels,
         e.attack,
@@ -109,7 +108,7 @@ def measure(
             "reference": seconds(reference, device),
             **{name: matmul_peak(device, name) for name in {precision, "float32"}},
         }
-        for _ in range(rounds)
+        for _ in tqdm(range(rounds), desc=f"width {e.width}", unit="round")
     )
     median, ratio = found.median(), found.reference / found.ours
     ours_rate, reference_rate = ours_flop / median.ours, reference_flop / median.reference

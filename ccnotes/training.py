@@ -89,9 +89,7 @@ def fit(
     e = experiment
     begun = time.perf_counter()
     model = build(e, dataset).to(device).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(
-        model.parameters(), e.lr, momentum=e.momentum, weight_decay=e.weight_decay, fused=True
-    )
+    optimiser = sgd(model, e)
     generators = {
         use: torch.Generator("cpu" if use == "order" else device).manual_seed(stream(e.seed, use))
         for use in ("order", "augmentation", "attack")
@@ -205,6 +203,13 @@ def fit(
                 model.load_state_dict(state["last"]["weights"])
                 save()
     return state
+
+
+def sgd(model: nn.Module, experiment: Experiment) -> torch.optim.SGD:
+    e = experiment
+    return torch.optim.SGD(
+        model.parameters(), e.lr, momentum=e.momentum, weight_decay=e.weight_decay, fused=True
+    )
 
 
 def train_step(

@@ -1,9 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ccnotes.models import ConvNet, PreActResNet
+from ccnotes.models import ConvNet, PreActBlock, PreActResNet
 
 MODELS = [ConvNet(6, width=8), PreActResNet(6, width=4)]
 
@@ -52,3 +53,26 @@ def test_every_convolution_is_followed_by_a_norm_or_an_addition_so_has_no_bias()
     convolutions = [m for model in MODELS for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) == 3 + 1 + 16 + 3
     assert all(conv.bias is None for conv in convolutions)
+
+
+def test_a_shortcut_with_stride_is_a_convolution_with_stride():
+    block = PreActBlock(6, 8, stride=2).eval()
+    x = torch.rand(2, 6, 9, 9)
+    out = F.relu(block.norm1(x))
+    expected = F.conv2d(out, block.shortcut.weight, stride=2)
+    expected = expected + block.conv2(F.relu(block.norm2(block.conv1(out))))
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_narrow_networks_train_on_two_threads():
+    """oneDNN once wrote past its memory here and took the process with it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model = PreActResNet(10, width=4).to(memory_format=torch.channels_last)
+        x = torch.rand(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+        for _ in range(3):
+            model(x).sum().backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+    finally:
+        torch.set_num_threads(threads)
