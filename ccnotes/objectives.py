@@ -41,10 +41,10 @@ class Objective:
             raise ValueError(f"temperature={self.temperature} must be above 0.")
         if self.loss == "mart" and self.smoothing:
             raise ValueError(f"MART has no smoothed form: set smoothing={self.smoothing} to 0.")
-        weights = self.weights
-        if len(weights) != len(self.teachers) or min(weights, default=0) < 0 or sum(weights) > 1:
+        fit = len(self.weights) == len(self.teachers) and sum(self.weights) <= 1
+        if not (fit and all(weight >= 0 for weight in self.weights)):
             raise ValueError(
-                f"weights={weights} must be one number >= 0 for each of "
+                f"weights={self.weights} must be one number >= 0 for each of "
                 f"teachers={self.teachers}, 1 or less in sum: the labels have the rest."
             )
 
