@@ -445,17 +445,24 @@ def test_a_teacher_of_other_images_is_refused(settings, message):
 def test_averages_are_those_of_the_weights_and_leave_training_alone(e, monkeypatch):
     """SWA: the ends of epochs 3 and 4 of 4. EMA: of every step, from the first."""
     train_step, steps = training.train_step, []
+    with_statistics, shown = training.with_statistics, []
 
     def watched(model, *arguments):
         loss = train_step(model, *arguments)
         steps.append({name: p.detach().double() for name, p in model.named_parameters()})
         return loss
 
+    def watched_statistics(*arguments):
+        shown.append(with_statistics(*arguments))
+        return shown[-1]
+
     plain = run(SMALL)
     monkeypatch.setattr(training, "train_step", watched)
+    monkeypatch.setattr(training, "with_statistics", watched_statistics)
     found = run(e)
     assert found.table.running_loss.equals(plain.table.running_loss)
     average = found.model("last").state_dict()
+    assert all(torch.equal(value, average[name]) for name, value in shown[-1].state_dict().items())
     for name in steps[0]:
         wanted = (steps[8][name] + steps[11][name]) / 2
         if e.average == "ema":
@@ -465,6 +472,36 @@ def test_averages_are_those_of_the_weights_and_leave_training_alone(e, monkeypat
         torch.testing.assert_close(average[name].double(), wanted, atol=1e-6, rtol=1e-5)
     first = found.table.test_robust_loss[0]  # after epoch 2, when SWA has not begun
     assert (first == plain.table.test_robust_loss[0]) == (e.average == "swa")
+
+
+def test_a_run_s_own_teachers_are_its_best_so_far_and_its_running_average(monkeypatch):
+    """Before each step, in eval mode; the best is known from the evaluation after epoch 2 on."""
+    train_step, before, after = training.train_step, [], []
+
+    def watched(model, *arguments):
+        before.append([])
+        for network, weight in arguments[-2]:
+            assert not network.training
+            before[-1].append((weight, {k: v.clone() for k, v in network.named_parameters()}))
+        loss = train_step(model, *arguments)
+        after.append({k: v.detach().clone() for k, v in model.named_parameters()})
+        return loss
+
+    o = Objective(teachers=("own-best", "own-average"), weights=(0.25, 0.5))
+    monkeypatch.setattr(training, "train_step", watched)
+    run(replace(SMALL, objective=o, ema_decay=0.5))
+    assert [len(teachers) for teachers in before] == 6 * [1] + 6 * [2]
+    for number, teachers in enumerate(before):
+        *best, (weight, average) = teachers
+        assert weight == 0.5
+        for name, value in average.items() if number else ():
+            wanted = after[0][name].double()
+            for step in after[1:number]:
+                wanted = 0.5 ** (1 / 3) * wanted + (1 - 0.5 ** (1 / 3)) * step[name]
+            torch.testing.assert_close(value.double(), wanted, atol=1e-6, rtol=1e-5)
+        for weight, network in best:
+            assert weight == 0.25
+            assert all(torch.equal(value, after[5][name]) for name, value in network.items())
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "mart"])
