@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
@@ -254,8 +255,8 @@ def train_step(
     experiment: Experiment,
     generators: dict[str, torch.Generator],
     precision: str,
-    teachers: list[tuple[models.Network, float]],
-    groups: Int[Tensor, " classes"] | None,
+    teachers: Sequence[tuple[models.Network, float]] = (),
+    groups: Int[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
     """Augment, attack and learn from one batch, model in train mode; returns the mean loss.
 
