@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,18 +51,19 @@ class Objective:
 
 def total(
     objective: Objective,
-    model: Network,
+    model: Any,
     clean: Logits | None,
-    features: Float[Tensor, "batch features"],
+    features: Float[Tensor, "batch features"] | None,
     attacked: Logits,
     labels: Labels,
     soft: list[tuple[Soft, float]],
 ) -> Float[Tensor, ""]:
     """The whole objective, in nats, of one batch.
 
-    ``clean`` are the logits at the images themselves (TRADES and MART need them), ``features``
-    and ``attacked`` those at the attacked ones, ``soft`` each teacher's :func:`soft_labels` and
-    weight; what the weights leave of 1 is that of the loss on the labels.
+    ``clean`` are the logits at the images themselves (for TRADES and MART), ``features`` (for
+    CAS and placebo, of a network of :mod:`ccnotes.models`) and ``attacked`` those of the attacked
+    ones, ``soft`` each teacher's :func:`soft_labels` and weight; what the weights leave of 1 is
+    that of the loss on the labels.
     """
     o = objective
     if clean is None:
@@ -75,9 +76,9 @@ def total(
         result = (1 - sum(weight for _, weight in soft)) * result
         for probabilities, weight in soft:
             result = result + weight * distillation(attacked, probabilities, o.temperature)
-    if o.cas:
+    if features is not None and o.cas:
         result = result + o.cas * batch_cas(features, labels, model.head.weight)
-    if o.placebo:
+    if features is not None and o.placebo:
         result = result + o.placebo * placebo(features, labels, model)
     return result
 

@@ -248,7 +248,7 @@ def fit(
 
 
 def train_step(
-    model: models.Network,
+    model: nn.Module,
     optimiser: torch.optim.Optimizer,
     x: UInt8[Tensor, "batch channels height width"],
     y: Int[Tensor, " batch"],
@@ -283,7 +283,7 @@ def train_step(
 
 
 def inputs(
-    model: models.Network,
+    model: nn.Module,
     x: UInt8[Tensor, "batch channels height width"],
     y: Int[Tensor, " batch"],
     experiment: Experiment,
@@ -305,10 +305,12 @@ def inputs(
 
 
 def forward(
-    model: models.Network, clean: Images, attacked: Images, objective: Objective
-) -> tuple[Logits | None, Features, Logits]:
-    """Logits at the images themselves where the loss needs them; features and logits attacked."""
+    model: Any, clean: Images, attacked: Images, objective: Objective
+) -> tuple[Logits | None, Features | None, Logits]:
+    """Clean logits and attacked features, each where the objective needs it; attacked logits."""
     logits = None if objective.loss == "cross-entropy" else model(clean)
+    if not (objective.cas or objective.placebo):
+        return logits, None, model(attacked)
     features = model.features(attacked)
     return logits, features, model.head(features)
 
