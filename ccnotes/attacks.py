@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
+Soft = Float[Tensor, "batch classes"]  # probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ def pgd(
     generator: torch.Generator | None = None,
     *,
     batchnorm: Literal["eval", "paper"] = "eval",
+    loss: Literal["cross-entropy", "kl"] = "cross-entropy",
 ) -> Images:
     """Images near ``x``, in [0, 1], on which ``model`` does as badly as ``attack`` can manage.
 
@@ -59,19 +61,28 @@ def pgd(
     in eval mode and left as it was found: same modes, no gradients on its weights.
     ``batchnorm="paper"`` instead attacks it in the mode that it is in, as the reference code of
     Wei et al. (2025) does while training: BatchNorm then sees, and counts, every step.
+    ``loss="kl"`` attacks the probabilities at ``x`` rather than the labels, from a normal start
+    of standard deviation 0.001 (TRADES; Zhang et al., 2019, arXiv:1901.08573).
     """
     adv = x = x.detach()
-    if attack.random_start:
+    if loss == "kl":
+        noise = 1e-3 * torch.empty_like(x).normal_(generator=generator)
+        adv = (x + project(noise, attack)).clamp(0, 1)
+    elif attack.random_start:
         adv = (x + random_point(x, attack, generator)).clamp(0, 1)
     with evaluating(model) if batchnorm == "eval" else nullcontext():
+        target = model(x).float().softmax(1).detach() if loss == "kl" else y
         for _ in range(attack.steps):
-            step = attack.step_size * ascent_direction(model, adv, y, attack.norm)
+            step = attack.step_size * ascent_direction(model, adv, target, attack.norm)
             adv = (x + project(adv + step - x, attack)).clamp(0, 1)
     return adv
 
 
-def ascent_direction(model: nn.Module, x: Images, y: Labels, norm: str) -> Images:
-    """The step of length 1 along which the cross-entropy grows fastest."""
+def ascent_direction(model: nn.Module, x: Images, y: Labels | Soft, norm: str) -> Images:
+    """The step of length 1 along which the cross-entropy grows fastest.
+
+    With probabilities for ``y``, the divergence from them grows as fast.
+    """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         # Summed, so that an image's gradient does not depend on how many share its batch.

@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import torch
 from filelock import FileLock
-from jaxtyping import Float, Int, Num, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 from PIL import Image, ImageOps
 from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
@@ -236,6 +236,25 @@ def augment(
     source = reflect(rows, height)[:, :, None] * width + reflect(columns, width)[:, None, :]
     source = source.flatten(1)[:, None].expand(-1, channels, -1)  # pixels counted row by row
     return images.flatten(2).gather(2, source).view_as(images)
+
+
+def cutout(
+    images: UInt8[Tensor, "batch channels height width"], side: int, generator: torch.Generator
+) -> UInt8[Tensor, "batch channels height width"]:
+    """A mid-grey square of ``side`` pixels around a random pixel of each image, cut at its edge.
+
+    DeVries and Taylor (2017), arXiv:1708.04552.
+    """
+
+    def hidden(length: int) -> Bool[Tensor, "batch length"]:
+        shape, device = (len(images), 1), generator.device
+        centre = torch.randint(length, shape, generator=generator, device=device)
+        first = centre.to(images.device) - side // 2
+        places = torch.arange(length, device=images.device)
+        return (first <= places) & (places < first + side)
+
+    rows, columns = (hidden(length) for length in images.shape[2:])
+    return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 128)
 
 
 def reflect(index: Int[Tensor, "batch side"], side: int) -> Int[Tensor, "batch side"]:

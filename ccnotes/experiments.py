@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ccnotes.attacks import PGD
-from ccnotes.data import Dataset, Split, load_photos
+from ccnotes.data import Dataset, Split, load_photos, sha256_of
+from ccnotes.objectives import OWN_AVERAGE, OWN_BEST, Objective
 from ccnotes.planted import Planted, draw
 
 SCHEMA = 1  # raise it when the same configuration starts to mean something else
@@ -35,8 +36,13 @@ class Experiment:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     augment: bool = False  # random crop and flip
+    cutout: int = 0  # side of a square hidden in each training image, in pixels
+    objective: Objective = field(default_factory=Objective)
     attack: PGD = field(default_factory=PGD)  # of training; eps=0 is standard training
     batchnorm: Literal["eval", "paper"] = "eval"  # the model's mode under the training attack
+    average: Literal["swa", "ema"] | None = None  # of the weights; it is what is evaluated
+    swa_start: float = 0.5  # fraction of the epochs before the first that SWA averages
+    ema_decay: float = 0.9  # of a weight's share in the EMA, per epoch
     eval_eps: float | None = None  # radius of the attack that evaluates; None: the training's
     eval_steps: int = 20  # of the attack that evaluates, of step eps / 4 (l2: eps / 8)
     eval_every: int = 1  # epochs between evaluations
@@ -60,6 +66,15 @@ class Experiment:
             raise ValueError(
                 f"lr_drops={self.lr_drops} are fractions of the epochs, between 0 and 1: "
                 f"0.5 drops the learning rate halfway."
+            )
+        if not (0 <= self.swa_start < 1 and 0 < self.ema_decay < 1 and self.cutout >= 0):
+            raise ValueError(
+                f"swa_start={self.swa_start} and ema_decay={self.ema_decay} must lie between 0 "
+                f"and 1, cutout={self.cutout} must be at least 0."
+            )
+        if self.average == "swa" and OWN_AVERAGE in self.objective.teachers:
+            raise ValueError(
+                f"average='swa' begins too late for the teacher {OWN_AVERAGE!r}: use 'ema'."
             )
 
     @property
@@ -110,6 +125,47 @@ def family(base: Experiment, *, l2: float) -> list[Experiment]:
     ]
 
 
+def softened(base: Experiment) -> list[Experiment]:
+    """The base with soft labels: smoothing, teachers, and controls that part the two."""
+    robust, standard = base.name, base.name.replace("-at", "-standard")
+    distilled = Objective(teachers=(robust,), weights=(0.9,))
+    objectives = {f"smoothing-{n}": Objective(smoothing=n) for n in (0.1, 0.3, 0.5)}
+    objectives |= {
+        "distilled-0.5": replace(distilled, weights=(0.5,)),
+        "distilled-0.9": distilled,
+        "two-teachers": replace(distilled, teachers=(robust, standard), weights=(0.6, 0.1)),
+        "self-distilled": replace(distilled, teachers=(OWN_BEST,)),
+        "average-distilled": replace(distilled, teachers=(OWN_AVERAGE,)),
+        "permuted": replace(distilled, soft_labels="permuted"),
+        "uniform": replace(distilled, soft_labels="uniform"),
+    }
+    if base.data == "planted":
+        objectives["groups"] = replace(distilled, soft_labels="groups")
+    return [replace(base, name=f"{robust}-{n}", objective=o) for n, o in objectives.items()]
+
+
+def remedied(base: Experiment, *, cutout: int, train_size: int) -> list[Experiment]:
+    """The base with what is known to help against robust overfitting."""
+    name = base.name
+    return [
+        replace(base, name=f"{name}-swa", average="swa"),
+        replace(base, name=f"{name}-ema", average="ema"),
+        replace(base, name=f"{name}-awp", objective=Objective(awp=5e-3)),
+        replace(base, name=f"{name}-cutout", cutout=cutout),
+        replace(base, name=f"{name}-more-data", train_size=train_size),
+    ]
+
+
+def pushed(base: Experiment) -> list[Experiment]:
+    """The base with CAS pushed up and down, and the placebo of each."""
+    objectives = {}
+    for n in (0.01, 0.03, 0.1):
+        for way, weight in (("up", -n), ("down", n)):
+            objectives[f"cas-{way}-{n}"] = Objective(cas=weight)
+            objectives[f"placebo-{way}-{n}"] = Objective(placebo=weight)
+    return [replace(base, name=f"{base.name}-{n}", objective=o) for n, o in objectives.items()]
+
+
 # With augmentation sixty epochs are too few to overfit; kept to show what CAS does then.
 CIFAR10_AUGMENTED = replace(
     CIFAR10_AT, name="cifar10-at-augmented", augment=True, epochs=60, eval_every=5
@@ -136,6 +192,12 @@ FAMILIES = (
     family(PLANTED_AT, l2=8 * PLANTED_AT.attack.eps),
     family(CIFAR10_AT, l2=128 / 255),
     family(CIFAR10_FULL, l2=128 / 255),
+    softened(PLANTED_AT),
+    softened(CIFAR10_AT),
+    # Less than a pattern's 8 pixels is hidden; of photos as much as in Rice et al. (2020).
+    remedied(PLANTED_AT, cutout=6, train_size=800),
+    remedied(CIFAR10_AT, cutout=14, train_size=2000),
+    pushed(PLANTED_AT),
 )
 EXPERIMENTS = {
     experiment.name: experiment
@@ -172,16 +234,44 @@ def fingerprint(experiment: Experiment, precision: str, identity: str) -> str:
     """A name for the run's results: 16 hexadecimal digits.
 
     It depends on the fields in use that differ from their defaults, on the numbers' precision
-    and on the data themselves, not on where they lie; so a new field orphans no record.
+    and on the data themselves, not on where they lie; so a new field orphans no record. Of a
+    teacher, its run's configuration or its file's content counts, not its name.
     """
     changed = in_use(changes(asdict(experiment), Experiment()), identity)
-    text = json.dumps([SCHEMA, precision, identity, changed], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    parts: list[Any] = [SCHEMA, precision, identity, changed]
+    for name in experiment.objective.teachers:
+        if name.endswith(".safetensors"):
+            parts.append(sha256_of(Path(name)))
+        elif name in (OWN_BEST, OWN_AVERAGE):
+            parts.append(name)
+        else:
+            run = teacher(experiment, name)
+            parts.append(fingerprint(run, run.precision, identity))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def teacher(student: Experiment, name: str) -> Experiment:
+    """The run called ``name``, on the student's data, at its seed."""
+    if name not in EXPERIMENTS:
+        raise ValueError(
+            f"teacher {name!r} is no experiment, no .safetensors file, and neither {OWN_BEST!r} "
+            f"nor {OWN_AVERAGE!r}. Experiments: {', '.join(EXPERIMENTS)}."
+        )
+    same: dict[str, Any] = {
+        field: getattr(student, field) for field in ("data", "image_size", "planted", "seed")
+    }
+    return replace(EXPERIMENTS[name], **same)
 
 
 def rebuilt(fields: dict[str, Any]) -> Experiment:
     """The experiment whose fields a record holds; fields that it lacks have their defaults."""
-    nested = {"planted": Planted(**fields["planted"]), "attack": PGD(**fields["attack"])}
+    objective = fields.get("objective", {})
+    tuples = {name: tuple(objective.get(name, ())) for name in ("teachers", "weights")}
+    nested = {
+        "planted": Planted(**fields["planted"]),
+        "attack": PGD(**fields["attack"]),
+        "objective": Objective(**objective | tuples),
+    }
     return Experiment(**fields | nested | {"lr_drops": tuple(fields["lr_drops"])})
 
 
@@ -193,10 +283,10 @@ def changes(fields: dict[str, Any], base: Experiment) -> dict[str, Any]:
 
 def in_use(fields: dict[str, Any], identity: str) -> dict[str, Any]:
     """Of the fields, those that a run on such data depends on and the fingerprint lacks else."""
-    unused = {"name", "data", "precision"}
+    unused = {"name", "data", "precision", "objective.teachers"}
     if identity != PLANTED:
         unused |= {"planted", "test_size"}
-    return {name: v for name, v in fields.items() if name.split(".")[0] not in unused}
+    return {k: v for k, v in fields.items() if not {k, k.split(".")[0]} & unused}
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

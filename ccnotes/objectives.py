@@ -1,12 +1,258 @@
 """What adversarial training minimises."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+
+from ccnotes.attribution import cas, class_attribution, class_similarity
+from ccnotes.models import Logits, Network
+
+Soft = Float[Tensor, "batch classes"]  # probabilities
+Labels = Int[Tensor, " batch"]
+OWN_BEST, OWN_AVERAGE = "own-best", "own-average"  # teachers that come from the run itself
 
 
-def cross_entropy(
-    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a run minimises: by default the cross-entropy of plain adversarial training."""
+
+    loss: Literal["cross-entropy", "trades", "mart"] = "cross-entropy"
+    beta: float = 6.0  # weight of the second term of TRADES and MART
+    smoothing: float = 0.0  # mass that label smoothing spreads over all classes
+    teachers: tuple[str, ...] = ()  # experiments, .safetensors, "own-best" or "own-average"
+    weights: tuple[float, ...] = ()  # of the teachers in the loss; the labels have the rest
+    temperature: float = 2.0  # of teachers and student
+    soft_labels: Literal["teacher", "permuted", "uniform", "groups"] = "teacher"
+    cas: float = 0.0  # weight of the batch's CAS in the loss: below 0, CAS is pushed up
+    placebo: float = 0.0  # the same for what should do nothing to CAS
+    awp: float = 0.0  # how far weights are perturbed, relative to their norm
+
+    def __post_init__(self):
+        for name, low, high in (("smoothing", 0, 1), ("beta", 0, 1e9), ("awp", 0, 1)):
+            if not low <= (value := getattr(self, name)) < high:
+                raise ValueError(f"{name}={value} must lie in [{low}, {high:g}).")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0.")
+        if self.loss == "mart" and self.smoothing:
+            raise ValueError(f"MART has no smoothed form: set smoothing={self.smoothing} to 0.")
+        fit = len(self.weights) == len(self.teachers) and sum(self.weights) <= 1
+        if not (fit and all(weight >= 0 for weight in self.weights)):
+            raise ValueError(
+                f"weights={self.weights} must be one number >= 0 for each of "
+                f"teachers={self.teachers}, 1 or less in sum: the labels have the rest."
+            )
+
+
+def total(
+    objective: Objective,
+    model: Any,
+    clean: Logits | None,
+    features: Float[Tensor, "batch features"] | None,
+    attacked: Logits,
+    labels: Labels,
+    soft: list[tuple[Soft, float]],
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy, in nats, of the logits at the attacked images (Madry et al., 2018)."""
-    return F.cross_entropy(logits.float(), labels)
+    """The whole objective, in nats, of one batch.
+
+    ``clean`` are the logits at the images themselves (for TRADES and MART), ``features`` (for
+    CAS and placebo, of a network of :mod:`ccnotes.models`) and ``attacked`` those of the attacked
+    ones, ``soft`` each teacher's :func:`soft_labels` and weight; what the weights leave of 1 is
+    that of the loss on the labels.
+    """
+    o = objective
+    if clean is None:
+        result = cross_entropy(attacked, labels, o.smoothing)
+    elif o.loss == "trades":
+        result = trades(clean, attacked, labels, o.beta, o.smoothing)
+    else:
+        result = mart(clean, attacked, labels, o.beta)
+    if soft:
+        result = (1 - sum(weight for _, weight in soft)) * result
+        for probabilities, weight in soft:
+            result = result + weight * distillation(attacked, probabilities, o.temperature)
+    if features is not None and o.cas:
+        result = result + o.cas * batch_cas(features, labels, model.head.weight)
+    if features is not None and o.placebo:
+        result = result + o.placebo * placebo(features, labels, model)
+    return result
+
+
+def cross_entropy(logits: Logits, labels: Labels, smoothing: float = 0.0) -> Float[Tensor, ""]:
+    """Mean cross-entropy, in nats, of the logits at the attacked images (Madry et al., 2018).
+
+    With smoothing, the mass ``1 - smoothing`` stays on the label, and the rest is shared by all
+    classes, the label's own included (Szegedy et al., 2016; arXiv:1512.00567).
+    """
+    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+
+def distillation(logits: Logits, probabilities: Soft, temperature: float) -> Float[Tensor, ""]:
+    r"""Mean cross-entropy, in nats, with a teacher's probabilities ``p`` at that temperature.
+
+    .. math:: -T^2 \sum_c p_c \log \mathrm{softmax}(z / T)_c
+
+    Hinton et al. (2015), arXiv:1503.02531: with the factor, the gradient's size hardly depends
+    on ``T``. In AT, both see the attacked images (Chen et al., 2021, "Robust overfitting may be
+    mitigated by properly learned smoothening", ICLR).
+    """
+    return temperature**2 * F.cross_entropy(logits.float() / temperature, probabilities)
+
+
+def trades(
+    clean: Logits, attacked: Logits, labels: Labels, beta: float, smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    r"""Clean cross-entropy and what the attack does to the probabilities, in nats.
+
+    .. math:: -\log p_y(x) + \beta \, \mathrm{KL}(p(x) \,\|\, p(x'))
+
+    Zhang et al. (2019), arXiv:1901.08573; the attack maximises the divergence.
+    """
+    p, q = clean.float().log_softmax(1), attacked.float().log_softmax(1)
+    divergence = F.kl_div(q, p, reduction="batchmean", log_target=True)
+    return cross_entropy(clean, labels, smoothing) + beta * divergence
+
+
+def mart(clean: Logits, attacked: Logits, labels: Labels, beta: float) -> Float[Tensor, ""]:
+    r"""Boosted cross-entropy and a divergence that counts more where the model errs, in nats.
+
+    .. math:: -\log p_y(x') - \log(1 - \max_{k \ne y} p_k(x'))
+              + \beta \, (1 - p_y(x)) \, \mathrm{KL}(p(x) \,\|\, p(x'))
+
+    Wang et al. (2020), "Improving adversarial robustness requires revisiting misclassified
+    examples", ICLR; ``beta`` is the lambda of the paper, 6 in its code.
+    """
+    own, attacked = labels[:, None], attacked.float()
+    rival = attacked.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
+    without = attacked.scatter(1, rival, -torch.inf).logsumexp(1) - attacked.logsumexp(1)
+    p, q = clean.float().log_softmax(1), attacked.log_softmax(1)
+    divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(1)
+    doubt = 1 - p.exp().gather(1, own)[:, 0]
+    return cross_entropy(attacked, labels) - without.mean() + beta * (doubt * divergence).mean()
+
+
+def soft_labels(
+    logits: Logits, labels: Labels, objective: Objective, groups: Int[Tensor, " classes"] | None
+) -> Soft:
+    """What a teacher says of the classes at the objective's temperature, or a control instead.
+
+    ``"permuted"``: see :func:`permuted`. ``"uniform"`` and ``"groups"``: made by hand, with the
+    entropy of the teacher's, sample by sample; they hold all classes but the label for equal, or
+    set those of its true group as far above the others as below the label, in logits.
+    """
+    classes = logits.shape[1]
+    soft = (logits.float() / objective.temperature).softmax(1)
+    if objective.soft_labels == "teacher":
+        return soft
+    if objective.soft_labels == "permuted":
+        size = classes // 2 - 1 if groups is None else int((groups == groups[0]).sum())
+        return permuted(soft, labels, size)
+    scores = F.one_hot(labels, classes).float()
+    if objective.soft_labels == "groups":
+        if groups is None:
+            raise ValueError("soft_labels='groups' needs true groups, which planted images have.")
+        scores = scores + (groups[labels, None] == groups)
+    entropy = torch.special.entr(soft).sum(1)
+    low, high = torch.zeros_like(entropy), torch.full_like(entropy, 50.0)
+    for _ in range(40):  # halves the interval of the factor at which softmax has that entropy
+        middle = (low + high) / 2
+        too_soft = torch.special.entr((middle[:, None] * scores).softmax(1)).sum(1) > entropy
+        low, high = middle.where(too_soft, low), high.where(too_soft, middle)
+    return (high[:, None] * scores).softmax(1)
+
+
+def permuted(soft: Soft, labels: Labels, shift: int) -> Soft:
+    """Soft labels of the same entropy and the same mass on the label, the others' in disorder.
+
+    The mass of class ``c`` goes to ``c + shift`` (cyclically), past the label, which keeps its
+    own. If ``shift`` is the size of a group, it ends in another group than it came from, without
+    exception. Raises ValueError where a class would keep its mass.
+    """
+    classes = soft.shape[1]
+    if shift < 1 or 2 * shift % classes == 0:
+        raise ValueError(
+            f"soft labels of {classes} classes cannot be permuted by {shift} and past the label: "
+            f"take at least three groups of classes."
+        )
+    before, after = (labels[:, None] - shift) % classes, (labels[:, None] + shift) % classes
+    moved = soft.roll(shift, 1).scatter(1, after, soft.gather(1, before))
+    return moved.scatter(1, labels[:, None], soft.gather(1, labels[:, None]))
+
+
+def batch_cas(
+    features: Float[Tensor, "batch features"],
+    labels: Labels,
+    head: Float[Tensor, "classes features"],
+    orders: Int[Tensor, "classes features"] | None = None,
+) -> Float[Tensor, ""]:
+    """CAS (see :func:`ccnotes.attribution.cas`) of the classes in a batch, differentiable.
+
+    A pair of negative similarity has no gradient, as it does not count. ``orders`` puts each
+    class's attribution into another order first.
+    """
+    present, own = labels.unique(return_inverse=True)
+    attribution = class_attribution(features.float(), own, head[present])
+    if orders is not None:
+        attribution = attribution.gather(1, orders[present])
+    return cas(class_similarity(attribution))
+
+
+def placebo(
+    features: Float[Tensor, "batch features"], labels: Labels, model: Network
+) -> Float[Tensor, ""]:
+    r"""0, with a gradient as long as that of :func:`batch_cas` and at right angles to it.
+
+    .. math:: g' = \frac{\|g\|}{\|r\|} r, \qquad
+              r = h - \frac{\langle h, g \rangle}{\langle g, g \rangle} g
+
+    with :math:`g` the gradient of CAS in all weights and :math:`h` that of CAS after each class's
+    attribution was put into an order of its own, random but the same throughout. So it pushes as
+    hard as CAS, as steadily, on the same weights and by the same formula, towards features that
+    match at random, and moves the batch's CAS not at all to first order.
+    """
+    head = model.head.weight
+    random = torch.Generator().manual_seed(0)
+    orders = torch.rand(head.shape, generator=random).argsort(1).to(head.device)
+    weights = list(model.parameters())
+    terms = batch_cas(features, labels, head), batch_cas(features, labels, head, orders)
+    wanted, other = (
+        flat(torch.autograd.grad(term, weights, retain_graph=True, materialize_grads=True))
+        for term in terms
+    )
+    tiny = torch.finfo(torch.float32).tiny
+    rest = other - other @ wanted / (wanted @ wanted).clamp_min(tiny) * wanted
+    push = flat(weights) @ rest * wanted.norm() / rest.norm().clamp_min(tiny)
+    return push - push.detach()
+
+
+def flat(tensors: Iterable[Tensor]) -> Float[Tensor, " values"]:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+@contextmanager
+def perturbed(model: nn.Module, gamma: float) -> Iterator[None]:
+    r"""Adversarial weight perturbation: a block in which the loss is about the worst nearby.
+
+    .. math:: w_l + \gamma \, \|w_l\| \, g_l / \|g_l\|
+
+    for each layer's weights (not for biases and BatchNorm), with ``g`` their gradient at the
+    attacked batch, which the model must hold; afterwards the weights are as before. So are
+    BatchNorm's statistics: they stay those of the weights that are evaluated.
+    Wu et al. (2020), arXiv:2004.05884.
+    """
+    gradients = {p: p.grad for p in model.parameters() if p.ndim > 1 and p.grad is not None}
+    kept = [value.detach().clone() for value in (*gradients, *model.buffers())]
+    with torch.no_grad():
+        for p, gradient in gradients.items():
+            p.add_(gamma * p.norm() / gradient.norm().clamp_min(1e-12) * gradient)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for value, before in zip((*gradients, *model.buffers()), kept, strict=True):
+                value.copy_(before)

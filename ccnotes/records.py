@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,8 +36,10 @@ from ccnotes.experiments import (
     dataset,
     fingerprint,
     in_use,
+    teacher,
 )
 from ccnotes.models import Network
+from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
 from ccnotes.training import NETWORKS, OutOfTime, fit, read_state
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -164,18 +167,32 @@ def run(
     device: str | None = None,
     fresh: bool = False,
     minutes: float | None = None,
+    weights: bool = False,
 ) -> Record:
     """Recall or run one experiment; see :func:`runs`.
 
-    Raises :class:`ccnotes.training.OutOfTime`, with all that was done kept, rather than go on
-    beyond ``minutes``.
+    ``weights=True`` recalls only a record that has its models' weights. Teachers that are
+    experiments are recalled with theirs, or trained first. Raises
+    :class:`ccnotes.training.OutOfTime`, with all that was done kept, rather than go on beyond
+    ``minutes``.
     """
-    if not fresh and (found := recall(experiment)):
+    begun = time.perf_counter()
+    if not fresh and (found := recall(experiment, weights=weights)):
         return found
-    data = dataset(experiment, data_dir)
+    data, source = dataset(experiment, data_dir), experiment
     experiment = replace(experiment, data=data.name)  # the record names the data, not a path
-    if not fresh and (found := recall(experiment, data.identity)):
+    if not fresh and (found := recall(experiment, data.identity, weights=weights)):
         return found
+    teachers = {}
+    for name in experiment.objective.teachers:
+        if name.endswith(".safetensors"):
+            teachers[name] = load_model(Path(name))
+        elif name not in (OWN_BEST, OWN_AVERAGE):
+            e = teacher(source, name)
+            taught = run(e, data_dir=data_dir, device=device, minutes=minutes, weights=True)
+            teachers[name] = taught.model("best")
+    if minutes is not None:
+        minutes -= (time.perf_counter() - begun) / 60
     where = pick_device(device)
     precision = pick_precision(experiment.precision, where)
     key = fingerprint(experiment, precision, data.identity)
@@ -195,6 +212,7 @@ def run(
                     fingerprint=key,
                     device=where,
                     precision=precision,
+                    teachers=teachers,
                     facts=provenance(where, precision),
                     minutes=minutes,
                 )
@@ -227,10 +245,13 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def recall(experiment: Experiment, identity: str | None = None) -> Record | None:
+def recall(
+    experiment: Experiment, identity: str | None = None, *, weights: bool = False
+) -> Record | None:
     """The finished record of exactly this configuration, published or from the cache, if any.
 
-    ``identity`` is that of the data, where it does not follow from their name.
+    ``identity`` is that of the data, where it does not follow from their name. With ``weights``
+    only a record that has its models' weights will do.
     """
     identity = identity or {"planted": PLANTED, **KNOWN}.get(experiment.data)
     if identity is None:
@@ -242,7 +263,8 @@ def recall(experiment: Experiment, identity: str | None = None) -> Record | None
         # The hash knows only what differs from the defaults, so a default that has changed since
         # must not pass for the one that the record was made with.
         same = not in_use(changes(record.experiment, experiment), identity)
-        if record.content["fingerprint"] in keys and record.content["finished"] and same:
+        found = record.content["fingerprint"] in keys and record.content["finished"] and same
+        if found and (not weights or (record.folder / "best.safetensors").exists()):
             return record
     return None
 

@@ -3,6 +3,9 @@
 import math
 import os
 import time
+from collections.abc import Sequence
+from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from tqdm.auto import tqdm
 
 from ccnotes import models
 from ccnotes.attacks import pgd
-from ccnotes.data import Dataset, Split, augment, balanced, to_float
+from ccnotes.data import Dataset, Split, augment, balanced, cutout, to_float
 from ccnotes.devices import autocast
 from ccnotes.evaluation import evaluate, features_of, measure, radii, stage_similarity
 from ccnotes.experiments import Experiment
-from ccnotes.objectives import cross_entropy
+from ccnotes.models import Features, Images, Logits
+from ccnotes.objectives import OWN_AVERAGE, OWN_BEST, Objective, perturbed, soft_labels, total
 
 NETWORKS = {"convnet": models.ConvNet, "preactresnet": models.PreActResNet}
 SPLITS = ("train", "validation", "test")
@@ -73,6 +78,7 @@ def fit(
     fingerprint: str,
     device: torch.device,
     precision: str,
+    teachers: dict[str, models.Network] | None = None,
     facts: dict[str, Any] | None = None,
     minutes: float | None = None,
 ) -> dict[str, Any]:
@@ -82,9 +88,9 @@ def fit(
     and ``last`` hold epoch, weights and the evaluation on the experiment's ``final_size`` test
     images; ``sessions`` the different ``facts`` (provenance) that it was called with. The state
     is written to ``checkpoint`` after every epoch and every few minutes, and read from there
-    where it exists.
-    Raises OutOfTime, with everything kept, rather than go on beyond ``minutes``, and
-    FloatingPointError when the loss stops being finite.
+    where it exists. ``teachers`` has the networks of the objective's teachers but the run's own.
+    Raises OutOfTime, with everything kept, rather than go on beyond ``minutes``,
+    FloatingPointError when the loss stops being finite, and ValueError for an unfit teacher.
     """
     e = experiment
     begun = time.perf_counter()
@@ -103,6 +109,19 @@ def fit(
                 f"the {len(split)} {name} images to evaluate on miss some of the "
                 f"{len(dataset.classes)} classes: raise eval_size={e.eval_size} or {name}_size."
             )
+    groups = torch.tensor(dataset.groups, device=device) if dataset.groups else None
+    networks: dict[str, models.Network] = dict(teachers or {})
+    average: Any = None
+    if OWN_BEST in e.objective.teachers:
+        networks[OWN_BEST] = deepcopy(model)
+    if e.average or OWN_AVERAGE in e.objective.teachers:
+        decay = e.ema_decay ** (1 / math.ceil(len(train) / e.batch_size))
+        ema = get_ema_multi_avg_fn(decay) if e.average != "swa" else None
+        average = AveragedModel(model, multi_avg_fn=ema, use_buffers=True).requires_grad_(False)
+        networks[OWN_AVERAGE] = average.module
+    for name, network in networks.items():
+        check_teacher(name, network, model)
+        network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     drops = [round(drop * e.epochs) for drop in e.lr_drops]
     state: dict[str, Any] = {
         "fingerprint": fingerprint,
@@ -129,6 +148,8 @@ def fit(
         for name, generator in generators.items():
             generator.set_state(state["generators"][name])
         state["total"] = state["total"].to(device)
+        if average:
+            average.load_state_dict(state["average"])
     if facts and facts not in state["sessions"]:
         state["sessions"].append(facts)
     started, saved = begun - state["seconds"], begun
@@ -145,12 +166,20 @@ def fit(
         state["seconds"] = saved - started
         state["model"], state["optimiser"] = model.state_dict(), optimiser.state_dict()
         state["generators"] = {name: g.get_state() for name, g in generators.items()}
+        if average:
+            state["average"] = average.state_dict()
         write_state(state, checkpoint)
 
     def stop_in_time(needed: float = 0.0) -> None:
         if minutes is not None and time.perf_counter() + needed > begun + 60 * minutes:
             save()
             raise OutOfTime(f"stopped in epoch {state['epoch'] + 1} of {e.epochs}")
+
+    def shown() -> models.Network:
+        """The network to evaluate."""
+        if e.average and average.n_averaged:
+            return with_statistics(average.module, parts["train"], e, precision)
+        return model
 
     bar = tqdm(total=e.epochs, initial=state["epoch"], desc=f"{e.name} seed {e.seed}", unit="epoch")
     with bar:
@@ -161,39 +190,50 @@ def fit(
                 state["order"] = torch.randperm(len(train), generator=generators["order"])
                 state["total"] = torch.zeros((), device=device)
             batches = state["order"].to(device).split(e.batch_size)
+            if OWN_BEST in networks and state["best"]:
+                networks[OWN_BEST].load_state_dict(state["best"]["weights"])
+            guides = [
+                (networks[name], weight)
+                for name, weight in zip(e.objective.teachers, e.objective.weights, strict=True)
+                if name != OWN_BEST or state["best"]
+            ]
             model.train()
             for batch in batches[state["batch"] :]:
                 x, y = train.images[batch], train.labels[batch]
-                loss = train_step(model, optimiser, x, y, e, generators, precision)
+                loss = train_step(model, optimiser, x, y, e, generators, precision, guides, groups)
                 state["total"] += loss * len(batch)
                 state["batch"] += 1
+                ends = state["batch"] == len(batches) and epoch > e.swa_start * e.epochs
+                if average and (e.average != "swa" or ends):
+                    average.update_parameters(model)
                 if time.perf_counter() > saved + SAVE_EVERY:
                     save()
                 stop_in_time()
             if full := epoch % e.eval_every == 0 or epoch == e.epochs:
                 stop_in_time(state["pause"])
                 save()
-                found = evaluate_splits(model, parts, e, precision)
-                seconds = time.perf_counter() - started
-                state["pause"] = seconds - state["seconds"]
-                mean_loss = state["total"].item() / len(train)
-                row = {"epoch": epoch, "lr": lr, "seconds": seconds, "running_loss": mean_loss}
-                state["evaluations"].append(row | found)
-                bar.set_postfix_str(f"test robust {found['test_robust_accuracy']:.1%}")
             if full or epoch % (e.validate_every or e.eval_every) == 0:
-                score = (
-                    found["validation_robust_accuracy"]
-                    if full
-                    else robust_accuracy(model, parts["validation"], e, precision)
-                )
+                evaluated = shown()
+                if full:
+                    found = evaluate_splits(evaluated, parts, e, precision)
+                    seconds = time.perf_counter() - started
+                    state["pause"] = seconds - state["seconds"]
+                    mean_loss = state["total"].item() / len(train)
+                    row = {"epoch": epoch, "lr": lr, "seconds": seconds, "running_loss": mean_loss}
+                    state["evaluations"].append(row | found)
+                    score = found["validation_robust_accuracy"]
+                    bar.set_postfix_str(f"test robust {found['test_robust_accuracy']:.1%}")
+                else:
+                    score = robust_accuracy(evaluated, parts["validation"], e, precision)
                 if score > state["best"].get("validation_robust_accuracy", -1):
-                    state["best"] = {"epoch": epoch, "weights": copied(model)}
+                    state["best"] = {"epoch": epoch, "weights": copied(evaluated)}
                     state["best"]["validation_robust_accuracy"] = score
             state |= {"epoch": epoch, "batch": 0}
             save()
             bar.update()
         bar.set_description_str("best and last epoch on the test images")
-        state.setdefault("last", {"epoch": e.epochs, "weights": copied(model)})
+        if "last" not in state:
+            state["last"] = {"epoch": e.epochs, "weights": copied(shown())}
         share = len(test) / sum(len(split) for split in parts.values())
         for chosen in (state["best"], state["last"]):
             if "test" not in chosen:
@@ -220,20 +260,88 @@ def train_step(
     experiment: Experiment,
     generators: dict[str, torch.Generator],
     precision: str,
+    teachers: Sequence[tuple[models.Network, float]] = (),
+    groups: Int[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Augment, attack and learn from one batch, model in train mode; returns the mean loss."""
+    """Augment, attack and learn from one batch, model in train mode; returns the mean loss.
+
+    ``teachers`` are networks and their weights in the loss, ``groups`` the classes' true ones.
+    """
+    o = experiment.objective
+    with autocast(x.device, precision):
+        clean, attacked = inputs(model, x, y, experiment, generators)
+        with torch.no_grad():
+            soft = [(soft_labels(t(attacked), y, o, groups), weight) for t, weight in teachers]
+        outputs = forward(model, clean, attacked, o)
+    loss = total(o, model, *outputs, y, soft)
+    optimiser.zero_grad()
+    loss.backward()
+    if o.awp:
+        with perturbed(model, o.awp):
+            # A second block, as autocast would go on with the weights of before.
+            with autocast(x.device, precision):
+                outputs = forward(model, clean, attacked, o)
+            optimiser.zero_grad()
+            total(o, model, *outputs, y, soft).backward()
+    optimiser.step()
+    return loss.detach()
+
+
+def inputs(
+    model: nn.Module,
+    x: UInt8[Tensor, "batch channels height width"],
+    y: Int[Tensor, " batch"],
+    experiment: Experiment,
+    generators: dict[str, torch.Generator],
+) -> tuple[Images, Images]:
+    """What training makes of images: augmented ones, and those attacked."""
     e = experiment
     if e.augment:
         x = augment(x, generators["augmentation"])
-    x = to_float(x).contiguous(memory_format=torch.channels_last)
-    with autocast(x.device, precision):
-        if e.attack.eps > 0:
-            x = pgd(model, x, y, e.attack, generators["attack"], batchnorm=e.batchnorm)
-        loss = cross_entropy(model(x), y)
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
-    return loss.detach()
+    if e.cutout:
+        x = cutout(x, e.cutout, generators["augmentation"])
+    clean = to_float(x).contiguous(memory_format=torch.channels_last)
+    if e.attack.eps == 0:
+        return clean, clean
+    how: dict[str, Any] = {"batchnorm": e.batchnorm}
+    if e.objective.loss == "trades":
+        how["loss"] = "kl"
+    return clean, pgd(model, clean, y, e.attack, generators["attack"], **how)
+
+
+def forward(
+    model: Any, clean: Images, attacked: Images, objective: Objective
+) -> tuple[Logits | None, Features | None, Logits]:
+    """Clean logits and attacked features, each where the objective needs it; attacked logits."""
+    logits = None if objective.loss == "cross-entropy" else model(clean)
+    if not (objective.cas or objective.placebo):
+        return logits, None, model(attacked)
+    features = model.features(attacked)
+    return logits, features, model.head(features)
+
+
+def with_statistics(
+    model: models.Network, train: Split, experiment: Experiment, precision: str
+) -> models.Network:
+    """A copy of a network of averaged weights, with BatchNorm statistics of its own.
+
+    They are the means over batches of training images as training sees them, augmented and
+    attacked (TRADES and MART: before the attack, too). Only then do they belong to such weights
+    (Izmailov et al., 2018; arXiv:1803.05407) and to what AT learns from.
+    """
+    model, device = deepcopy(model), train.images.device
+    generator = torch.Generator(device).manual_seed(stream(experiment.seed, "batchnorm"))
+    generators = {"augmentation": generator, "attack": generator}
+    order = torch.randperm(len(train), generator=generator, device=device)
+    with autocast(device, precision):
+        # All attacks come first, as each needs whole statistics: those averaged as weights are.
+        pairs = [
+            inputs(model, train.images[batch], train.labels[batch], experiment, generators)
+            for batch in order.split(experiment.batch_size)
+        ]
+        plain = experiment.objective.loss == "cross-entropy"
+        update_bn(chain.from_iterable(pair[plain:] for pair in pairs), model)
+    return model
 
 
 def evaluate_splits(
@@ -288,6 +396,24 @@ def robust_accuracy(model: models.Network, split: Split, e: Experiment, precisio
     how: dict[str, Any] = {"seed": e.seed, "precision": precision}
     features = features_of(model, split.images, split.labels, e.eval_attack, **how)
     return measure(features, split.labels, model.head)["accuracy"].item()
+
+
+def check_teacher(name: str, teacher: models.Network, student: models.Network) -> None:
+    """ValueError unless the teacher knows the student's classes, and images like its own."""
+    theirs, ours = teacher.state_dict(), student.state_dict()
+    for what, key in (("classes", "head.bias"), ("channels", "body.0.mean")):
+        if len(theirs[key]) != len(ours[key]):
+            raise ValueError(
+                f"teacher {name!r} knows {len(theirs[key])} {what}, the student "
+                f"{len(ours[key])}: choose a teacher that was trained on the same data."
+            )
+    for what in ("mean", "std"):
+        far = (theirs[f"body.0.{what}"].cpu() - ours[f"body.0.{what}"].cpu()).abs().max().item()
+        if far > 0.02:  # of different parts of one dataset they differ less
+            raise ValueError(
+                f"teacher {name!r} normalises by a {what} of pixels in [0, 1] that is {far:.3f} "
+                f"away from the student's: choose a teacher that was trained on the same data."
+            )
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:

@@ -92,6 +92,21 @@ def test_agrees_with_torchattacks_step_for_step(attack, batch):
     assert (expected - x).abs().max() > 0.01
 
 
+def test_the_attack_on_probabilities_agrees_with_torchattacks_step_for_step(batch):
+    """The attack of TRADES, from the same start: the same images to 1e-6."""
+    torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed")
+    torch.manual_seed(2)
+    model = ConvNet(3, width=4).eval()
+    x, y = torch.rand(16, 3, 12, 12), batch[1][:16]
+    attack = ATTACKS[0]
+    theirs = torchattacks.TPGD(model, eps=attack.eps, alpha=attack.step_size, steps=attack.steps)
+    torch.manual_seed(5)
+    expected = theirs(x, y)
+    found = pgd(model, x, y, attack, torch.Generator().manual_seed(5), loss="kl")
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert (expected - x).abs().max() > 0.01
+
+
 def test_starts_fill_the_l2_ball_uniformly():
     """In d dimensions the share of a uniform ball within radius r is r^d."""
     x = torch.zeros(4000, 1, 1, 2)

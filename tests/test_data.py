@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ccnotes import data
-from ccnotes.data import KNOWN, DataError, augment, load_photos, to_float
+from ccnotes.data import KNOWN, DataError, augment, cutout, load_photos, to_float
 
 
 def photo(number, size=(8, 6)):
@@ -435,6 +435,25 @@ def test_augment_draws_every_crop_and_flip_per_image():
     images = torch.arange(25, dtype=torch.uint8).view(1, 1, 5, 5).repeat(2000, 1, 1, 1)
     results = augment(images, torch.Generator().manual_seed(0), padding=1)
     assert len(results.flatten(1).unique(dim=0)) == 3 * 3 * 2
+
+
+@pytest.mark.parametrize("side", [3, 4])
+def test_cutout_hides_one_square_around_each_pixel_as_often(side):
+    """Every pixel of 5 x 6 is a centre; the square ends where the image does."""
+    images = torch.full((6000, 3, 5, 6), 7, dtype=torch.uint8)
+    results = cutout(images, side, torch.Generator().manual_seed(0))
+    assert (images == 7).all()
+    expected = {}
+    for row, column in np.ndindex(5, 6):
+        wanted = torch.full((3, 5, 6), 7, dtype=torch.uint8)
+        first, left = row - side // 2, column - side // 2
+        wanted[:, max(first, 0) : first + side, max(left, 0) : left + side] = 128
+        expected[bytes(wanted.numpy())] = 0
+    for image in results:
+        expected[bytes(image.numpy())] += 1
+    counts = np.array(list(expected.values()))
+    assert len(counts) == 30
+    assert abs(counts - 200).max() < 5 * 200**0.5  # five standard deviations of a count
 
 
 def test_augment_leaves_its_input_alone():

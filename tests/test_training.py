@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 
 import ccnotes
-from ccnotes import records, training
+from ccnotes import models, objectives, records, training
 from ccnotes.__main__ import main
 from ccnotes.attacks import PGD, pgd
 from ccnotes.attribution import cas, class_attribution, class_similarity
+from ccnotes.data import KNOWN, to_float
 from ccnotes.evaluation import evaluate, features_of
 from ccnotes.experiments import (
     EXPERIMENTS,
@@ -32,6 +33,8 @@ from ccnotes.experiments import (
     fingerprint,
     rebuilt,
 )
+from ccnotes.objectives import Objective
+from ccnotes.planted import Planted
 from ccnotes.records import find, recall, run
 
 SMALL = Experiment(
@@ -47,6 +50,23 @@ SMALL = Experiment(
     eval_every=2,
     precision="float32",
 )
+# All that a run carries with it beyond its weights.
+CARRYING = replace(
+    SMALL,
+    name="carrying",
+    augment=True,
+    cutout=4,
+    objective=Objective(
+        smoothing=0.1,
+        teachers=("own-best", "own-average"),
+        weights=(0.3, 0.4),
+        cas=0.1,
+        placebo=0.1,
+        awp=0.01,
+    ),
+    average="ema",
+)
+SWA = replace(SMALL, name="swa", average="swa")
 
 
 def numbers(record):
@@ -142,22 +162,23 @@ def test_an_interrupted_run_goes_on_to_the_same_record(monkeypatch):
     assert_equal_records(run(SMALL), whole)
 
 
-def run_and_save_after_every_batch(runs_dir):
+def run_and_save_after_every_batch(experiment, runs_dir):
     """What the processes do that the next test kills."""
     os.environ["CCNOTES_RUNS"] = runs_dir
     torch.set_num_threads(1)
     training.SAVE_EVERY = 0.0
-    run(SMALL)
+    run(experiment)
 
 
-def test_a_run_killed_ten_times_at_random_moments_ends_in_the_same_record(monkeypatch, tmp_path):
+@pytest.mark.parametrize("e", [SMALL, CARRYING], ids=lambda e: e.name)
+def test_a_run_killed_ten_times_at_random_moments_ends_in_the_same_record(e, monkeypatch, tmp_path):
     """kill -9, in the middle of batches, evaluations and of writing; then the same run again."""
-    whole, others = run(SMALL), str(tmp_path / "others")
+    whole, others = run(e), str(tmp_path / "others")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.test_training"])
 
     def start():
-        process = context.Process(target=run_and_save_after_every_batch, args=(others,))
+        process = context.Process(target=run_and_save_after_every_batch, args=(e, others))
         process.start()
         return process
 
@@ -172,25 +193,26 @@ def test_a_run_killed_ten_times_at_random_moments_ends_in_the_same_record(monkey
         assert process.exitcode in (0, -signal.SIGKILL)
         if process.exitcode == 0:  # finished between the kills: once more from the beginning
             monkeypatch.setenv("CCNOTES_RUNS", others)
-            assert_equal_records(recall(SMALL), whole)
+            assert_equal_records(recall(e), whole)
             shutil.rmtree(others)
     process = start()
     process.join()
     assert process.exitcode == 0
     monkeypatch.setenv("CCNOTES_RUNS", others)
-    assert_equal_records(recall(SMALL), whole)
+    assert_equal_records(recall(e), whole)
 
 
-def test_a_run_in_slices_of_no_time_ends_in_the_same_record(monkeypatch, tmp_path):
+@pytest.mark.parametrize("e", [SMALL, CARRYING, SWA], ids=lambda e: e.name)
+def test_a_run_in_slices_of_no_time_ends_in_the_same_record(e, monkeypatch, tmp_path):
     """Stopped after every batch and before every evaluation."""
-    whole, slices = run(SMALL), 0
+    whole, slices = run(e), 0
     monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "others"))
-    while recall(SMALL) is None:
+    while recall(e) is None:
         with contextlib.suppress(training.OutOfTime):
-            run(SMALL, minutes=0 if slices < 14 else None)
+            run(e, minutes=0 if slices < 14 else None)
         slices += 1
     assert slices == 15
-    assert_equal_records(recall(SMALL), whole)
+    assert_equal_records(recall(e), whole)
 
 
 def test_a_full_disk_stops_a_run_with_one_clear_error_and_costs_nothing(monkeypatch, tmp_path):
@@ -271,6 +293,243 @@ def test_eps_zero_is_standard_training():
     assert found.best["robust_accuracy"] == found.best["clean_accuracy"]
 
 
+def one_step(e, data, teachers=()):
+    """The model after one training step on all images, and the loss."""
+    model = training.build(e, data).to(memory_format=torch.channels_last).train()
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    generators = {use: torch.Generator().manual_seed(0) for use in ("augmentation", "attack")}
+    x, y, groups = data.train.images, data.train.labels, torch.tensor(data.groups)
+    loss = training.train_step(
+        model, optimiser, x, y, e, generators, e.precision, list(teachers), groups
+    )
+    return model, loss
+
+
+@pytest.mark.parametrize("awp", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["cross-entropy", "trades", "mart"])
+def test_a_step_of_each_loss_equals_the_naive_step(name, awp):
+    """Attack, loss, perturbed weights and their return written out, with a teacher."""
+    data = dataset(SMALL)
+    o = Objective(loss=name, teachers=("a",), weights=(0.4,), soft_labels="permuted", awp=awp)
+    e = replace(SMALL, objective=o)
+    guide = training.build(replace(SMALL, seed=1), data).eval()
+    found, loss = one_step(e, data, [(guide, 0.4)])
+    model = training.build(e, data).to(memory_format=torch.channels_last).train()
+    x, y = to_float(data.train.images), data.train.labels
+    x = x.contiguous(memory_format=torch.channels_last)
+    inner = "kl" if name == "trades" else "cross-entropy"
+    adv = pgd(model, x, y, e.attack, torch.Generator().manual_seed(0), loss=inner)
+    soft = objectives.soft_labels(guide(adv), y, o, torch.tensor(data.groups)).detach()
+
+    def naive():
+        clean = model(x) if name != "cross-entropy" else None
+        logits = model(adv)
+        hard = {
+            "cross-entropy": lambda: F.cross_entropy(logits, y),
+            "trades": lambda: objectives.trades(clean, logits, y, 6.0),
+            "mart": lambda: objectives.mart(clean, logits, y, 6.0),
+        }[name]()
+        return 0.6 * hard + 0.4 * objectives.distillation(logits, soft, 2.0)
+
+    first = naive()
+    torch.testing.assert_close(loss, first.detach())
+    weights = list(model.parameters())
+    gradients = torch.autograd.grad(first, weights)
+    statistics = {name: b.clone() for name, b in model.named_buffers()}
+    if awp:
+        before = [w.detach().clone() for w in weights]
+        with torch.no_grad():
+            for w, g in zip(weights, gradients, strict=True):
+                w.add_(awp * w.norm() / g.norm() * g if w.ndim > 1 else 0)
+        gradients = torch.autograd.grad(naive(), weights)
+        with torch.no_grad():
+            for w, old in zip(weights, before, strict=True):
+                w.copy_(old)
+    with torch.no_grad():
+        for w, g in zip(weights, gradients, strict=True):
+            w.sub_(0.1 * g)
+    for (key, value), wanted in zip(found.named_parameters(), weights, strict=True):
+        torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-4, msg=key)
+    for key, value in found.named_buffers():
+        torch.testing.assert_close(value, statistics[key], atol=1e-6, rtol=1e-4)
+
+
+def test_perturbed_weights_count_in_bfloat16_too():
+    """Autocast keeps copies of the weights, which must not outlive the perturbation."""
+    e, data = replace(SMALL, precision="bfloat16"), dataset(SMALL)
+    plain, _ = one_step(e, data)
+    moved, _ = one_step(replace(e, objective=Objective(awp=0.5)), data)
+    exact, _ = one_step(replace(SMALL, objective=Objective(awp=0.5)), data)
+    start = training.build(e, data).head.weight
+    steps = [(m.head.weight - start).flatten() for m in (plain, moved, exact)]
+    assert (steps[1] - steps[2]).norm() < 0.2 * (steps[0] - steps[2]).norm()
+
+
+@pytest.fixture
+def small_teacher(monkeypatch):
+    """SMALL as a named experiment."""
+    monkeypatch.setitem(EXPERIMENTS, "small", SMALL)
+
+
+def taught(weight=0.5, **settings):
+    return replace(SMALL, objective=Objective(teachers=("small",), weights=(weight,), **settings))
+
+
+def test_a_distilled_run_of_weight_zero_is_the_plain_run_bit_for_bit(small_teacher):
+    assert_equal_records(run(taught(0.0)), run(SMALL))
+
+
+def test_a_teacher_is_the_best_of_its_run_and_trained_where_it_is_missing(small_teacher):
+    found = run(taught(1.0))
+    home = recall(SMALL)
+    weights = str(home.folder / "best.safetensors")
+    by_path = Objective(teachers=(weights,), weights=(1.0,))
+    assert_equal_records(run(replace(SMALL, objective=by_path)), found)
+    assert not numbers(found)[0].equals(numbers(home)[0])
+
+
+def test_teachers_are_known_by_what_they_are(small_teacher, monkeypatch, tmp_path):
+    """By the configuration of their run, or the content of their file, wherever it lies."""
+
+    def key(e):
+        return fingerprint(e, "float32", PLANTED)
+
+    before = key(taught())
+    monkeypatch.setitem(EXPERIMENTS, "small", replace(SMALL, epochs=5))
+    assert key(taught()) != before
+    monkeypatch.setitem(EXPERIMENTS, "other", SMALL)
+    renamed = replace(taught().objective, teachers=("other",))
+    assert key(replace(SMALL, objective=renamed)) == before
+    keys = []
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        file = tmp_path / f"{name}.safetensors"
+        file.write_bytes(content)
+        keys.append(key(replace(SMALL, objective=replace(renamed, teachers=(str(file),)))))
+    assert keys[0] == keys[1] != keys[2]
+    with pytest.raises(ValueError, match="teacher 'nobody' is no experiment"):
+        key(replace(SMALL, objective=replace(renamed, teachers=("nobody",))))
+
+
+def test_a_teacher_s_record_without_weights_is_passed_over():
+    made = run(SMALL)
+    (made.folder / "best.safetensors").unlink()
+    assert recall(SMALL).folder == made.folder
+    assert recall(SMALL, weights=True) is None
+    run(SMALL, weights=True)
+    assert recall(SMALL, weights=True).folder == made.folder
+
+
+def test_a_teacher_of_other_classes_is_refused_before_training():
+    stranger = run(replace(SMALL, planted=Planted(num_classes=4)))
+    path = str(stranger.folder / "best.safetensors")
+    e = replace(SMALL, objective=Objective(teachers=(path,), weights=(0.5,)))
+    with pytest.raises(ValueError, match=r"knows 4 classes, the student 6: choose a teacher"):
+        run(e)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mean": [0.5], "std": [0.25]}, "knows 1 channels, the student 3"),
+        ({"mean": [0.0] * 3}, r"mean of pixels in \[0, 1\] that is 0.500 away"),
+        ({"std": [1.0] * 3}, "std of pixels .* that is 0.750 away"),
+    ],
+)
+def test_a_teacher_of_other_images_is_refused(settings, message):
+    stranger = models.ConvNet(6, width=4, **settings)
+    with pytest.raises(ValueError, match=message):
+        training.check_teacher("stranger", stranger, models.ConvNet(6, width=4))
+
+
+@pytest.mark.parametrize("e", [SWA, replace(SWA, average="ema", ema_decay=0.5)])
+def test_averages_are_those_of_the_weights_and_leave_training_alone(e, monkeypatch):
+    """SWA: the ends of epochs 3 and 4 of 4. EMA: of every step, from the first."""
+    train_step, steps = training.train_step, []
+    with_statistics, shown = training.with_statistics, []
+
+    def watched(model, *arguments):
+        loss = train_step(model, *arguments)
+        steps.append({name: p.detach().double() for name, p in model.named_parameters()})
+        return loss
+
+    def watched_statistics(*arguments):
+        shown.append(with_statistics(*arguments))
+        return shown[-1]
+
+    plain = run(SMALL)
+    monkeypatch.setattr(training, "train_step", watched)
+    monkeypatch.setattr(training, "with_statistics", watched_statistics)
+    found = run(e)
+    assert found.table.running_loss.equals(plain.table.running_loss)
+    average = found.model("last").state_dict()
+    assert all(torch.equal(value, average[name]) for name, value in shown[-1].state_dict().items())
+    for name in steps[0]:
+        wanted = (steps[8][name] + steps[11][name]) / 2
+        if e.average == "ema":
+            wanted = steps[0][name]
+            for step in steps[1:]:  # three steps make an epoch, in which the rest is halved
+                wanted = 0.5 ** (1 / 3) * wanted + (1 - 0.5 ** (1 / 3)) * step[name]
+        torch.testing.assert_close(average[name].double(), wanted, atol=1e-6, rtol=1e-5)
+    first = found.table.test_robust_loss[0]  # after epoch 2, when SWA has not begun
+    assert (first == plain.table.test_robust_loss[0]) == (e.average == "swa")
+
+
+def test_a_run_s_own_teachers_are_its_best_so_far_and_its_running_average(monkeypatch):
+    """Before each step, in eval mode; the best is known from the evaluation after epoch 2 on."""
+    train_step, before, after = training.train_step, [], []
+
+    def watched(model, *arguments):
+        before.append([])
+        for network, weight in arguments[-2]:
+            assert not network.training
+            before[-1].append((weight, {k: v.clone() for k, v in network.named_parameters()}))
+        loss = train_step(model, *arguments)
+        after.append({k: v.detach().clone() for k, v in model.named_parameters()})
+        return loss
+
+    o = Objective(teachers=("own-best", "own-average"), weights=(0.25, 0.5))
+    monkeypatch.setattr(training, "train_step", watched)
+    run(replace(SMALL, objective=o, ema_decay=0.5))
+    assert [len(teachers) for teachers in before] == 6 * [1] + 6 * [2]
+    for number, teachers in enumerate(before):
+        *best, (weight, average) = teachers
+        assert weight == 0.5
+        for name, value in average.items() if number else ():
+            wanted = after[0][name].double()
+            for step in after[1:number]:
+                wanted = 0.5 ** (1 / 3) * wanted + (1 - 0.5 ** (1 / 3)) * step[name]
+            torch.testing.assert_close(value.double(), wanted, atol=1e-6, rtol=1e-5)
+        for weight, network in best:
+            assert weight == 0.25
+            assert all(torch.equal(value, after[5][name]) for name, value in network.items())
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "mart"])
+def test_an_average_s_batchnorm_statistics_are_those_of_attacked_training_images(loss):
+    """Those of the first layer, whose input is known; MART sees the images themselves, too."""
+    e = replace(SMALL, batch_size=12, objective=Objective(loss=loss))
+    data = dataset(e)
+    model = training.build(e, data).to(memory_format=torch.channels_last).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = training.with_statistics(model, data.train, e, "float32")
+    generator = torch.Generator().manual_seed(training.stream(e.seed, "batchnorm"))
+    means, variances = [], []
+    order = torch.randperm(24, generator=generator)
+    for batch in order.split(12):
+        x = to_float(data.train.images[batch]).contiguous(memory_format=torch.channels_last)
+        adv = pgd(model, x, data.train.labels[batch], e.attack, generator)
+        for images in (adv,) if loss == "cross-entropy" else (x, adv):
+            maps = model.body[1](model.body[0](images))
+            means.append(maps.mean((0, 2, 3)))
+            variances.append(maps.var((0, 2, 3)))
+    norm = found.body[2]
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack(variances).mean(0))
+    assert norm.momentum == 0.1
+    assert not found.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_recall_finds_exactly_the_same_configuration_only():
     made = run(SMALL)
     assert recall(SMALL).folder == made.folder
@@ -335,6 +594,22 @@ def test_fingerprint_depends_on_changed_fields_data_and_precision_only():
     assert len({base, *others}) == 5
 
 
+def test_the_fingerprints_of_early_experiments_stand():
+    """Whatever fields come: else their published records would be lost."""
+    found = fingerprint(EXPERIMENTS["planted-at"], "bfloat16", PLANTED)
+    assert found == "686c630df0f32a4f"
+    found = fingerprint(EXPERIMENTS["cifar10-paper-at"], "float32", KNOWN["cifar10"])
+    assert found == "31508e00f2eed4dd"
+
+
+def test_every_experiment_survives_its_record_and_has_its_own_fingerprint():
+    keys = {}
+    for e in EXPERIMENTS.values():
+        assert rebuilt(json.loads(json.dumps(asdict(e)))) == e
+        keys.setdefault(fingerprint(e, "float32", PLANTED if e.data == "planted" else ""), e.name)
+    assert len(keys) == len(EXPERIMENTS) - 1  # planted-at-float32 is planted-at in float32
+
+
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(b"no checkpoint")
@@ -372,6 +647,8 @@ def test_unknown_names_are_answered_with_the_known_ones():
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"lr_drops": (50, 75)}, "lr_drops=.* are fractions of the epochs"),
         ({"train_size": None}, "planted ones have no end"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0 must lie between"),
+        ({"average": "swa", "objective": CARRYING.objective}, "begins too late for the teacher"),
     ],
 )
 def test_impossible_experiments_are_named(setting, message):
@@ -400,6 +677,11 @@ def test_the_command_line_runs_shows_and_attributes(command, tmp_path):
     shown = json.loads(command("show", folder, "--json"))
     assert shown["experiment"]["attack"]["eps"] == pytest.approx(8 / 255)
     assert shown["experiment"]["epochs"] == 2
+    smooth = ("--objective.smoothing", "0.1", "--objective.teachers", "own-best")
+    ran = command("run", "planted-at", *SHORT, *smooth, "--objective.weights", "1/4")
+    smoothed = json.loads(command("show", ran.split("record: ")[1].splitlines()[0], "--json"))
+    assert smoothed["experiment"]["objective"]["smoothing"] == 0.1
+    assert smoothed["experiment"]["objective"]["weights"] == [0.25]
     assert shown["finished"]
     assert "test_robust" in command("show", folder)
     assert folder in command("list", "--json")
