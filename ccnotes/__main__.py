@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 import tyro
 
-from ccnotes.benchmark import bench
 from ccnotes.data import load_photos
 from ccnotes.devices import pick_device
 from ccnotes.evaluation import evaluate
@@ -212,6 +211,8 @@ def measure_speed(
         compile: our step's network.
         threads: of the processor; fewer than it has where other work runs beside.
     """
+    from ccnotes.benchmark import bench  # torchvision takes seconds to load
+
     if threads:
         torch.set_num_threads(threads)
     rows = bench(
