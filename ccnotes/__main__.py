@@ -36,7 +36,7 @@ Device = Annotated[str | None, tyro.conf.arg(help="cpu, cuda or mps; the fastest
 Named = tyro.extras.subcommand_type_from_defaults(
     EXPERIMENTS,
     descriptions={
-        "planted-at": "adversarial training on planted images: half a minute on two cores",
+        "planted-at": "adversarial training on planted images: about a minute on two cores",
         "cifar10-at": "adversarial training on photographs: about a quarter of an hour",
     },
 )
@@ -95,7 +95,8 @@ def run_experiment(
         )
     if threads:
         torch.set_num_threads(threads)
-    record = run(experiment, data_dir=data_dir, device=device, fresh=fresh, minutes=minutes)
+    how: dict[str, Any] = {"fresh": fresh, "minutes": minutes, "weights": weights}
+    record = run(experiment, data_dir=data_dir, device=device, **how)
     print(summary(record).to_string(float_format="{:.3f}".format))
     print(f"record: {record.folder}")
     if publish_to:
@@ -152,7 +153,7 @@ def attribute(
 
     Args:
         checkpoint: a run's best.safetensors or last.safetensors.
-        data: planted, cifar10, cifar100 or imagefolder:PATH.
+        data: planted, cifar10, cifar100, cifar10-jpeg or imagefolder:PATH.
         image_size: resize the images of a folder to this many pixels.
         seed: of planted images and of the attack's random starts.
         eps: radius of the attack, such as 8/255; its step is eps / 4 (l2: eps / 8).

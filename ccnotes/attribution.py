@@ -102,6 +102,7 @@ def layer_attribution(
     earlier layers it is a first-order account. Call it with the model in eval mode.
     """
     found: list[Tensor] = []
+    images = images.detach().requires_grad_()  # for networks whose weights are frozen
     hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
     with hook, torch.enable_grad():
         logits = model(images)

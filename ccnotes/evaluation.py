@@ -1,5 +1,6 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -107,13 +108,14 @@ def neural_collapse(
     classes beside that between them, the second how unequal the angles are. Papyan, Han and
     Donoho (2020), arXiv:2008.08186. Raises ValueError if a class has no sample.
     """
-    wide = features.double()  # the means' centred matrix lacks one rank, to rounding
+    # In double precision, as the centred means lack one rank, to rounding; Apple GPUs have none.
+    wide, labels = features.cpu().double(), labels.cpu()
     means = class_means(wide, labels, num_classes)
     centred = means - means.mean(0)
     # As Sigma_B is centred.T @ centred / K, the trace needs no matrix of features x features.
     spread = (wide - means[labels]) @ torch.linalg.pinv(centred, rtol=1e-6)
     cosines = class_similarity(centred)
-    others = ~torch.eye(num_classes, dtype=torch.bool, device=features.device)
+    others = ~torch.eye(num_classes, dtype=torch.bool)
     unequal = (cosines + 1 / (num_classes - 1)).abs()[others].mean()
     return spread.square().sum(1).mean().float(), unequal.float()
 
@@ -155,7 +157,9 @@ def radii(
     """
     rows = []
     for factor in (0, 0.25, 0.5, 1, 1.5, 2):
-        scaled = replace(attack, eps=factor * attack.eps, step_size=factor * attack.step_size)
+        most = 1.0 if attack.norm == "linf" else math.inf  # the pixel range
+        eps, step_size = (min(most, factor * value) for value in (attack.eps, attack.step_size))
+        scaled = replace(attack, eps=eps, step_size=step_size)
         features = features_of(
             model, split.images, split.labels, scaled, seed=seed, precision=precision
         )

@@ -67,6 +67,11 @@ class Experiment:
                 f"lr_drops={self.lr_drops} are fractions of the epochs, between 0 and 1: "
                 f"0.5 drops the learning rate halfway."
             )
+        if self.average not in (None, "swa", "ema") or self.batchnorm not in ("eval", "paper"):
+            raise ValueError(
+                f"average={self.average!r} must be None, 'swa' or 'ema', and "
+                f"batchnorm={self.batchnorm!r} 'eval' or 'paper'."
+            )
         if not (0 <= self.swa_start < 1 and 0 < self.ema_decay < 1 and self.cutout >= 0):
             raise ValueError(
                 f"swa_start={self.swa_start} and ema_decay={self.ema_decay} must lie between 0 "

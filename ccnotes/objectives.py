@@ -15,6 +15,8 @@ from ccnotes.models import Logits, Network
 
 Soft = Float[Tensor, "batch classes"]  # probabilities
 Labels = Int[Tensor, " batch"]
+LOSSES = ("cross-entropy", "trades", "mart")
+SOFT_LABELS = ("teacher", "permuted", "uniform", "groups")
 OWN_BEST, OWN_AVERAGE = "own-best", "own-average"  # teachers that come from the run itself
 
 
@@ -34,6 +36,9 @@ class Objective:
     awp: float = 0.0  # how far weights are perturbed, relative to their norm
 
     def __post_init__(self):
+        for name, known in (("loss", LOSSES), ("soft_labels", SOFT_LABELS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {known}.")
         for name, low, high in (("smoothing", 0, 1), ("beta", 0, 1e9), ("awp", 0, 1)):
             if not low <= (value := getattr(self, name)) < high:
                 raise ValueError(f"{name}={value} must lie in [{low}, {high:g}).")

@@ -87,14 +87,16 @@ class Record:
         images, of two classes of one true group and of different groups, and, on the images as
         they are, ``clean_inside`` and ``clean_across``.
         """
-        return pd.DataFrame(self.content["evaluations"]).assign(**self.by_group("test"))
+        table = pd.DataFrame(self.content["evaluations"]).astype({"epoch": int})
+        return table.assign(**self.by_group("test"))
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
         """Everything that is no scalar.
 
         ``test_robust_similarity`` and the like have one entry an evaluation in their first
-        dimension; ``best_*`` and ``last_*`` are of the final test images, and ``best_head.weight``
+        dimension; ``best_*`` and ``last_*`` are of the final test images (those of radii and
+        stages of the ``eval_size`` test images), and ``best_head.weight``
         and ``best_head.bias`` are the head's.
         """
         arrays = load_file(self.folder / ARRAYS)
@@ -177,28 +179,29 @@ def run(
     ``minutes``.
     """
     begun = time.perf_counter()
-    if not fresh and (found := recall(experiment, weights=weights)):
+    if not fresh and (found := recall(experiment, weights=weights)) and not begun_again(found):
         return found
     data, source = dataset(experiment, data_dir), experiment
     experiment = replace(experiment, data=data.name)  # the record names the data, not a path
-    if not fresh and (found := recall(experiment, data.identity, weights=weights)):
+    found = None if fresh else recall(experiment, data.identity, weights=weights)
+    if found and not begun_again(found):
         return found
     teachers = {}
     for name in experiment.objective.teachers:
         if name.endswith(".safetensors"):
             teachers[name] = load_model(Path(name))
         elif name not in (OWN_BEST, OWN_AVERAGE):
-            e = teacher(source, name)
-            taught = run(e, data_dir=data_dir, device=device, minutes=minutes, weights=True)
+            e, left = teacher(source, name), remaining(minutes, begun)
+            taught = run(e, data_dir=data_dir, device=device, minutes=left, weights=True)
             teachers[name] = taught.model("best")
-    if minutes is not None:
-        minutes -= (time.perf_counter() - begun) / 60
+    minutes = remaining(minutes, begun)
     where = pick_device(device)
     precision = pick_precision(experiment.precision, where)
     key = fingerprint(experiment, precision, data.identity)
     folder = runs_dir() / f"{experiment.name}-seed{experiment.seed}-{key}"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
     try:
         with FileLock(folder / "lock", timeout=0):
             if fresh:  # what was finished stands until this run is
@@ -216,12 +219,13 @@ def run(
                     facts=provenance(where, precision),
                     minutes=minutes,
                 )
-            except (KeyboardInterrupt, OutOfTime):
+            except (KeyboardInterrupt, OutOfTime, FloatingPointError):
                 known = (folder / TABLE).exists() and load(folder).content["finished"]
                 if checkpoint.exists() and not known:
                     state = read_state(checkpoint, key)
                     if state["evaluations"]:
-                        write(folder, experiment, data, key, state)
+                        with writing(folder):
+                            write(folder, experiment, data, key, state)
                 raise
             with writing(folder):
                 write(folder, experiment, data, key, state)
@@ -231,6 +235,15 @@ def run(
             f"another process is at work on this run, in {folder}. Wait for it or stop it."
         ) from None
     return load(folder)
+
+
+def begun_again(record: Record) -> bool:
+    """Whether a fresh run of the same was stopped, and is to go on."""
+    return (runs_dir() / record.folder.name / CHECKPOINT).exists()
+
+
+def remaining(minutes: float | None, begun: float) -> float | None:
+    return None if minutes is None else minutes - (time.perf_counter() - begun) / 60
 
 
 @contextmanager
@@ -299,6 +312,7 @@ def write(
     What every evaluation has is rounded, arrays to half precision and scalars to six digits;
     what belongs to the best and the last epoch is not, but for bootstrap draws.
     """
+    (folder / TABLE).unlink(missing_ok=True)  # an older table must not vouch for new arrays
     rows = state["evaluations"]
     names = list(rows[0]) if rows else []
     arrays = {
@@ -342,8 +356,8 @@ def write(
 
 
 def digits(value: float) -> float:
-    """``value`` to six digits."""
-    return float(f"{value:.6g}")
+    """``value`` to six digits; a whole number stays one."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def load(folder: Path) -> Record:
@@ -351,7 +365,7 @@ def load(folder: Path) -> Record:
     try:
         content = json.loads((folder / TABLE).read_text())
         schema = content["schema"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder / TABLE} cannot be read as a record ({type(error).__name__}). "
             f"Delete the folder, or move it away."
@@ -386,13 +400,14 @@ def publish(record: Record, home: Path, *, weights: bool = False, samples: bool 
     names = ["best.safetensors", "last.safetensors"] * weights + [SAMPLES] * samples
     names += [ARRAYS, TABLE]
     destination = home / record.folder.name
-    if destination.resolve() == record.folder.resolve():
-        return destination
     if missing := [name for name in names if not (record.folder / name).exists()]:
         raise ValueError(
             f"{record.folder} has no {', '.join(missing)} to publish: run it again with --fresh."
         )
-    destination.mkdir(parents=True, exist_ok=True)
+    if destination.resolve() == record.folder.resolve():
+        return destination
+    shutil.rmtree(destination, ignore_errors=True)
+    destination.mkdir(parents=True)
     for name in names:
         shutil.copy(record.folder / name, destination / name)
     return destination

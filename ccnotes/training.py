@@ -13,14 +13,19 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import (
+    AveragedModel,
+    get_ema_multi_avg_fn,
+    get_swa_avg_fn,
+    update_bn,
+)
 from tqdm.auto import tqdm
 
 from ccnotes import models
 from ccnotes.attacks import pgd
 from ccnotes.data import Dataset, Split, augment, balanced, cutout, to_float
 from ccnotes.devices import autocast
-from ccnotes.evaluation import evaluate, features_of, measure, radii, stage_similarity
+from ccnotes.evaluation import evaluate, features_of, radii, stage_similarity
 from ccnotes.experiments import Experiment
 from ccnotes.models import Features, Images, Logits
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST, Objective, perturbed, soft_labels, total
@@ -103,7 +108,7 @@ def fit(
     train = dataset.train.to(device)
     test = part(dataset.test, e.final_size or len(dataset.test)).to(device)
     parts = {name: part(getattr(dataset, name), e.eval_size).to(device) for name in SPLITS}
-    for name, split in parts.items():
+    for name, split in (parts | {"final": test}).items():
         if len(split.labels.unique()) < len(dataset.classes):
             raise ValueError(
                 f"the {len(split)} {name} images to evaluate on miss some of the "
@@ -116,8 +121,11 @@ def fit(
         networks[OWN_BEST] = deepcopy(model)
     if e.average or OWN_AVERAGE in e.objective.teachers:
         decay = e.ema_decay ** (1 / math.ceil(len(train) / e.batch_size))
-        ema = get_ema_multi_avg_fn(decay) if e.average != "swa" else None
-        average = AveragedModel(model, multi_avg_fn=ema, use_buffers=True).requires_grad_(False)
+        # SWA's own multi_avg_fn cannot average BatchNorm's counters, which are integers, on CUDA.
+        swa = get_swa_avg_fn() if e.average == "swa" else None
+        ema = None if swa else get_ema_multi_avg_fn(decay)
+        average = AveragedModel(model, avg_fn=swa, multi_avg_fn=ema, use_buffers=True)
+        average.requires_grad_(False)
         networks[OWN_AVERAGE] = average.module
     for name, network in networks.items():
         check_teacher(name, network, model)
@@ -150,17 +158,20 @@ def fit(
         state["total"] = state["total"].to(device)
         if average:
             average.load_state_dict(state["average"])
-    if facts and facts not in state["sessions"]:
+    if facts and not any(facts | {"date": s["date"]} == s for s in state["sessions"]):
         state["sessions"].append(facts)
-    started, saved = begun - state["seconds"], begun
+    started, saved, progressed = begun - state["seconds"], begun, False
 
     def save() -> None:
         nonlocal saved
-        if not math.isfinite(mean_loss := state["total"].item() / len(train)):
+        mean_loss = state["total"].item() / len(train)
+        whole = all(bool(value.isfinite().all()) for value in model.state_dict().values())
+        if not (math.isfinite(mean_loss) and whole):
             raise FloatingPointError(
-                f"the training loss became {mean_loss} in epoch {state['epoch'] + 1}. Try a "
-                f"learning rate below lr={optimiser.param_groups[0]['lr']:g}. What came before is "
-                f"kept in {checkpoint.parent}."
+                f"the training loss became {mean_loss if whole else math.nan} in epoch "
+                f"{state['epoch'] + 1}. Try a learning rate below "
+                f"lr={optimiser.param_groups[0]['lr']:g}. What came before is kept in "
+                f"{checkpoint.parent}."
             )
         saved = time.perf_counter()
         state["seconds"] = saved - started
@@ -171,9 +182,11 @@ def fit(
         write_state(state, checkpoint)
 
     def stop_in_time(needed: float = 0.0) -> None:
-        if minutes is not None and time.perf_counter() + needed > begun + 60 * minutes:
+        # Something is done each time, however little time there is, so that the run ends.
+        over = minutes is not None and time.perf_counter() + needed > begun + 60 * minutes
+        if over and progressed:
             save()
-            raise OutOfTime(f"stopped in epoch {state['epoch'] + 1} of {e.epochs}")
+            raise OutOfTime(f"stopped after epoch {state['epoch']} of {e.epochs}")
 
     def shown() -> models.Network:
         """The network to evaluate."""
@@ -203,6 +216,7 @@ def fit(
                 loss = train_step(model, optimiser, x, y, e, generators, precision, guides, groups)
                 state["total"] += loss * len(batch)
                 state["batch"] += 1
+                progressed = True
                 ends = state["batch"] == len(batches) and epoch > e.swa_start * e.epochs
                 if average and (e.average != "swa" or ends):
                     average.update_parameters(model)
@@ -216,6 +230,7 @@ def fit(
                 evaluated = shown()
                 if full:
                     found = evaluate_splits(evaluated, parts, e, precision)
+                    progressed = True
                     seconds = time.perf_counter() - started
                     state["pause"] = seconds - state["seconds"]
                     mean_loss = state["total"].item() / len(train)
@@ -225,7 +240,9 @@ def fit(
                     bar.set_postfix_str(f"test robust {found['test_robust_accuracy']:.1%}")
                 else:
                     score = robust_accuracy(evaluated, parts["validation"], e, precision)
-                if score > state["best"].get("validation_robust_accuracy", -1):
+                # Before SWA's first average there is nothing of its own to choose.
+                candidate = e.average != "swa" or average.n_averaged > 0
+                if candidate and score > state["best"].get("validation_robust_accuracy", -1):
                     state["best"] = {"epoch": epoch, "weights": copied(evaluated)}
                     state["best"]["validation_robust_accuracy"] = score
             state |= {"epoch": epoch, "batch": 0}
@@ -241,6 +258,7 @@ def fit(
                 model.load_state_dict(chosen["weights"])
                 chosen["test"] = examine(model, test, parts["test"], e, precision)
                 model.load_state_dict(state["last"]["weights"])
+                progressed = True
                 save()
     return state
 
@@ -395,7 +413,7 @@ def robust_accuracy(model: models.Network, split: Split, e: Experiment, precisio
     """The accuracy that :func:`evaluate_splits` finds on attacked images, alone."""
     how: dict[str, Any] = {"seed": e.seed, "precision": precision}
     features = features_of(model, split.images, split.labels, e.eval_attack, **how)
-    return measure(features, split.labels, model.head)["accuracy"].item()
+    return (model.head(features).argmax(1) == split.labels).float().mean().item()
 
 
 def check_teacher(name: str, teacher: models.Network, student: models.Network) -> None:
@@ -455,5 +473,10 @@ def read_state(checkpoint: Path, fingerprint: str) -> dict[str, Any]:
     if found != fingerprint:
         raise ValueError(
             f"{checkpoint} belongs to run {found}, not to {fingerprint}. Move it away."
+        )
+    if missing := {"total", "sessions", "pause"} - state.keys():
+        raise ValueError(
+            f"{checkpoint} lacks {', '.join(sorted(missing))}: another version of ccnotes wrote "
+            f"it. Delete it to start this run from its first epoch."
         )
     return state

@@ -204,13 +204,14 @@ def test_a_run_killed_ten_times_at_random_moments_ends_in_the_same_record(e, mon
 
 @pytest.mark.parametrize("e", [SMALL, CARRYING, SWA], ids=lambda e: e.name)
 def test_a_run_in_slices_of_no_time_ends_in_the_same_record(e, monkeypatch, tmp_path):
-    """Stopped after every batch and before every evaluation."""
+    """Each does one piece of work at least: a batch, an evaluation or a final one."""
     whole, slices = run(e), 0
     monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "others"))
     while recall(e) is None:
         with contextlib.suppress(training.OutOfTime):
-            run(e, minutes=0 if slices < 14 else None)
+            run(e, minutes=0)
         slices += 1
+    # Twelve batches (one with the evaluation before it), the last evaluation, best and last.
     assert slices == 15
     assert_equal_records(recall(e), whole)
 
@@ -569,6 +570,26 @@ def test_a_fresh_run_that_is_stopped_leaves_the_finished_record(monkeypatch):
     assert recall(SMALL).content == made.content
 
 
+def test_a_fresh_run_that_was_stopped_goes_on_though_there_is_a_record():
+    made = run(SMALL)
+    with pytest.raises(training.OutOfTime):
+        run(SMALL, fresh=True, minutes=0)
+    assert (made.folder / "checkpoint.pt").exists()
+    assert recall(SMALL).content == made.content
+    again = run(SMALL)
+    assert again.provenance != made.provenance
+    assert_equal_records(again, made)
+    assert not (made.folder / "checkpoint.pt").exists()
+
+
+def test_weights_that_diverge_are_not_kept():
+    with pytest.raises(FloatingPointError, match="training loss became nan in epoch"):
+        run(replace(SMALL, lr=1e30, batch_size=24))
+    for path in Path(os.environ["CCNOTES_RUNS"]).glob("*/checkpoint.pt"):
+        kept = torch.load(path, weights_only=True)["model"].values()
+        assert all(value.isfinite().all() for value in kept)
+
+
 def test_parts_that_miss_a_class_are_refused_before_training():
     with pytest.raises(ValueError, match="raise eval_size=3"):
         run(replace(SMALL, eval_size=3))
@@ -618,6 +639,8 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):
     training.write_state({"fingerprint": "other"}, checkpoint)
     with pytest.raises(ValueError, match="belongs to run other, not to abc"):
         training.read_state(checkpoint, "abc")
+    with pytest.raises(ValueError, match=r"lacks pause, sessions, total: another version"):
+        training.read_state(checkpoint, "other")
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_there_was():
@@ -647,6 +670,7 @@ def test_unknown_names_are_answered_with_the_known_ones():
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"lr_drops": (50, 75)}, "lr_drops=.* are fractions of the epochs"),
         ({"train_size": None}, "planted ones have no end"),
+        ({"final_size": 0}, "final_size=0 must be at least 1"),
         ({"ema_decay": 1.0}, "ema_decay=1.0 must lie between"),
         ({"average": "swa", "objective": CARRYING.objective}, "begins too late for the teacher"),
     ],
