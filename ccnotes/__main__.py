@@ -96,7 +96,7 @@ def run_experiment(
     if threads:
         torch.set_num_threads(threads)
     how: dict[str, Any] = {"fresh": fresh, "minutes": minutes, "weights": weights}
-    record = run(experiment, data_dir=data_dir, device=device, **how)
+    record = run(experiment, data_dir=data_dir, device=device, go_on=True, **how)
     print(summary(record).to_string(float_format="{:.3f}".format))
     print(f"record: {record.folder}")
     if publish_to:

@@ -170,21 +170,24 @@ def run(
     fresh: bool = False,
     minutes: float | None = None,
     weights: bool = False,
+    go_on: bool = False,
 ) -> Record:
     """Recall or run one experiment; see :func:`runs`.
 
+    ``go_on=True`` first finishes a run that was stopped, even where there is a record.
     ``weights=True`` recalls only a record that has its models' weights. Teachers that are
     experiments are recalled with theirs, or trained first. Raises
     :class:`ccnotes.training.OutOfTime`, with all that was done kept, rather than go on beyond
     ``minutes``.
     """
     begun = time.perf_counter()
-    if not fresh and (found := recall(experiment, weights=weights)) and not begun_again(found):
+    found = None if fresh else recall(experiment, weights=weights)
+    if found and not (go_on and stopped(found)):
         return found
     data, source = dataset(experiment, data_dir), experiment
     experiment = replace(experiment, data=data.name)  # the record names the data, not a path
     found = None if fresh else recall(experiment, data.identity, weights=weights)
-    if found and not begun_again(found):
+    if found and not (go_on and stopped(found)):
         return found
     teachers = {}
     for name in experiment.objective.teachers:
@@ -237,8 +240,8 @@ def run(
     return load(folder)
 
 
-def begun_again(record: Record) -> bool:
-    """Whether a fresh run of the same was stopped, and is to go on."""
+def stopped(record: Record) -> bool:
+    """Whether this machine has a fresh run of the same that was stopped."""
     return (runs_dir() / record.folder.name / CHECKPOINT).exists()
 
 
@@ -272,14 +275,17 @@ def recall(
     wanted = experiment.precision
     precisions = ("float32", "bfloat16") if wanted == "auto" else (wanted,)
     keys = [fingerprint(experiment, precision, identity) for precision in precisions]
+    matching = []
     for record in find():
         # The hash knows only what differs from the defaults, so a default that has changed since
         # must not pass for the one that the record was made with.
         same = not in_use(changes(record.experiment, experiment), identity)
         found = record.content["fingerprint"] in keys and record.content["finished"] and same
         if found and (not weights or (record.folder / "best.safetensors").exists()):
-            return record
-    return None
+            matching.append(record)
+    # Made under the same setting rather than under one that came to the same precision.
+    matching.sort(key=lambda record: record.experiment["precision"] != wanted)
+    return matching[0] if matching else None
 
 
 def find() -> list[Record]:

@@ -535,6 +535,14 @@ def test_recall_finds_exactly_the_same_configuration_only():
     made = run(SMALL)
     assert recall(SMALL).folder == made.folder
     assert recall(replace(SMALL, precision="auto")).folder == made.folder
+    automatic = replace(SMALL, name="zz", precision="auto")  # later in the alphabet
+    table = made.folder / "record.json"
+    content = json.loads(table.read_text())
+    content["experiment"] |= {"name": "zz", "precision": "auto"}
+    copy = Path(shutil.copytree(made.folder, made.folder.with_name("zz")))
+    (copy / "record.json").write_text(json.dumps(content))
+    assert recall(automatic).folder == copy
+    assert recall(SMALL).folder == made.folder
     for other in ({"seed": 1}, {"lr": 0.2}, {"attack": PGD(eps=0.06, step_size=0.02, steps=2)}):
         assert recall(replace(SMALL, **other)) is None
 
@@ -576,8 +584,8 @@ def test_a_fresh_run_that_was_stopped_goes_on_though_there_is_a_record():
         run(SMALL, fresh=True, minutes=0)
     assert (made.folder / "checkpoint.pt").exists()
     assert recall(SMALL).content == made.content
-    again = run(SMALL)
-    assert again.provenance != made.provenance
+    assert run(SMALL).content == made.content
+    again = run(SMALL, go_on=True)
     assert_equal_records(again, made)
     assert not (made.folder / "checkpoint.pt").exists()
 
