@@ -76,7 +76,7 @@ def cas_draws(
     Efron and Tibshirani (1993). Raises ValueError if a class has no sample.
     """
     generator = torch.Generator(features.device).manual_seed(seed)
-    class_means(features, labels, len(head))
+    class_means(features, labels, len(head))  # for its error, where a class has no sample
     means = []
     for label in range(len(head)):
         own = features[labels == label]
