@@ -78,6 +78,7 @@ def run_experiment(
     publish_to: Path | None = None,
     weights: bool = False,
     samples: bool = False,
+    images: bool = False,
 ) -> None:
     """Train, evaluate and record; go on where an earlier call of the same run stopped.
 
@@ -88,10 +89,13 @@ def run_experiment(
         publish_to: copy the finished record to this folder.
         weights: copy the models' weights, too.
         samples: copy single images' attribution vectors, too.
+        images: copy what judges the choice of test images, too.
     """
-    if (weights or samples) and not publish_to:
+    parts = {"weights": weights, "samples": samples, "images": images}
+    if any(parts.values()) and not publish_to:
         raise ValueError(
-            "--weights and --samples say what to publish, so they need --publish-to FOLDER."
+            "--weights, --samples and --images say what to publish, so they need "
+            "--publish-to FOLDER."
         )
     if threads:
         torch.set_num_threads(threads)
@@ -100,7 +104,7 @@ def run_experiment(
     print(summary(record).to_string(float_format="{:.3f}".format))
     print(f"record: {record.folder}")
     if publish_to:
-        print(f"published: {publish(record, publish_to, weights=weights, samples=samples)}")
+        print(f"published: {publish(record, publish_to, **parts)}")
 
 
 @app.command

@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ccnotes.attribution import cas, class_attribution, class_similarity
+from ccnotes.attribution import (
+    cas,
+    class_attribution,
+    class_similarity,
+    group_similarity,
+)
 from ccnotes.models import Logits, Network
 
 Soft = Float[Tensor, "batch classes"]  # probabilities
@@ -33,6 +38,7 @@ class Objective:
     soft_labels: Literal["teacher", "permuted", "uniform", "groups"] = "teacher"
     cas: float = 0.0  # weight of the batch's CAS in the loss: below 0, CAS is pushed up
     placebo: float = 0.0  # the same for what should do nothing to CAS
+    contrast: float = 0.0  # the same for similarity inside the true groups less that across
     awp: float = 0.0  # how far weights are perturbed, relative to their norm
 
     def __post_init__(self):
@@ -62,13 +68,14 @@ def total(
     attacked: Logits,
     labels: Labels,
     soft: list[tuple[Soft, float]],
+    groups: Int[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
     """The whole objective, in nats, of one batch.
 
-    ``clean`` are the logits at the images themselves (for TRADES and MART), ``features`` (for
-    CAS and placebo, of a network of :mod:`ccnotes.models`) and ``attacked`` those of the attacked
-    ones, ``soft`` each teacher's :func:`soft_labels` and weight; what the weights leave of 1 is
-    that of the loss on the labels.
+    ``clean`` are the logits at the images themselves (for TRADES and MART), ``features`` (for the
+    terms of attribution, of a network of :mod:`ccnotes.models`) and ``attacked`` those of the
+    attacked ones, ``soft`` each teacher's :func:`soft_labels` and weight; what the weights leave
+    of 1 is that of the loss on the labels. ``groups`` are the classes' true ones.
     """
     o = objective
     if clean is None:
@@ -85,6 +92,10 @@ def total(
         result = result + o.cas * batch_cas(features, labels, model.head.weight)
     if features is not None and o.placebo:
         result = result + o.placebo * placebo(features, labels, model)
+    if features is not None and o.contrast:
+        if groups is None:
+            raise ValueError("contrast needs true groups, which planted images have.")
+        result = result + o.contrast * batch_contrast(features, labels, model.head.weight, groups)
     return result
 
 
@@ -189,6 +200,23 @@ def permuted(soft: Soft, labels: Labels, shift: int) -> Soft:
     return moved.scatter(1, labels[:, None], soft.gather(1, labels[:, None]))
 
 
+def batch_similarity(
+    features: Float[Tensor, "batch features"],
+    labels: Labels,
+    head: Float[Tensor, "classes features"],
+    orders: Int[Tensor, "classes features"] | None = None,
+) -> tuple[Float[Tensor, "present present"], Int[Tensor, " present"]]:
+    """The similarity matrix of the classes in a batch, differentiable, and those classes.
+
+    ``orders`` puts each class's attribution into another order first.
+    """
+    present, own = labels.unique(return_inverse=True)
+    attribution = class_attribution(features.float(), own, head[present])
+    if orders is not None:
+        attribution = attribution.gather(1, orders[present])
+    return class_similarity(attribution), present
+
+
 def batch_cas(
     features: Float[Tensor, "batch features"],
     labels: Labels,
@@ -197,14 +225,28 @@ def batch_cas(
 ) -> Float[Tensor, ""]:
     """CAS (see :func:`ccnotes.attribution.cas`) of the classes in a batch, differentiable.
 
-    A pair of negative similarity has no gradient, as it does not count. ``orders`` puts each
-    class's attribution into another order first.
+    A pair of negative similarity has no gradient, as it does not count. For ``orders`` see
+    :func:`batch_similarity`.
     """
-    present, own = labels.unique(return_inverse=True)
-    attribution = class_attribution(features.float(), own, head[present])
-    if orders is not None:
-        attribution = attribution.gather(1, orders[present])
-    return cas(class_similarity(attribution))
+    return cas(batch_similarity(features, labels, head, orders)[0])
+
+
+def batch_contrast(
+    features: Float[Tensor, "batch features"],
+    labels: Labels,
+    head: Float[Tensor, "classes features"],
+    groups: Int[Tensor, " classes"],
+) -> Float[Tensor, ""]:
+    """Mean similarity inside the true groups less that across them, differentiable.
+
+    Of the classes in a batch; in [-2, 2]. What all classes have in common cancels, unlike in
+    CAS. A batch without two classes of one group, or of two groups, has contrast 0.
+    """
+    similarity, present = batch_similarity(features, labels, head)
+    if len(groups[present].unique()) in (1, len(present)):
+        return similarity.sum() * 0
+    inside, across = group_similarity(similarity, groups[present])
+    return inside - across
 
 
 def placebo(

@@ -44,7 +44,8 @@ from ccnotes.training import NETWORKS, OutOfTime, fit, read_state
 
 PUBLISHED = Path(__file__).parent / "published"
 CHECKPOINT, TABLE, ARRAYS = "checkpoint.pt", "record.json", "arrays.safetensors"
-SAMPLES = "samples.safetensors"  # the largest part of a record, published for some only
+# The largest parts of a record, published for some only.
+SAMPLES, IMAGES = "samples.safetensors", "images.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +98,20 @@ class Record:
         ``test_robust_similarity`` and the like have one entry an evaluation in their first
         dimension; ``best_*`` and ``last_*`` are of the final test images (those of radii and
         stages of the ``eval_size`` test images), and ``best_head.weight``
-        and ``best_head.bias`` are the head's.
+        and ``best_head.bias`` are the head's. Stored to three digits, but for the matrices of
+        ``best_*`` and ``last_*``.
         """
-        arrays = load_file(self.folder / ARRAYS)
-        return {k: v.float() if v.dtype == torch.half else v for k, v in arrays.items()}
+        return self.stored(ARRAYS)
+
+    @cached_property
+    def images(self) -> dict[str, Tensor]:
+        """What judges the choice of final test images, of the best and of the last epoch.
+
+        ``best_robust_correct`` and the like say of each whether it is recognised (0 or 1),
+        ``best_robust_cas_draws`` are those of :func:`ccnotes.attribution.cas_draws`. Published
+        for some records only; raises ValueError where they were not.
+        """
+        return self.stored(IMAGES)
 
     @cached_property
     def samples(self) -> Tensor:
@@ -109,9 +120,13 @@ class Record:
         Evaluations x classes x features. Published for some records only; raises ValueError
         where it was not.
         """
-        if not (self.folder / SAMPLES).exists():
-            raise ValueError(f"{self.folder} has no {SAMPLES}: run it again with fresh=True.")
-        return load_file(self.folder / SAMPLES)["test_sample_attribution"].float()
+        return self.stored(SAMPLES)["test_sample_attribution"]
+
+    def stored(self, name: str) -> dict[str, Tensor]:
+        if not (self.folder / name).exists():
+            raise ValueError(f"{self.folder} has no {name}: run it again with fresh=True.")
+        arrays = load_file(self.folder / name)
+        return {k: v.float() if v.dtype == torch.half else v for k, v in arrays.items()}
 
     @property
     def groups(self) -> Tensor:
@@ -315,8 +330,7 @@ def write(
 ) -> None:
     """Write a record: arrays and weights first, the table last, so that it vouches for all.
 
-    What every evaluation has is rounded, arrays to half precision and scalars to six digits;
-    what belongs to the best and the last epoch is not, but for bootstrap draws.
+    Rounded are scalars of evaluations, to six digits, and all large arrays, to half precision.
     """
     (folder / TABLE).unlink(missing_ok=True)  # an older table must not vouch for new arrays
     rows = state["evaluations"]
@@ -345,19 +359,21 @@ def write(
         scalars = {"epoch": chosen["epoch"]}
         for name, value in chosen["test"].items():
             if value.ndim:
-                arrays[f"{which}_{name}"] = value.half() if name.endswith("draws") else value
+                large = name.endswith(("class_means", "draws"))
+                arrays[f"{which}_{name}"] = value.half() if large else value
             else:
                 scalars[name] = value.item()
         content[which] = scalars
         weights = {k: v.contiguous() for k, v in chosen["weights"].items()}
-        arrays |= {f"{which}_{k}": v for k, v in weights.items() if k.startswith("head.")}
+        arrays |= {f"{which}_{k}": v.half() for k, v in weights.items() if k.startswith("head.")}
         shape = {"model": experiment.model, "width": str(experiment.width), "fingerprint": key}
         save_file(weights, folder / f"{which}.safetensors", metadata=shape)
-    samples = {name: arrays.pop(name) for name in list(arrays) if "_sample_" in name}
-    save_file(samples, folder / SAMPLES)
+    for name, ends in ((SAMPLES, ("sample_attribution",)), (IMAGES, ("correct", "draws"))):
+        chosen = {key: arrays.pop(key) for key in list(arrays) if key.endswith(ends)}
+        save_file(chosen, folder / name)
     save_file(arrays, folder / ARRAYS)
     text = folder / f"{TABLE}.new"
-    text.write_text(json.dumps(content, indent=1) + "\n")
+    text.write_text(json.dumps(content) + "\n")
     os.replace(text, folder / TABLE)
 
 
@@ -401,10 +417,20 @@ def load_model(path: Path) -> Network:
     return model.eval()
 
 
-def publish(record: Record, home: Path, *, weights: bool = False, samples: bool = False) -> Path:
-    """Copy a finished record to ``home``, if wanted with weights and single images' values."""
-    names = ["best.safetensors", "last.safetensors"] * weights + [SAMPLES] * samples
-    names += [ARRAYS, TABLE]
+def publish(
+    record: Record,
+    home: Path,
+    *,
+    weights: bool = False,
+    samples: bool = False,
+    images: bool = False,
+) -> Path:
+    """Copy a finished record to ``home``: its table and arrays, and what else is wanted.
+
+    That is the networks' weights, ``Record.samples`` and ``Record.images``.
+    """
+    names = ["best.safetensors", "last.safetensors"] * weights
+    names += [SAMPLES] * samples + [IMAGES] * images + [ARRAYS, TABLE]
     destination = home / record.folder.name
     if missing := [name for name in names if not (record.folder / name).exists()]:
         raise ValueError(

@@ -291,7 +291,7 @@ def train_step(
         with torch.no_grad():
             soft = [(soft_labels(t(attacked), y, o, groups), weight) for t, weight in teachers]
         outputs = forward(model, clean, attacked, o)
-    loss = total(o, model, *outputs, y, soft)
+    loss = total(o, model, *outputs, y, soft, groups)
     optimiser.zero_grad()
     loss.backward()
     if o.awp:
@@ -300,7 +300,7 @@ def train_step(
             with autocast(x.device, precision):
                 outputs = forward(model, clean, attacked, o)
             optimiser.zero_grad()
-            total(o, model, *outputs, y, soft).backward()
+            total(o, model, *outputs, y, soft, groups).backward()
     optimiser.step()
     return loss.detach()
 
@@ -332,7 +332,7 @@ def forward(
 ) -> tuple[Logits | None, Features | None, Logits]:
     """Clean logits and attacked features, each where the objective needs it; attacked logits."""
     logits = None if objective.loss == "cross-entropy" else model(clean)
-    if not (objective.cas or objective.placebo):
+    if not (objective.cas or objective.placebo or objective.contrast):
         return logits, None, model(attacked)
     features = model.features(attacked)
     return logits, features, model.head(features)

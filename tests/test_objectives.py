@@ -10,6 +10,7 @@ from ccnotes.models import ConvNet
 from ccnotes.objectives import (
     Objective,
     batch_cas,
+    batch_contrast,
     cross_entropy,
     distillation,
     mart,
@@ -136,6 +137,40 @@ def test_the_batch_s_cas_and_its_gradients_agree_with_the_formula():
         torch.testing.assert_close(value.double(), other, atol=1e-5, rtol=1e-4)
 
 
+def test_the_batch_s_contrast_and_its_gradients_agree_with_the_formula():
+    """Classes 0 to 4, in groups (0, 1), (2, 3) and (4): class 4 has no kin."""
+    torch.manual_seed(1)
+    features, labels = torch.rand(12, 8, requires_grad=True), torch.arange(12) % 5
+    head = torch.randn(CLASSES, 8, requires_grad=True)
+    doubles = [value.detach().double().requires_grad_() for value in (features, head)]
+    rows = [
+        sum(h * doubles[1][y] for h, own in zip(doubles[0], labels, strict=True) if own == y)
+        for y in range(5)
+    ]
+    cosines = {
+        (i, j): rows[i] @ rows[j] / (rows[i].norm() * rows[j].norm())
+        for i, j in product(range(5), range(5))
+        if i != j
+    }
+    kin = [c for (i, j), c in cosines.items() if i // 2 == j // 2]
+    rest = [c for (i, j), c in cosines.items() if i // 2 != j // 2]
+    expected = sum(kin) / len(kin) - sum(rest) / len(rest)
+    found = batch_contrast(features, labels, head, GROUPS)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+    slowly = torch.autograd.grad(expected, doubles)
+    for value, other in zip(torch.autograd.grad(found, (features, head)), slowly, strict=True):
+        torch.testing.assert_close(value.double(), other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("labels", [[0, 2, 4], [2, 3, 2], [5, 5, 5]])
+def test_a_batch_that_lacks_kin_or_strangers_has_no_contrast(labels):
+    features = torch.rand(3, 8, requires_grad=True)
+    head = torch.randn(CLASSES, 8)
+    found = batch_contrast(features, torch.tensor(labels), head, GROUPS)
+    assert found == 0
+    assert (torch.autograd.grad(found, features)[0] == 0).all()
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(2)
@@ -143,17 +178,20 @@ def model():
 
 
 def test_the_whole_is_the_sum_of_its_parts(model, batch):
-    """Chen et al.: 0.3 on the labels, 0.6 and 0.1 on two teachers; and CAS pushed up."""
+    """Chen et al.: 0.3 on the labels, 0.6 and 0.1 on two teachers; CAS up, contrast down."""
     clean, attacked, labels, teacher = batch
     features, other = torch.rand(9, 16), teacher.flip(1)
-    o = Objective(loss="trades", teachers=("a", "b"), weights=(0.6, 0.1), temperature=3.0, cas=-0.2)
+    soft = {"teachers": ("a", "b"), "weights": (0.6, 0.1), "temperature": 3.0}
+    o = Objective(loss="trades", cas=-0.2, contrast=0.4, **soft)
     expected = (
         0.3 * trades(clean, attacked, labels, 6.0)
         + 0.6 * distillation(attacked, teacher, 3.0)
         + 0.1 * distillation(attacked, other, 3.0)
         - 0.2 * batch_cas(features, labels, model.head.weight)
+        + 0.4 * batch_contrast(features, labels, model.head.weight, GROUPS)
     )
-    found = total(o, model, clean, features, attacked, labels, [(teacher, 0.6), (other, 0.1)])
+    taught = [(teacher, 0.6), (other, 0.1)]
+    found = total(o, model, clean, features, attacked, labels, taught, GROUPS)
     torch.testing.assert_close(found, expected)
 
 
@@ -240,6 +278,12 @@ def test_labels_that_cannot_be_permuted_are_refused():
         permuted(torch.rand(3, 4), torch.arange(3), 2)
     with pytest.raises(ValueError, match="needs true groups"):
         soft_labels(torch.rand(3, 4), torch.arange(3), Objective(soft_labels="groups"), None)
+
+
+def test_contrast_without_true_groups_is_refused(model, batch):
+    _, attacked, labels, _ = batch
+    with pytest.raises(ValueError, match="contrast needs true groups"):
+        total(Objective(contrast=1.0), model, None, torch.rand(9, 16), attacked, labels, [])
 
 
 def test_perturbed_weights_follow_the_formula_and_come_back(model):

@@ -62,6 +62,7 @@ CARRYING = replace(
         weights=(0.3, 0.4),
         cas=0.1,
         placebo=0.1,
+        contrast=0.1,
         awp=0.01,
     ),
     average="ema",
@@ -271,8 +272,13 @@ def test_a_record_keeps_what_its_model_gives():
     torch.testing.assert_close(found.arrays["best_robust_similarity"], similarity)
     assert found.best["robust_cas"] == pytest.approx(cas(similarity).item(), abs=1e-5)
     torch.testing.assert_close(
-        found.arrays["best_robust_class_means"] * found.arrays["best_head.weight"], attribution
+        found.arrays["best_robust_class_means"] * found.arrays["best_head.weight"],
+        attribution,
+        rtol=1e-3,  # two factors in half precision, each off by 5e-4 at most
+        atol=1e-6,
     )
+    right = found.images["best_robust_correct"].float().mean().item()
+    assert found.best["robust_accuracy"] == pytest.approx(right)
 
 
 def test_evaluation_counts_right_answers_per_class():
