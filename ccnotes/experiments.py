@@ -163,17 +163,13 @@ def remedied(base: Experiment, *, cutout: int, train_size: int) -> list[Experime
 
 def pushed(base: Experiment) -> list[Experiment]:
     """The base with CAS pushed up and down, its placebo, and the true groups' contrast."""
-    strengths: dict[str, tuple[float, ...]] = {
-        "cas": (0.003, 0.01, 0.03),
-        "placebo": (0.003, 0.01, 0.03),
-        "contrast": (0.03, 0.1, 0.3),
-    }
-    return [
-        replace(base, name=f"{base.name}-{term}-{way}-{n}", objective=Objective(**{term: sign * n}))
-        for term, values in strengths.items()
-        for n in values
-        for way, sign in (("up", -1), ("down", 1))
-    ]
+    objectives = {}
+    for n in (0.003, 0.01, 0.03):
+        for way, weight in (("up", -n), ("down", n)):
+            objectives[f"cas-{way}-{n}"] = Objective(cas=weight)
+            objectives[f"placebo-{way}-{n}"] = Objective(placebo=weight)
+            objectives[f"contrast-{way}-{10 * n:g}"] = Objective(contrast=10 * weight)
+    return [replace(base, name=f"{base.name}-{n}", objective=o) for n, o in objectives.items()]
 
 
 # With augmentation sixty epochs are too few to overfit; kept to show what CAS does then.

@@ -706,6 +706,8 @@ def command(monkeypatch, capsys):
     return call
 
 
+PARTS = ("arrays", "samples", "images", "best", "last")
+ALL = ("--weights", "--samples", "--images")
 SHORT = "--epochs 2 --train-size 24 --validation-size 24 --test-size 30 --width 4".split()
 
 
@@ -725,6 +727,9 @@ def test_the_command_line_runs_shows_and_attributes(command, tmp_path):
     assert folder in command("list", "--json")
     copied = {path.name for path in tmp_path.glob("planted-at-*/*")}
     assert copied == {"record.json", "arrays.safetensors"}
+    command("run", "planted-at", *SHORT, "--attack.eps", "8/255", "--publish-to", tmp_path, *ALL)
+    copied = {path.name for path in tmp_path.glob("planted-at-*/*.safetensors")}
+    assert copied == {f"{part}.safetensors" for part in PARTS}
     given = json.loads(command("attribute", f"{folder}/best.safetensors", "--json"))
     assert given["robust_accuracy"] == pytest.approx(shown["best"]["robust_accuracy"])
     assert given["robust_cas"] == pytest.approx(shown["best"]["robust_cas"], abs=1e-5)
