@@ -1,6 +1,7 @@
-"""The command line: ``python -m ccnotes list | run | show | attribute | bench | data``."""
+"""The command line: ``python -m ccnotes list | run | show | attribute | cams | bench | data``."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -11,6 +12,7 @@ import pandas as pd
 import torch
 import tyro
 
+from ccnotes.attribution import spread
 from ccnotes.data import load_photos
 from ccnotes.devices import pick_device
 from ccnotes.evaluation import evaluate
@@ -26,6 +28,7 @@ from ccnotes.records import (
     recall,
     run,
     runs_dir,
+    write_cams,
 )
 from ccnotes.training import OutOfTime
 
@@ -190,6 +193,34 @@ def attribute(
         print(f"CAS {found[f'{kind}_cas']:.2f} of at most {top}, similarity:")
         matrix = pd.DataFrame(found[f"{kind}_similarity"].numpy(), source.classes, source.classes)
         print(matrix.to_string(float_format="{:.2f}".format))
+
+
+@app.command
+def cams(
+    folder: Annotated[Path, tyro.conf.Positional],
+    *,
+    data_dir: DataDir = None,
+    publish_to: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Where the best and the last network of a run look: Grad-CAM of all its test images.
+
+    Args:
+        folder: of the run, with its best.safetensors and last.safetensors.
+        publish_to: copy the maps to the record of that name in this folder.
+    """
+    found = load(folder)
+    made = write_cams(found, data_dir)
+    covered = {which: spread(maps).nanmean().item() for which, maps in found.cams.items()}
+    if json:
+        print_json({"file": str(made), "spread": covered})
+    else:
+        print(", ".join(f"{which}: spread {value:.3f}" for which, value in covered.items()))
+        print(f"maps: {made}")
+    if publish_to:
+        destination = publish_to / found.folder.name / made.name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made, destination)
 
 
 @app.command(name="bench")

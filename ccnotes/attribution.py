@@ -111,6 +111,41 @@ def layer_attribution(
     return (found[0].detach().float() * gradient.float()).flatten(2).sum(2)
 
 
+def grad_cam(
+    model: nn.Module,
+    layer: nn.Module,
+    images: Float[Tensor, "samples channels height width"],
+    labels: Int[Tensor, " samples"],
+) -> Float[Tensor, "samples rows columns"]:
+    r"""Where in each image the layer's output speaks for the image's label, 0 or more.
+
+    .. math:: \max\left(0, \; \sum_k \bar\alpha_k \, h_{kp}(x) \right)
+
+    with :math:`\bar\alpha_k` the mean over places of the gradient of the label's logit in map
+    ``k``. Selvaraju et al. (2017), arXiv:1610.02391, as captum computes it. At a last layer that
+    only a mean and a linear head follow, it is, up to the number of places, what the attribution
+    vector is the sum of over places and features, where that is positive. Call it with the model
+    in eval mode.
+    """
+    from captum.attr import LayerGradCam  # comes with the book, not with the package
+
+    maps = LayerGradCam(model, layer).attribute(images, target=labels, relu_attributions=True)
+    return maps.detach().squeeze(1)
+
+
+def spread(maps: Float[Tensor, "samples rows columns"]) -> Float[Tensor, " samples"]:
+    r"""The share of its places that a map, 0 or more, covers.
+
+    .. math:: \exp\left(-\sum_p m_p \log m_p\right) / P, \qquad \sum_p m_p = 1
+
+    From 1/P, where all of it lies in one of the ``P`` places, to 1, where it is everywhere the
+    same; NaN for a map of zeros.
+    """
+    flat = maps.flatten(1)
+    share = flat / flat.sum(1, keepdim=True)
+    return torch.special.entr(share).sum(1).exp() / flat.shape[1]
+
+
 def instance_similarity(
     features: Float[Tensor, "samples features"],
     labels: Int[Tensor, " samples"],

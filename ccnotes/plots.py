@@ -10,13 +10,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ccnotes import _altair
+from ccnotes.attribution import class_means
 from ccnotes.evaluation import interval
 from ccnotes.records import Record
 
@@ -111,6 +113,115 @@ def with_intervals(frame: pd.DataFrame, x: str, y: str, *, ax: Axes, **look: Any
     band = interval if frame[x].duplicated().any() else None
     bars = {"errorbar": band, "err_style": "bars", "marker": "o"}
     return sns.lineplot(frame, x=x, y=y, ax=ax, **bars, **look)
+
+
+def forest(
+    frame: pd.DataFrame, value: str, names: dict[str, str], *, ax: Axes, xlabel: str
+) -> Axes:
+    """A row an experiment: mean of ``value`` over seeds and its 95 % interval, around a line at 0.
+
+    ``names`` maps experiments, in order, to what the axis calls them.
+    """
+    rows = frame[frame.experiment.isin(names)]
+    look = {"linestyle": "none", "color": BLUE, "markersize": 5, "err_kws": {"linewidth": 1.5}}
+    sns.pointplot(
+        rows.assign(name=rows.experiment.map(names)),
+        x=value,
+        y="name",
+        order=list(names.values()),
+        errorbar=interval,
+        ax=ax,
+        **look,
+    )
+    ax.axvline(0, color="0.5", linewidth=1)
+    ax.set(xlabel=xlabel, ylabel="")
+    return ax
+
+
+def warmth(
+    logits: Float[Tensor, "images classes"],
+    labels: Int[Tensor, " images"],
+    classes: Sequence[str],
+    description: str,
+) -> alt.VConcatChart:
+    """One slider, the temperature: the mean soft label of the images of each class."""
+    temperatures = [1, 1.5, 2, 3, 4, 6, 8, 12, 16]
+    soft = [class_means((logits / t).softmax(1), labels, len(classes)) for t in temperatures]
+    rows = pd.DataFrame({"step": range(len(soft)), "temperature": temperatures})
+    rows["label"] = [f"temperature {t:g}" for t in temperatures]
+    rows["soft"] = hundredths(torch.stack(soft))
+    slider = alt.binding_range(min=0, max=len(soft) - 1, step=1, name="Warmer ")
+    step = alt.param(name="step", value=2, bind=slider)
+    now = alt.datum.step == step
+    heat = cells(rows, now, "soft", list(classes), len(classes), "mean probability").encode(
+        x=alt.X("column:O", title="probability of").axis(labelExpr=f"{list(classes)}[datum.value]"),
+        y=alt.Y("row:N", sort=None, title="images of"),
+        color=alt.Color("value:Q", title="mean probability")
+        .scale(domain=[0, 1], scheme="blues")
+        .legend(orient="bottom", direction="horizontal", gradientLength=190),
+    )
+    number = heat.mark_text(fontSize=11).encode(
+        text=alt.Text("value:Q", format=".2f"),
+        color=alt.condition("datum.value > 0.5", alt.value("white"), alt.value("black")),
+    )
+    title = alt.Chart(rows).transform_filter(now).mark_text(fontSize=13).encode(text="label:N")
+    return (
+        alt.vconcat(
+            title.properties(width=250, height=18),
+            (heat + number).properties(width=250, height=250),
+        )
+        .add_params(step)
+        .properties(description=description)
+    )
+
+
+def paths(
+    groups: dict[str, Sequence[Record]], x: str, y: str, titles: tuple[str, str], description: str
+) -> alt.LayerChart:
+    """One slider, the epoch: each group of records as a point on its way through ``x`` and ``y``.
+
+    Both are columns of the records' tables, means over the records of a group; the line is the
+    way so far.
+    """
+    rows = pd.concat(
+        [
+            pd.concat([r.table[["epoch", x, y]] for r in records])
+            .groupby("epoch", as_index=False)
+            .mean()
+            .assign(run=name)
+            for name, records in groups.items()
+        ]
+    )
+    epochs = sorted(rows.epoch.unique().tolist())
+    slider = alt.binding_range(min=epochs[0], max=epochs[-1], step=epochs[0], name="Epoch ")
+    epoch = alt.param(name="epoch", value=epochs[-1], bind=slider)
+    names = list(groups)
+    encoded = {
+        "x": alt.X(x, type="quantitative", title=titles[0]).scale(zero=False, nice=True),
+        "y": alt.Y(y, type="quantitative", title=titles[1]).scale(zero=False, nice=True),
+        "color": alt.Color("run:N", title=None, sort=names).scale(
+            domain=names, range=(PALETTE * 3)[: len(names)]
+        ),
+        "tooltip": ["run:N", "epoch:Q"],
+    }
+    way = (
+        alt.Chart(rows)
+        .transform_filter(alt.datum.epoch <= epoch)
+        .mark_line(strokeWidth=1.2, opacity=0.6)
+        .encode(**encoded, order="epoch:Q")
+    )
+    point = (
+        alt.Chart(rows)
+        .transform_filter(alt.datum.epoch == epoch)
+        .mark_point(filled=True, size=110, opacity=1)
+        .encode(
+            **encoded,
+            shape=alt.Shape("run:N", title=None, sort=names).scale(domain=names),
+        )
+    )
+    return (
+        (way + point).add_params(epoch).properties(width=330, height=300, description=description)
+    )
 
 
 def scrubber(record: Record, description: str) -> alt.VConcatChart:

@@ -15,18 +15,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import platformdirs
 import torch
 from filelock import FileLock, Timeout
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ccnotes
-from ccnotes.attribution import group_similarity
-from ccnotes.data import KNOWN, Dataset
+from ccnotes.attribution import grad_cam, group_similarity
+from ccnotes.data import KNOWN, Dataset, to_float
 from ccnotes.devices import hardware, pick_device, pick_precision
+from ccnotes.evaluation import BATCH
 from ccnotes.experiments import (
     EXPERIMENTS,
     PLANTED,
@@ -36,16 +39,17 @@ from ccnotes.experiments import (
     dataset,
     fingerprint,
     in_use,
+    rebuilt,
     teacher,
 )
 from ccnotes.models import Network
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
-from ccnotes.training import NETWORKS, OutOfTime, fit, read_state
+from ccnotes.training import NETWORKS, OutOfTime, fit, part, read_state
 
 PUBLISHED = Path(__file__).parent / "published"
 CHECKPOINT, TABLE, ARRAYS = "checkpoint.pt", "record.json", "arrays.safetensors"
 # The largest parts of a record, published for some only.
-SAMPLES, IMAGES = "samples.safetensors", "images.safetensors"
+SAMPLES, IMAGES, CAMS = "samples.safetensors", "images.safetensors", "cams.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +126,20 @@ class Record:
         """
         return self.stored(SAMPLES)["test_sample_attribution"]
 
+    @cached_property
+    def cams(self) -> dict[str, Tensor]:
+        """``best`` and ``last``: Grad-CAM of each final test image, clean, for its own class.
+
+        Images x rows x columns, in [0, 1] (see :func:`ccnotes.attribution.grad_cam`, divided by
+        each map's maximum). Made afterwards, by ``python -m ccnotes cams``; raises ValueError
+        where they were not.
+        """
+        return {which: maps.float() / 255 for which, maps in self.stored(CAMS).items()}
+
     def stored(self, name: str) -> dict[str, Tensor]:
         if not (self.folder / name).exists():
-            raise ValueError(f"{self.folder} has no {name}: run it again with fresh=True.")
+            how = "`python -m ccnotes cams`" if name == CAMS else "run it again with fresh=True"
+            raise ValueError(f"{self.folder} has no {name}. To make it: {how}.")
         arrays = load_file(self.folder / name)
         return {k: v.float() if v.dtype == torch.half else v for k, v in arrays.items()}
 
@@ -417,6 +432,32 @@ def load_model(path: Path) -> Network:
     return model.eval()
 
 
+def write_cams(record: Record, data_dir: Path | str | None = None) -> Path:
+    """Make ``Record.cams`` from the networks that the record's folder has, and the run's data.
+
+    Returns the file. Raises ValueError where the folder has no networks.
+    """
+    e = rebuilt(record.experiment)
+    test = dataset(e, data_dir).test
+    test = part(test, e.final_size or len(test))
+    found = {}
+    for which in ("best", "last"):
+        model = load_model(record.folder / f"{which}.safetensors")
+        maps = torch.cat(
+            [
+                grad_cam(model, model.stages[-1], to_float(images), labels)
+                for images, labels in zip(
+                    test.images.split(BATCH), test.labels.split(BATCH), strict=True
+                )
+            ]
+        )
+        top = maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        found[which] = (255 * maps / top).round().byte()
+    with writing(record.folder):
+        save_file(found, record.folder / CAMS)
+    return record.folder / CAMS
+
+
 def publish(
     record: Record,
     home: Path,
@@ -469,6 +510,34 @@ def best_minus_last(records: Iterable[Record]) -> pd.DataFrame:
     run = ["experiment", "eps", "seed"]
     ends = best_and_last(records).pivot(index=run, columns="checkpoint")
     return (ends.xs("best", axis=1, level=1) - ends.xs("last", axis=1, level=1)).reset_index()
+
+
+def differences(ends: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Each row of :func:`best_and_last` less that of ``base``, seed and checkpoint being the same.
+
+    Raises ValueError where ``base`` lacks one of the seeds.
+    """
+    if missing := sorted(set(ends.seed) - set(ends.seed[ends.experiment == base])):
+        raise ValueError(f"{base!r} has no record of seeds {missing} to compare with: add them.")
+    values = ends.drop(columns="eps").set_index(["experiment", "seed", "checkpoint"])
+    pairs = list(zip(ends.seed, ends.checkpoint, strict=True))
+    return (values - values.loc[base].loc[pairs].to_numpy()).reset_index()
+
+
+def at_loss(
+    record: Record, column: str, levels: Float[np.ndarray, " levels"]
+) -> Float[np.ndarray, " levels"]:
+    """A column of ``record.table`` where the training loss first falls to each of the levels.
+
+    The loss is that on attacked training images, the cross-entropy in nats whatever was
+    minimised; between evaluations both are interpolated linearly. NaN for a level that is not
+    reached, or was before the first evaluation.
+    """
+    loss, values = record.table.train_robust_loss.to_numpy(), record.table[column].to_numpy()
+    after = np.argmax(loss <= levels[:, None], axis=1)  # 0 where there is none, too
+    before = np.maximum(after - 1, 0)
+    fall = np.where(after > 0, loss[before] - loss[after], np.nan)
+    return values[before] + (loss[before] - levels) / fall * (values[after] - values[before])
 
 
 def provenance(device: torch.device, precision: str) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from ccnotes.attribution import (
     cas_draws,
     class_attribution,
     class_similarity,
+    grad_cam,
     group_similarity,
     instance_similarity,
     layer_attribution,
+    spread,
 )
 from ccnotes.models import ConvNet, PreActResNet
 
@@ -138,3 +140,30 @@ def test_group_similarity_by_hand():
 def test_a_class_without_samples_is_named():
     with pytest.raises(ValueError, match=r"no samples of class \[2\]"):
         class_attribution(torch.rand(4, 5), torch.tensor([0, 1, 0, 1]), torch.rand(3, 5))
+
+
+@pytest.mark.parametrize("network", [ConvNet(4, width=2), PreActResNet(4, width=2)])
+def test_grad_cam_at_the_last_layer_is_the_attribution_place_by_place(network):
+    """Where a mean and a linear head follow: sum over k of W_yk h_kp / P, where it is positive."""
+    torch.manual_seed(0)
+    images, labels = torch.rand(5, 3, 16, 16), torch.tensor([0, 1, 2, 3, 1])
+    network.eval()
+    found = []
+    hook = network.stages[-1].register_forward_hook(lambda m, i, output: found.append(output))
+    with torch.no_grad(), hook:
+        network(images)
+    h, head = found[0], network.head.weight.detach()
+    places = h.shape[2] * h.shape[3]
+    expected = torch.einsum("nk,nkhw->nhw", head[labels], h).clamp_min(0) / places
+    maps = grad_cam(network, network.stages[-1], images, labels)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
+    assert maps.max() > 0
+
+
+def test_the_spread_of_a_map_is_its_share_of_the_places():
+    maps = torch.zeros(4, 2, 3)
+    maps[0, 1, 2] = 7  # one place of six
+    maps[1] = 0.1  # all of them
+    maps[2, 0, :2] = 5  # two of them
+    assert spread(maps)[:3].tolist() == pytest.approx([1 / 6, 1, 2 / 6])
+    assert spread(maps)[3].isnan()

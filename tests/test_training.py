@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ import ccnotes
 from ccnotes import models, objectives, records, training
 from ccnotes.__main__ import main
 from ccnotes.attacks import PGD, pgd
-from ccnotes.attribution import cas, class_attribution, class_similarity
+from ccnotes.attribution import cas, class_attribution, class_similarity, grad_cam
 from ccnotes.data import KNOWN, to_float
 from ccnotes.evaluation import evaluate, features_of
 from ccnotes.experiments import (
@@ -35,7 +36,7 @@ from ccnotes.experiments import (
 )
 from ccnotes.objectives import Objective
 from ccnotes.planted import Planted
-from ccnotes.records import find, recall, run
+from ccnotes.records import Record, at_loss, differences, find, recall, run
 
 SMALL = Experiment(
     name="small",
@@ -737,6 +738,25 @@ def test_the_command_line_runs_shows_and_attributes(command, tmp_path):
     assert json.loads(weaker)["robust_loss"] < given["robust_loss"]
 
 
+def test_maps_are_made_afterwards_from_the_run_s_networks(command, tmp_path):
+    ran = command("run", "planted-at", *SHORT, "--publish-to", tmp_path)
+    folder = Path(ran.split("record: ")[1].splitlines()[0])
+    record = records.load(folder)
+    with pytest.raises(ValueError, match="has no cams"):
+        _ = record.cams
+    made = json.loads(command("cams", folder, "--json", "--publish-to", tmp_path))
+    test, model = dataset(rebuilt(record.experiment)).test, record.model("last")
+    maps = grad_cam(model, model.stages[-1], to_float(test.images), test.labels)
+    top = maps.amax((1, 2), keepdim=True)
+    assert top.min() > 0
+    # Bytes: half of 1/255 off at most.
+    torch.testing.assert_close(record.cams["last"], maps / top, atol=0.002, rtol=0)
+    assert 0 < made["spread"]["best"] <= 1
+    assert (tmp_path / folder.name / "cams.safetensors").exists()
+    with pytest.raises(SystemExit, match="cannot be read as a model"):
+        command("cams", tmp_path / folder.name)
+
+
 def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
     """A real process, sent a real SIGINT once its first epochs are kept."""
     folder = Path(os.environ["CCNOTES_RUNS"])
@@ -776,6 +796,41 @@ def test_mistakes_on_the_command_line_get_one_clear_line(command, capsys, argume
         command(*arguments)
     assert stopped.value.code not in (None, 0)
     assert message in f"{stopped.value.code} {capsys.readouterr()}"
+
+
+def ends_of(values):
+    """What best_and_last gives, of experiments that each have a value for each seed."""
+    rows = [
+        {"experiment": name, "eps": 0.1, "seed": seed, "checkpoint": which, "value": value + shift}
+        for name, seeds in values.items()
+        for seed, value in seeds.items()
+        for which, shift in (("best", 0.5), ("last", 0.0))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_between_equal_seeds_and_checkpoints():
+    """Whatever the order of the rows."""
+    ends = ends_of({"a": {0: 1.0, 1: 5.0}, "base": {1: 3.0, 0: 2.0}}).sample(frac=1, random_state=0)
+    found = differences(ends, "base").set_index(["experiment", "seed", "checkpoint"]).value
+    assert found["a"].to_dict() == {
+        (0, "best"): -1.0,
+        (0, "last"): -1.0,
+        (1, "best"): 2.0,
+        (1, "last"): 2.0,
+    }
+    assert (found["base"] == 0).all()
+    with pytest.raises(ValueError, match=r"'base' has no record of seeds \[1\]"):
+        differences(ends_of({"a": {0: 1.0, 1: 5.0}, "base": {0: 2.0}}), "base")
+
+
+def test_a_column_at_equal_loss_is_read_off_the_straight_lines_between_evaluations():
+    rows = {"epoch": [5, 10, 15, 20], "train_robust_loss": [2.0, 1.0, 1.5, 0.5]}
+    content = {"evaluations": rows | {"value": [0.0, 1.0, 9.0, 3.0]}, "dataset": {"groups": None}}
+    record = Record(folder=Path(), content=content)
+    found = at_loss(record, "value", np.array([2.5, 2.0, 1.75, 1.0, 0.75, 0.5, 0.4]))
+    # Not: before the first evaluation (2.5 and 2), or never reached (0.4).
+    np.testing.assert_allclose(found, [np.nan, np.nan, 0.25, 1.0, 4.5, 3.0, np.nan])
 
 
 def test_every_published_record_loads_and_bears_its_own_fingerprint():
