@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 SPLITS = ("train", "validation", "test")
@@ -134,6 +134,18 @@ def draw(settings: Planted, num_images: int, seed: int, split: str) -> PlantedIm
         group_patterns=torch.from_numpy(group_patterns),
         **truth,
     )
+
+
+def footprint(
+    corners: Int[Tensor, "images 2"], settings: Planted
+) -> Bool[Tensor, "images size size"]:
+    """The pixels that the patterns with these top left corners cover, for example the groups'."""
+    pixels = torch.arange(settings.image_size)
+    rows, columns = (
+        (pixels >= corner[:, None]) & (pixels < corner[:, None] + settings.pattern_size)
+        for corner in corners.T
+    )
+    return rows[:, :, None] & columns[:, None, :]
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

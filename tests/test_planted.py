@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ccnotes.planted import Planted, planted
+from ccnotes.planted import Planted, footprint, planted
 
 
 def test_the_truth_explains_every_pixel():
@@ -17,6 +17,17 @@ def test_the_truth_explains_every_pixel():
             expected[:, top : top + 5, left : left + 5] += amplitudes[i] * pattern
         found = data.images[i].double() / 255
         assert (found - expected.clip(0, 1)).abs().max() <= 0.5 / 255 + 1e-9
+
+
+def test_a_footprint_is_where_the_pattern_changes_the_image():
+    changed = {"noise": 0.0, "class_amplitude": 0.0, "image_size": 12, "pattern_size": 5}
+    data = planted(30, **changed)
+    where = footprint(data.group_corners, Planted(**changed))
+    assert (where.sum((1, 2)) == 25).all()
+    touched = (data.images != 128).any(1)
+    assert not (touched & ~where).any()
+    # A smooth pattern is nowhere 0 in all three channels; rounding hides few pixels.
+    assert (touched & where).sum() > 0.95 * where.sum()
 
 
 def test_classes_of_a_group_share_its_pattern_and_no_other():
