@@ -24,8 +24,16 @@ def class_attribution(
 def class_means(
     features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"], num_classes: int
 ) -> Float[Tensor, "classes features"]:
-    """Mean feature vector of each class. Raises ValueError if a class has no sample."""
+    """Mean feature vector of each class.
+
+    Raises ValueError if a class has no sample, or a sample another label than 0, ..., K - 1.
+    """
     counts = torch.bincount(labels, minlength=num_classes)
+    if len(counts) > num_classes:
+        raise ValueError(
+            f"label {len(counts) - 1} is not one of the {num_classes} classes of the head, which "
+            f"are 0 to {num_classes - 1}: choose the data that the model was trained on."
+        )
     if (missing := torch.where(counts == 0)[0]).numel():
         raise ValueError(
             f"no samples of class {missing.tolist()}, so its mean attribution is undefined. "

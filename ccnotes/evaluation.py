@@ -23,13 +23,13 @@ from ccnotes.attribution import (
 )
 from ccnotes.data import Split, to_float
 from ccnotes.devices import autocast
-from ccnotes.models import Network
+from ccnotes.models import Headed, Network
 
 BATCH = 500  # images that are evaluated together
 
 
 def features_of(
-    model: Network,
+    model: Network | Headed,
     images: UInt8[Tensor, "samples channels height width"],
     labels: Int[Tensor, " samples"],
     attack: PGD | None = None,
@@ -121,7 +121,7 @@ def neural_collapse(
 
 
 def evaluate(
-    model: Network,
+    model: Network | Headed,
     images: UInt8[Tensor, "samples channels height width"],
     labels: Int[Tensor, " samples"],
     attack: PGD,
@@ -148,7 +148,7 @@ def evaluate(
 
 
 def radii(
-    model: Network, split: Split, attack: PGD, *, seed: int = 0, precision: str = "float32"
+    model: Network | Headed, split: Split, attack: PGD, *, seed: int = 0, precision: str = "float32"
 ) -> dict[str, Tensor]:
     """How accuracy and CAS move with the strength of the attack that evaluates.
 

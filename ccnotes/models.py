@@ -5,10 +5,14 @@ model, so that an attack sees the same pixels as the data have.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 Images = Float[Tensor, "batch channels height width"]
@@ -145,3 +149,88 @@ class PreActResNet(nn.Module):
 
 
 Network = ConvNet | PreActResNet
+
+
+class Headed(nn.Module):
+    """Any network whose logits come from a linear layer, as ``head(features(x))``.
+
+    The head is the last ``nn.Linear`` that ``network`` has, or the one that is called ``head``.
+    ``mean`` and ``std`` are what ``network`` wants its input normalised by, one number per
+    channel, since the input here is raw pixels in [0, 1]; by default it is left as it is. Raises
+    ValueError for a network without such a layer and, once it runs, for one that goes on after it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        head: str | None = None,
+        *,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+    ):
+        super().__init__()
+        layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
+        if not layers or (head is not None and head not in layers):
+            raise ValueError(
+                f"{type(network).__name__} has no linear layer {head or 'at all'}, so its logits "
+                f"cannot be split into features. Linear layers: {', '.join(layers) or 'none'}."
+            )
+        self.name = head or list(layers)[-1]
+        self.normalize = Normalize(mean, std)
+        self.network = network
+
+    @property
+    def head(self) -> nn.Linear:
+        layer = self.network.get_submodule(self.name)
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def features(self, x: Images) -> Features:
+        seen: list[tuple[Tensor, Tensor]] = []
+        hook = self.head.register_forward_hook(lambda m, given, out: seen.append((given[0], out)))
+        with hook:
+            logits = self(x)
+        if len(seen) != 1 or not torch.equal(seen[0][1], logits):
+            raise ValueError(
+                f"the logits of {type(self.network).__name__} are not what its layer {self.name!r} "
+                f"gives: name the layer that gives them by head=..., or cut off what follows it."
+            )
+        return seen[0][0]
+
+    def forward(self, x: Images) -> Logits:
+        return self.network(self.normalize(x))
+
+
+def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
+    """A copy of ``network`` with the weights of a checkpoint, in eval mode.
+
+    That is a .safetensors file or one of ``torch.save``, which is read without executing any
+    code. Weights may lie under ``state_dict``, ``model_state_dict`` or ``model``, and their names
+    may begin with ``module.``, as after ``DataParallel``. Raises ValueError for weights that do
+    not fit, and names what does not.
+    """
+    path = Path(path)
+    try:
+        found: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as weights ({error}). What can: a file that "
+            f"torch.save(network.state_dict(), path) wrote, or a .safetensors file."
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError(f"{path} holds no state dict, that is, tensors by name.")
+    model = deepcopy(network)
+    try:
+        model.load_state_dict({name.removeprefix("module."): v for name, v in found.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit: {error} Is it of this architecture, with this number of classes?"
+        ) from error
+    return model.eval()
