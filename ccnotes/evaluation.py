@@ -228,3 +228,9 @@ def described(values: ArrayLike, form: str = ".3f") -> str:
     """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)"."""
     (low, high), runs = interval(values), np.asarray(values, dtype=float)
     return f"{runs.mean():{form}} ({low:{form}} to {high:{form}}, n = {len(runs)})"
+
+
+def bootstrapped(value: float, draws: Float[Tensor, " draws"], form: str = ".1f") -> str:
+    """A figure and the 95 % of its bootstrap draws, in words: "3.7 (1.0 to 6.5)"."""
+    low, high = draws.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"

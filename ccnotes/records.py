@@ -519,25 +519,65 @@ def differences(ends: pd.DataFrame, base: str) -> pd.DataFrame:
     """
     if missing := sorted(set(ends.seed) - set(ends.seed[ends.experiment == base])):
         raise ValueError(f"{base!r} has no record of seeds {missing} to compare with: add them.")
-    values = ends.drop(columns="eps").set_index(["experiment", "seed", "checkpoint"])
+    values = ends.drop(columns="eps", errors="ignore").set_index(
+        ["experiment", "seed", "checkpoint"]
+    )
     pairs = list(zip(ends.seed, ends.checkpoint, strict=True))
     return (values - values.loc[base].loc[pairs].to_numpy()).reset_index()
 
 
-def at_loss(
-    record: Record, column: str, levels: Float[np.ndarray, " levels"]
-) -> Float[np.ndarray, " levels"]:
-    """A column of ``record.table`` where the training loss first falls to each of the levels.
+def at_equal_loss(
+    groups: dict[str, list[Record]], columns: list[str], *, levels: int = 20
+) -> pd.DataFrame:
+    """Columns of the records' tables at equal loss: a row for each group and seed.
 
     The loss is that on attacked training images, the cross-entropy in nats whatever was
-    minimised; between evaluations both are interpolated linearly. NaN for a level that is not
-    reached, or was before the first evaluation.
+    minimised. Of each seed ``levels`` of them are spread evenly over the range that the runs of
+    all groups pass through after their first evaluation. Where a run's loss first falls to a
+    level its columns are read, between evaluations on straight lines; their means over levels are
+    returned. For :func:`differences`, ``experiment`` is the group's name. Raises ValueError
+    where the groups have not the same seeds, or a seed's runs no range in common.
     """
-    loss, values = record.table.train_robust_loss.to_numpy(), record.table[column].to_numpy()
+    tables = {
+        name: {record.experiment["seed"]: record.table for record in records}
+        for name, records in groups.items()
+    }
+    if len({frozenset(found) for found in tables.values()}) > 1:
+        seeds = "; ".join(f"{name} {sorted(found)}" for name, found in tables.items())
+        raise ValueError(f"the groups must have the same seeds, but have: {seeds}.")
+    rows = []
+    for seed in sorted(next(iter(tables.values()))):
+        losses = [found[seed].train_robust_loss for found in tables.values()]
+        low, high = max(loss.min() for loss in losses), min(loss.iloc[0] for loss in losses)
+        if not low < high:
+            raise ValueError(f"the runs of seed {seed} have no training loss in common.")
+        goals = np.linspace(high, low, levels + 1)[1:]
+        for name, found in tables.items():
+            means = {column: at_loss(found[seed], column, goals).mean() for column in columns}
+            row = {"experiment": name, "seed": seed, "checkpoint": "equal loss"}
+            rows.append(row | means)
+    return pd.DataFrame(rows)
+
+
+def at_loss(
+    table: pd.DataFrame, column: str, levels: Float[np.ndarray, " levels"]
+) -> Float[np.ndarray, " levels"]:
+    """A column of a record's table where ``train_robust_loss`` first falls to each level.
+
+    NaN for a level that is not reached, or was before the first evaluation.
+    """
+    loss, values = table.train_robust_loss.to_numpy(), table[column].to_numpy()
     after = np.argmax(loss <= levels[:, None], axis=1)  # 0 where there is none, too
     before = np.maximum(after - 1, 0)
     fall = np.where(after > 0, loss[before] - loss[after], np.nan)
     return values[before] + (loss[before] - levels) / fall * (values[after] - values[before])
+
+
+def published(start: str, seed: int = 0) -> dict[str, Record]:
+    """The published records of one seed whose names begin so, by what follows in their names."""
+    found = (r for r in find() if r.folder.parent == PUBLISHED and r.experiment["seed"] == seed)
+    names = {record.experiment["name"]: record for record in found}
+    return {name.removeprefix(start): r for name, r in names.items() if name.startswith(start)}
 
 
 def provenance(device: torch.device, precision: str) -> dict[str, Any]:

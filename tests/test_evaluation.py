@@ -7,6 +7,7 @@ from ccnotes.attacks import PGD
 from ccnotes.attribution import class_attribution, class_similarity
 from ccnotes.data import Split
 from ccnotes.evaluation import (
+    bootstrapped,
     described,
     evaluate,
     features_of,
@@ -126,3 +127,9 @@ def test_mcnemar_counts_the_images_that_one_model_alone_has_right():
     assert mcnemar(first, second) == pytest.approx(2 / 64)
     assert mcnemar(second, first) == pytest.approx(2 / 64)
     assert mcnemar(first, first) == 1
+
+
+def test_draws_are_described_by_their_middle_95_percent():
+    draws = torch.arange(1001.0) / 100  # 0 to 10
+    assert bootstrapped(4.0, draws) == "4.0 (0.2 to 9.8)"
+    assert bootstrapped(-4.0, draws - 5, "+.2f") == "-4.00 (-4.75 to +4.75)"

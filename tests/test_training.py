@@ -36,7 +36,15 @@ from ccnotes.experiments import (
 )
 from ccnotes.objectives import Objective
 from ccnotes.planted import Planted
-from ccnotes.records import Record, at_loss, differences, find, recall, run
+from ccnotes.records import (
+    Record,
+    at_equal_loss,
+    at_loss,
+    differences,
+    find,
+    recall,
+    run,
+)
 
 SMALL = Experiment(
     name="small",
@@ -824,13 +832,38 @@ def test_differences_are_between_equal_seeds_and_checkpoints():
         differences(ends_of({"a": {0: 1.0, 1: 5.0}, "base": {0: 2.0}}), "base")
 
 
-def test_a_column_at_equal_loss_is_read_off_the_straight_lines_between_evaluations():
-    rows = {"epoch": [5, 10, 15, 20], "train_robust_loss": [2.0, 1.0, 1.5, 0.5]}
-    content = {"evaluations": rows | {"value": [0.0, 1.0, 9.0, 3.0]}, "dataset": {"groups": None}}
-    record = Record(folder=Path(), content=content)
-    found = at_loss(record, "value", np.array([2.5, 2.0, 1.75, 1.0, 0.75, 0.5, 0.4]))
+def test_a_column_at_a_loss_is_read_off_the_straight_lines_between_evaluations():
+    loss, value = [2.0, 1.0, 1.5, 0.5], [0.0, 1.0, 9.0, 3.0]
+    table = pd.DataFrame({"train_robust_loss": loss, "value": value})
+    found = at_loss(table, "value", np.array([2.5, 2.0, 1.75, 1.0, 0.75, 0.5, 0.4]))
     # Not: before the first evaluation (2.5 and 2), or never reached (0.4).
     np.testing.assert_allclose(found, [np.nan, np.nan, 0.25, 1.0, 4.5, 3.0, np.nan])
+
+
+def with_losses(losses, seed=0):
+    """A record whose value falls as its training loss does, at half the rate."""
+    values = [loss / 2 for loss in losses]
+    rows = {"epoch": [*range(len(losses))], "train_robust_loss": losses, "value": values}
+    content = {"evaluations": rows, "dataset": {"groups": None}, "experiment": {"seed": seed}}
+    return Record(folder=Path(), content=content)
+
+
+def test_runs_are_compared_where_the_losses_of_all_have_been():
+    """Common range from 1.6 down to 0.4; four levels: 1.3, 1.0, 0.7 and 0.4."""
+    slow, fast = with_losses([2.0, 1.0, 0.4]), with_losses([1.6, 0.2])
+    found = at_equal_loss({"slow": [slow], "fast": [fast]}, ["value"], levels=4)
+    assert found.experiment.tolist() == ["slow", "fast"]
+    assert found.value.tolist() == pytest.approx([0.85 / 2] * 2)
+    with pytest.raises(ValueError, match=r"the same seeds, but have: a \[0\]; b \[1\]"):
+        at_equal_loss({"a": [slow], "b": [with_losses([2.0, 1.0], seed=1)]}, ["value"])
+    with pytest.raises(ValueError, match="runs of seed 0 have no training loss in common"):
+        at_equal_loss({"a": [slow], "b": [with_losses([0.3, 0.2])]}, ["value"])
+
+
+def test_published_records_are_found_by_the_start_of_their_names():
+    found = records.published("planted-at-eps", seed=3)
+    assert sorted(found) == ["12", "16", "2", "4", "6"]
+    assert all(record.experiment["seed"] == 3 for record in found.values())
 
 
 def test_every_published_record_loads_and_bears_its_own_fingerprint():
