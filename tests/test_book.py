@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
@@ -111,6 +111,32 @@ def test_every_picture_has_a_text(page):
             f"the text of a picture is a file name, {text}: give its cell the metadata "
             '"mystnb": {"image": {"alt": "what it shows"}}'
         )
+
+
+@pytest.mark.rendered
+@each_page
+def test_no_link_into_the_book_leads_nowhere(page):
+    """Neither to a page nor to a place on it that is not there. Other hosts are not asked."""
+    for href in {a.get("href", "") for a in Tags(page, "a").found}:
+        address = urlsplit(href)
+        if address.scheme or address.netloc or not href or href == "#":
+            continue
+        source = HTML / f"{page}.html"
+        target = (source.parent / unquote(address.path)).resolve() if address.path else source
+        assert target.is_file(), f"{page} links to {href}"
+        if address.fragment and target.suffix == ".html":
+            places = set(re.findall(r'\b(?:id|name)="([^"]*)"', target.read_text()))
+            assert unquote(address.fragment) in places, f"{page} links to {href}"
+
+
+@pytest.mark.rendered
+@each_page
+def test_pages_are_light(page):
+    """2.5 MB with their pictures, the scripts that all pages share left out."""
+    sources = {image["src"] for image in Tags(page, "img").found}
+    files = [HTML / f"{page}.html"]
+    files += [(files[0].parent / s).resolve() for s in sources if not s.startswith("data:")]
+    assert sum(file.stat().st_size for file in files) < 2_500_000
 
 
 @pytest.mark.rendered

@@ -114,6 +114,50 @@ def test_moving_figures_move_by_keyboard(visit, page):
 
 
 @pytest.mark.parametrize("page", MOVING)
+def test_moving_figures_move_by_mouse(visit, page):
+    """A click near an end of the slider's track."""
+    tab, wrong = visit(page)
+    for figure in tab.locator("moving-figure").all():
+        picture, slider = figure.locator("svg").first, figure.get_by_role("slider").first
+        picture.wait_for()
+        before, box = picture.inner_html(), slider.bounding_box()
+        far = 0.9 if slider.evaluate("e => e.value < (+e.min + +e.max) / 2") else 0.1
+        slider.click(position={"x": far * box["width"], "y": box["height"] / 2})
+        tab.wait_for_timeout(200)
+        assert picture.inner_html() != before
+    assert not wrong
+
+
+# Of the theme, which is not ours to mend.
+THEME = {
+    "landmark-unique": "two toolbars of the article's head bear no name",
+    "scrollable-region-focusable": "the theme's sidebars and code scroll without taking the focus",
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", PAGES)
+def test_no_serious_barrier_for_readers_with_a_handicap(visit, page, scheme):
+    """axe-core's rules; serious and critical ones, but for those of the theme."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    tab, _ = visit(page, color_scheme=scheme)
+    found = axe.run(tab).response["violations"]
+    grave = {
+        v["id"]: [node["html"][:150] for node in v["nodes"][:3]]
+        for v in found
+        if v["impact"] in ("serious", "critical") and v["id"] not in THEME
+    }
+    assert not grave
+
+
+def test_search_finds_a_term(visit):
+    tab, wrong = visit("search.html?q=bootstrap")
+    tab.locator("#search-results li a").first.wait_for()
+    assert "glossary" in " ".join(a.get_attribute("href") for a in tab.locator("li a").all())
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", MOVING)
 def test_without_scripts_moving_figures_show_their_still(visit, page):
     tab, _ = visit(page, java_script_enabled=False)
     for figure in tab.locator("moving-figure").all():
