@@ -304,9 +304,9 @@ def recall(
         return None
     wanted = experiment.precision
     precisions = ("float32", "bfloat16") if wanted == "auto" else (wanted,)
-    keys = [fingerprint(experiment, precision, identity) for precision in precisions]
+    keys = tuple(fingerprint(experiment, precision, identity) for precision in precisions)
     matching = []
-    for record in find():
+    for record in find(keys):
         # The hash knows only what differs from the defaults, so a default that has changed since
         # must not pass for the one that the record was made with.
         same = not in_use(changes(record.experiment, experiment), identity)
@@ -318,11 +318,16 @@ def recall(
     return matching[0] if matching else None
 
 
-def find() -> list[Record]:
-    """All records that can be read, published ones first, unfinished ones included."""
+def find(ends: tuple[str, ...] = ("",)) -> list[Record]:
+    """All records that can be read, published ones first, unfinished ones included.
+
+    With ``ends`` only those whose folders' names end so, as they do in fingerprints.
+    """
     records = []
     for home in (PUBLISHED, runs_dir()):
         for table in sorted(home.glob(f"*/{TABLE}")):
+            if not table.parent.name.endswith(ends):
+                continue
             try:
                 records.append(load(table.parent))
             except ValueError as error:

@@ -554,7 +554,7 @@ def test_recall_finds_exactly_the_same_configuration_only():
     table = made.folder / "record.json"
     content = json.loads(table.read_text())
     content["experiment"] |= {"name": "zz", "precision": "auto"}
-    copy = Path(shutil.copytree(made.folder, made.folder.with_name("zz")))
+    copy = Path(shutil.copytree(made.folder, made.folder.with_name(f"zz-{made.folder.name}")))
     (copy / "record.json").write_text(json.dumps(content))
     assert recall(automatic).folder == copy
     assert recall(SMALL).folder == made.folder
@@ -574,7 +574,7 @@ def test_a_record_made_under_other_defaults_is_not_recalled(monkeypatch):
 
 def test_one_unreadable_record_does_not_hide_the_others():
     made = run(SMALL)
-    broken = made.folder.parent / "broken"
+    broken = made.folder.with_name(f"broken-{made.folder.name}")  # ends in the fingerprint, too
     broken.mkdir()
     (broken / "record.json").write_text("{")
     with pytest.warns(UserWarning, match="passed over: .*cannot be read as a record"):
