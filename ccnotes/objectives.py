@@ -239,8 +239,8 @@ def batch_contrast(
 ) -> Float[Tensor, ""]:
     """Mean similarity inside the true groups less that across them, differentiable.
 
-    Of the classes in a batch; in [-2, 2]. What all classes have in common cancels, unlike in
-    CAS. A batch without two classes of one group, or of two groups, has contrast 0.
+    Of the classes in a batch; in [-2, 2]. A vector common to all classes raises CAS, but only
+    shrinks this towards 0. A batch without two classes of one group, or of two groups, has 0.
     """
     similarity, present = batch_similarity(features, labels, head)
     if len(groups[present].unique()) in (1, len(present)):

@@ -532,7 +532,7 @@ def differences(ends: pd.DataFrame, base: str) -> pd.DataFrame:
 
 
 def at_equal_loss(
-    groups: dict[str, list[Record]], columns: list[str], *, levels: int = 20
+    groups: dict[str, list[Record]], columns: list[str], *, levels: int = 20, log: bool = False
 ) -> pd.DataFrame:
     """Columns of the records' tables at equal loss: a row for each group and seed.
 
@@ -540,7 +540,8 @@ def at_equal_loss(
     minimised. Of each seed ``levels`` of them are spread evenly over the range that the runs of
     all groups pass through after their first evaluation. Where a run's loss first falls to a
     level its columns are read, between evaluations on straight lines; their means over levels are
-    returned. For :func:`differences`, ``experiment`` is the group's name. Raises ValueError
+    returned. Even levels weigh the early epochs, in which the loss falls fast; ``log=True``
+    spreads them evenly in its logarithm. For :func:`differences`, ``experiment`` is the group's name. Raises ValueError
     where the groups have not the same seeds, or a seed's runs no range in common.
     """
     tables = {
@@ -556,7 +557,7 @@ def at_equal_loss(
         low, high = max(loss.min() for loss in losses), min(loss.iloc[0] for loss in losses)
         if not low < high:
             raise ValueError(f"the runs of seed {seed} have no training loss in common.")
-        goals = np.linspace(high, low, levels + 1)[1:]
+        goals = (np.geomspace if log else np.linspace)(high, low, levels + 1)[1:]
         for name, found in tables.items():
             means = {column: at_loss(found[seed], column, goals).mean() for column in columns}
             row = {"experiment": name, "seed": seed, "checkpoint": "equal loss"}
