@@ -541,8 +541,9 @@ def at_equal_loss(
     all groups pass through after their first evaluation. Where a run's loss first falls to a
     level its columns are read, between evaluations on straight lines; their means over levels are
     returned. Even levels weigh the early epochs, in which the loss falls fast; ``log=True``
-    spreads them evenly in its logarithm. For :func:`differences`, ``experiment`` is the group's name. Raises ValueError
-    where the groups have not the same seeds, or a seed's runs no range in common.
+    spreads them evenly in its logarithm. For :func:`differences`, ``experiment`` is the group's
+    name. Raises ValueError where the groups have not the same seeds, or a seed's runs no range in
+    common.
     """
     tables = {
         name: {record.experiment["seed"]: record.table for record in records}
