@@ -28,12 +28,12 @@ def class_means(
 
     Raises ValueError if a class has no sample, or a sample another label than 0, ..., K - 1.
     """
-    counts = torch.bincount(labels, minlength=num_classes)
-    if len(counts) > num_classes:
+    if (strange := labels[(labels < 0) | (labels >= num_classes)]).numel():
         raise ValueError(
-            f"label {len(counts) - 1} is not one of the {num_classes} classes of the head, which "
-            f"are 0 to {num_classes - 1}: choose the data that the model was trained on."
+            f"label {strange.max().item()} is not one of the {num_classes} classes of the head, "
+            f"which are 0 to {num_classes - 1}: choose the data that the model was trained on."
         )
+    counts = torch.bincount(labels, minlength=num_classes)
     if (missing := torch.where(counts == 0)[0]).numel():
         raise ValueError(
             f"no samples of class {missing.tolist()}, so its mean attribution is undefined. "
@@ -131,9 +131,8 @@ def grad_cam(
 
     with :math:`\bar\alpha_k` the mean over places of the gradient of the label's logit in map
     ``k``. Selvaraju et al. (2017), arXiv:1610.02391, as captum computes it. At a last layer that
-    only a mean and a linear head follow, it is, up to the number of places, what the attribution
-    vector is the sum of over places and features, where that is positive. Call it with the model
-    in eval mode.
+    only a mean over places and a linear head follow, the sum over places of what stands in the
+    max is the logit less the bias. Call it with the model in eval mode.
     """
     from captum.attr import LayerGradCam  # comes with the book, not with the package
 

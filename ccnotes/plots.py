@@ -120,9 +120,12 @@ def forest(
 ) -> Axes:
     """A row an experiment: mean of ``value`` over seeds and its 95 % interval, around a line at 0.
 
-    ``names`` maps experiments, in order, to what the axis calls them.
+    ``names`` maps experiments, in order, to what the axis calls them. Raises ValueError for
+    several rows of one seed, such as of best and last.
     """
     rows = frame[frame.experiment.isin(names)]
+    if rows.duplicated(["experiment", "seed"]).any():
+        raise ValueError("a seed has several rows of an experiment: choose one checkpoint first.")
     look = {"linestyle": "none", "color": BLUE, "markersize": 5, "err_kws": {"linewidth": 1.5}}
     sns.pointplot(
         rows.assign(name=rows.experiment.map(names)),
@@ -208,7 +211,13 @@ def paths(
         alt.Chart(rows)
         .transform_filter(alt.datum.epoch <= epoch)
         .mark_line(strokeWidth=1.2, opacity=0.6)
-        .encode(**encoded, order="epoch:Q")
+        .encode(
+            **encoded,
+            order="epoch:Q",
+            strokeDash=alt.StrokeDash("run:N", legend=None).scale(
+                domain=names, range=[([1, 0], [5, 2], [2, 2])[i // 4] for i in range(len(names))]
+            ),
+        )
     )
     point = (
         alt.Chart(rows)

@@ -353,6 +353,7 @@ def write(
     Rounded are scalars of evaluations, to six digits, and all large arrays, to half precision.
     """
     (folder / TABLE).unlink(missing_ok=True)  # an older table must not vouch for new arrays
+    (folder / CAMS).unlink(missing_ok=True)  # nor older maps pass for those of new networks
     rows = state["evaluations"]
     names = list(rows[0]) if rows else []
     arrays = {
@@ -473,10 +474,12 @@ def publish(
 ) -> Path:
     """Copy a finished record to ``home``: its table and arrays, and what else is wanted.
 
-    That is the networks' weights, ``Record.samples`` and ``Record.images``.
+    That is the networks' weights, ``Record.samples`` and ``Record.images``. ``Record.cams`` come
+    along where they were made.
     """
     names = ["best.safetensors", "last.safetensors"] * weights
     names += [SAMPLES] * samples + [IMAGES] * images + [ARRAYS, TABLE]
+    names += [CAMS] * (record.folder / CAMS).exists()
     destination = home / record.folder.name
     if missing := [name for name in names if not (record.folder / name).exists()]:
         raise ValueError(
@@ -549,11 +552,15 @@ def at_equal_loss(
         name: {record.experiment["seed"]: record.table for record in records}
         for name, records in groups.items()
     }
-    if len({frozenset(found) for found in tables.values()}) > 1:
-        seeds = "; ".join(f"{name} {sorted(found)}" for name, found in tables.items())
-        raise ValueError(f"the groups must have the same seeds, but have: {seeds}.")
+    seeds = {
+        name: sorted(r.experiment["seed"] for r in records) for name, records in groups.items()
+    }
+    first = sorted(next(iter(tables.values())))  # each seed once
+    if any(own != first for own in seeds.values()):
+        said = "; ".join(f"{name} {own}" for name, own in seeds.items())
+        raise ValueError(f"the groups must have the same seeds, each once, but have: {said}.")
     rows = []
-    for seed in sorted(next(iter(tables.values()))):
+    for seed in first:
         losses = [found[seed].train_robust_loss for found in tables.values()]
         low, high = max(loss.min() for loss in losses), min(loss.iloc[0] for loss in losses)
         if not low < high:

@@ -138,6 +138,8 @@ def test_group_similarity_by_hand():
 
 
 def test_a_class_without_samples_is_named():
+    with pytest.raises(ValueError, match="label -1 is not one of the 3 classes"):
+        class_attribution(torch.rand(4, 5), torch.tensor([0, 1, 2, -1]), torch.rand(3, 5))
     with pytest.raises(ValueError, match="label 3 is not one of the 3 classes"):
         class_attribution(torch.rand(4, 5), torch.tensor([0, 1, 2, 3]), torch.rand(3, 5))
     with pytest.raises(ValueError, match=r"no samples of class \[2\]"):

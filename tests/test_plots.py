@@ -59,6 +59,39 @@ def test_intervals_over_seeds_are_drawn_around_their_means():
     np.testing.assert_allclose(ends, expected)
 
 
+def test_a_forest_shows_means_and_intervals_of_one_checkpoint():
+    frame = pd.DataFrame({"experiment": ["b"] * 3 + ["a"] * 3, "seed": [0, 1, 2] * 2})
+    frame["gain"] = [0.1, 0.2, 0.6, 1.0, 1.1, 1.5]
+    ax = plots.forest(frame, "gain", {"a": "A", "b": "B"}, ax=plt.subplots()[1], xlabel="gain")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["A", "B"]
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [1.2, 0.3])
+    np.testing.assert_allclose(ax.lines[1].get_xdata(), interval([1.0, 1.1, 1.5]))
+    with pytest.raises(ValueError, match="several rows of an experiment: choose one checkpoint"):
+        plots.forest(pd.concat([frame, frame]), "gain", {"a": "A"}, ax=ax, xlabel="gain")
+
+
+def test_paths_hold_the_mean_of_each_group_at_every_epoch(records):
+    spec = plots.paths(
+        {"all": records, "first": records[:1]}, "inside", "across", ("x", "y"), "text"
+    )
+    (rows,) = spec.to_dict()["datasets"].values()
+    mean = np.mean([record.table.inside for record in records], axis=0)
+    shown = [row["inside"] for row in rows if row["run"] == "all"]
+    np.testing.assert_allclose(shown, mean, rtol=1e-6)  # means of floats of single precision
+    first = [row["across"] for row in rows if row["run"] == "first"]
+    np.testing.assert_allclose(first, records[0].table.across)
+
+
+def test_a_warm_label_is_the_softmax_of_the_logits_over_the_temperature():
+    logits, labels = torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 6.0]]), torch.tensor([0, 0, 1])
+    spec = plots.warmth(logits, labels, ["a", "b"], "text").to_dict()
+    (rows,) = [data for data in spec["datasets"].values() if "soft" in data[0]]
+    (two,) = [row["soft"] for row in rows if row["temperature"] == 2]
+    own = (logits[:2, 0] / 2).sigmoid().mean().item()
+    assert two[0] == round(100 * own)
+    assert two[3] == round(100 * torch.tensor(3.0).sigmoid().item())
+
+
 def test_a_moving_figure_has_a_still_picture_and_a_text(records):
     spec = plots.scrubber(records[0], "what it shows").to_dict()
     page = _altair.book_renderer(spec)["text/html"]

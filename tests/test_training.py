@@ -747,22 +747,29 @@ def test_the_command_line_runs_shows_and_attributes(command, tmp_path):
 
 
 def test_maps_are_made_afterwards_from_the_run_s_networks(command, tmp_path):
-    ran = command("run", "planted-at", *SHORT, "--publish-to", tmp_path)
+    short = ("run", "planted-at", *SHORT, "--final-size", "18")
+    ran = command(*short, "--publish-to", tmp_path)
     folder = Path(ran.split("record: ")[1].splitlines()[0])
     record = records.load(folder)
     with pytest.raises(ValueError, match="has no cams"):
         _ = record.cams
     made = json.loads(command("cams", folder, "--json", "--publish-to", tmp_path))
-    test, model = dataset(rebuilt(record.experiment)).test, record.model("last")
-    maps = grad_cam(model, model.stages[-1], to_float(test.images), test.labels)
-    top = maps.amax((1, 2), keepdim=True)
-    assert top.min() > 0
-    # Bytes: half of 1/255 off at most.
-    torch.testing.assert_close(record.cams["last"], maps / top, atol=0.002, rtol=0)
+    test = training.part(dataset(rebuilt(record.experiment)).test, 18)
+    for which in ("best", "last"):
+        model = record.model(which)
+        maps = grad_cam(model, model.stages[-1], to_float(test.images), test.labels)
+        top = maps.amax((1, 2), keepdim=True)
+        assert top.min() > 0
+        # Bytes: half of 1/255 off at most.
+        torch.testing.assert_close(record.cams[which], maps / top, atol=0.002, rtol=0)
     assert 0 < made["spread"]["best"] <= 1
     assert (tmp_path / folder.name / "cams.safetensors").exists()
     with pytest.raises(SystemExit, match="cannot be read as a model"):
         command("cams", tmp_path / folder.name)
+    command(*short, "--publish-to", tmp_path)
+    assert (tmp_path / folder.name / "cams.safetensors").exists()
+    command(*short, "--fresh")  # new networks, so that the old maps are nobody's
+    assert not (folder / "cams.safetensors").exists()
 
 
 def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
@@ -840,24 +847,30 @@ def test_a_column_at_a_loss_is_read_off_the_straight_lines_between_evaluations()
     np.testing.assert_allclose(found, [np.nan, np.nan, 0.25, 1.0, 4.5, 3.0, np.nan])
 
 
-def with_losses(losses, seed=0):
-    """A record whose value falls as its training loss does, at half the rate."""
-    values = [loss / 2 for loss in losses]
+def with_losses(losses, share, seed=0):
+    """A record whose value is its training loss times a share, its own."""
+    values = [share * loss for loss in losses]
     rows = {"epoch": [*range(len(losses))], "train_robust_loss": losses, "value": values}
     content = {"evaluations": rows, "dataset": {"groups": None}, "experiment": {"seed": seed}}
     return Record(folder=Path(), content=content)
 
 
 def test_runs_are_compared_where_the_losses_of_all_have_been():
-    """Common range from 1.6 down to 0.4; four levels: 1.3, 1.0, 0.7 and 0.4."""
-    slow, fast = with_losses([2.0, 1.0, 0.4]), with_losses([1.6, 0.2])
-    found = at_equal_loss({"slow": [slow], "fast": [fast]}, ["value"], levels=4)
-    assert found.experiment.tolist() == ["slow", "fast"]
-    assert found.value.tolist() == pytest.approx([0.85 / 2] * 2)
-    with pytest.raises(ValueError, match=r"the same seeds, but have: a \[0\]; b \[1\]"):
-        at_equal_loss({"a": [slow], "b": [with_losses([2.0, 1.0], seed=1)]}, ["value"])
+    """Seed 0 from 1.6 down to 0.4, so at 1.3, 1.0, 0.7 and 0.4; seed 1 from 3.2 down to 0.8."""
+    slow = [with_losses([2.0, 1.0, 0.4], 1.0), with_losses([4.0, 2.0, 0.8], 10.0, seed=1)]
+    fast = [with_losses([3.2, 0.2], 1000.0, seed=1), with_losses([1.6, 0.2], 100.0)]
+    found = at_equal_loss({"slow": slow, "fast": fast}, ["value"], levels=4)
+    found = found.set_index(["experiment", "seed"]).value
+    assert found["slow"].tolist() == pytest.approx([0.85, 17.0])
+    assert found["fast"].tolist() == pytest.approx([85.0, 1700.0])
+    even = at_equal_loss({"slow": slow, "fast": fast}, ["value"], levels=2, log=True)
+    # 0.8 and 0.4: half of the range each in the logarithm.
+    assert even.value.tolist()[0] == pytest.approx(0.6)
+    for other in ([with_losses([2.0, 1.0], 1.0, seed=1)], [slow[0], slow[0]]):
+        with pytest.raises(ValueError, match=r"the same seeds, each once, but have: a \[0\]; b"):
+            at_equal_loss({"a": slow[:1], "b": other}, ["value"])
     with pytest.raises(ValueError, match="runs of seed 0 have no training loss in common"):
-        at_equal_loss({"a": [slow], "b": [with_losses([0.3, 0.2])]}, ["value"])
+        at_equal_loss({"a": slow[:1], "b": [with_losses([0.3, 0.2], 1.0)]}, ["value"])
 
 
 def test_published_records_are_found_by_the_start_of_their_names():
