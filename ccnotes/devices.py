@@ -2,7 +2,9 @@
 
 import os
 import platform
+import time
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,15 +25,29 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """``wanted``, or for "auto" bfloat16 where the hardware multiplies it, else float32."""
+    """``wanted``, or for "auto" bfloat16 where the hardware gains by it, else float32."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        gains = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
         probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        native = device.type == "cpu" and probe()
-    return "bfloat16" if native else "float32"
+        gains = device.type == "cpu" and probe() and bfloat16_is_faster()
+    return "bfloat16" if gains else "float32"
+
+
+@cache
+def bfloat16_is_faster() -> bool:
+    """Whether the processor multiplies matrices faster in bfloat16; some have it, and slower."""
+    best = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, took = torch.ones(1024, 1024, dtype=dtype), []
+        for _ in range(5):  # the best of them, as the first warms up and others may be disturbed
+            begun = time.perf_counter()
+            a @ a
+            took.append(time.perf_counter() - begun)
+        best[dtype] = min(took)
+    return best[torch.bfloat16] < best[torch.float32]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
