@@ -199,6 +199,7 @@ def attribute(
 def cams(
     folder: Annotated[Path, tyro.conf.Positional],
     *,
+    data: str | None = None,
     data_dir: DataDir = None,
     publish_to: Path | None = None,
     json: Json = False,
@@ -207,10 +208,13 @@ def cams(
 
     Args:
         folder: of the run, with its best.safetensors and last.safetensors.
+        data: imagefolder:PATH, where the run's images came from a folder.
         publish_to: copy the maps to the record of that name in this folder.
     """
     found = load(folder)
-    made = write_cams(found, data_dir)
+    if publish_to:
+        load(publish_to / found.folder.name)  # maps alone are no record
+    made = write_cams(found, data_dir, data=data)
     covered = {which: spread(maps).nanmean().item() for which, maps in found.cams.items()}
     if json:
         print_json({"file": str(made), "spread": covered})
@@ -218,9 +222,7 @@ def cams(
         print(", ".join(f"{which}: spread {value:.3f}" for which, value in covered.items()))
         print(f"maps: {made}")
     if publish_to:
-        destination = publish_to / found.folder.name / made.name
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(made, destination)
+        shutil.copy(made, publish_to / found.folder.name / made.name)
 
 
 @app.command(name="bench")

@@ -227,8 +227,10 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(f"{path} holds no state dict, that is, tensors by name.")
     model = deepcopy(network)
+    own = model.state_dict()
+    known = {n if n in own else n.removeprefix("module."): value for n, value in found.items()}
     try:
-        model.load_state_dict({name.removeprefix("module."): v for name, v in found.items()})
+        model.load_state_dict(known)
     except RuntimeError as error:
         raise ValueError(
             f"{path} does not fit: {error} Is it of this architecture, with this number of classes?"

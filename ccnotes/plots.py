@@ -196,7 +196,8 @@ def paths(
         ]
     )
     epochs = sorted(rows.epoch.unique().tolist())
-    slider = alt.binding_range(min=epochs[0], max=epochs[-1], step=epochs[0], name="Epoch ")
+    step = int(np.gcd.reduce(np.diff(epochs)))  # stops at every epoch
+    slider = alt.binding_range(min=epochs[0], max=epochs[-1], step=step, name="Epoch ")
     epoch = alt.param(name="epoch", value=epochs[-1], bind=slider)
     names = list(groups)
     encoded = {

@@ -438,14 +438,22 @@ def load_model(path: Path) -> Network:
     return model.eval()
 
 
-def write_cams(record: Record, data_dir: Path | str | None = None) -> Path:
+def write_cams(
+    record: Record, data_dir: Path | str | None = None, *, data: str | None = None
+) -> Path:
     """Make ``Record.cams`` from the networks that the record's folder has, and the run's data.
 
-    Returns the file. Raises ValueError where the folder has no networks.
+    ``data`` says where these are if they came from a folder of images, whose path no record
+    keeps. Returns the file. Raises ValueError where the folder has no networks, and for data that
+    are not the run's.
     """
     e = rebuilt(record.experiment)
-    test = dataset(e, data_dir).test
-    test = part(test, e.final_size or len(test))
+    source = dataset(replace(e, data=data or e.data), data_dir)
+    if source.identity != record.content["dataset"]["identity"]:
+        raise ValueError(
+            f"{source.title} are not the data of {record.title}: give the run's own by --data."
+        )
+    test = part(source.test, e.final_size or len(source.test))
     found = {}
     for which in ("best", "last"):
         model = load_model(record.folder / f"{which}.safetensors")

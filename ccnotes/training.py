@@ -115,6 +115,11 @@ def fit(
                 f"{len(dataset.classes)} classes: raise eval_size={e.eval_size} or {name}_size."
             )
     groups = torch.tensor(dataset.groups, device=device) if dataset.groups else None
+    if e.objective.contrast and len(set(dataset.groups or ())) in (0, 1, len(dataset.classes)):
+        raise ValueError(
+            f"contrast={e.objective.contrast} needs classes that share a true group and others "
+            f"that don't; {dataset.title} have the groups {dataset.groups}: leave it at 0."
+        )
     networks: dict[str, models.Network] = dict(teachers or {})
     average: Any = None
     if OWN_BEST in e.objective.teachers:

@@ -145,6 +145,14 @@ def test_weights_are_found_as_others_save_them(nest, prefix, tmp_path):
     assert torch.equal(other(x), before)
 
 
+def test_a_network_whose_own_names_begin_with_module_takes_its_weights(tmp_path):
+    torch.manual_seed(0)
+    source, other = (nn.DataParallel(ConvNet(4, width=2)).eval() for _ in range(2))
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    x = torch.ones(1, 3, 8, 8)
+    assert torch.equal(load_weights(other, tmp_path / "w.pt")(x), source(x))
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path):
     network, path = ConvNet(4, width=2), tmp_path / "w.pt"
     torch.save(ConvNet(6, width=2).state_dict(), path)

@@ -1,5 +1,7 @@
 """Figures show what they are given; checked on the published records."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -80,6 +82,18 @@ def test_paths_hold_the_mean_of_each_group_at_every_epoch(records):
     np.testing.assert_allclose(shown, mean, rtol=1e-6)  # means of floats of single precision
     first = [row["across"] for row in rows if row["run"] == "first"]
     np.testing.assert_allclose(first, records[0].table.across)
+
+
+def test_the_slider_of_paths_stops_at_every_epoch(records):
+    """Also where the first is no multiple of what lies between them."""
+    made = records[0].content["evaluations"]
+    epochs = [epoch + 2 for epoch in made["epoch"]]
+    late = replace(
+        records[0], content=records[0].content | {"evaluations": made | {"epoch": epochs}}
+    )
+    spec = plots.paths({"late": [late]}, "inside", "across", ("x", "y"), "text").to_dict()
+    (bind,) = [p["bind"] for p in spec["params"] if "bind" in p]
+    assert list(range(bind["min"], bind["max"] + 1, bind["step"])) == epochs
 
 
 def test_a_warm_label_is_the_softmax_of_the_logits_over_the_temperature():

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ccnotes.experiments import EXPERIMENTS
-from ccnotes.records import PUBLISHED, recall
+from ccnotes.records import PUBLISHED, find, recall
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -109,6 +109,14 @@ def test_every_record_that_a_chapter_recalls_is_published():
                     found = recall(e)
                     assert found, f"{path.name} recalls {call}, which is not published"
                     assert found.folder.parent == PUBLISHED
+
+
+def test_no_two_published_records_answer_to_one_name():
+    """Tables that ask for records by their names would show either."""
+    known = [
+        (r.title, r.content["dataset"]["identity"]) for r in find() if r.folder.parent == PUBLISHED
+    ]
+    assert len(known) == len(set(known)) > 0
 
 
 def wanted(name, seeds=(0,), *, data=None):

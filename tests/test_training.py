@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import ccnotes
 from ccnotes import models, objectives, records, training
@@ -35,7 +36,7 @@ from ccnotes.experiments import (
     rebuilt,
 )
 from ccnotes.objectives import Objective
-from ccnotes.planted import Planted
+from ccnotes.planted import Planted, planted
 from ccnotes.records import (
     Record,
     at_equal_loss,
@@ -457,6 +458,14 @@ def test_a_teacher_of_other_images_is_refused(settings, message):
         training.check_teacher("stranger", stranger, models.ConvNet(6, width=4))
 
 
+@pytest.mark.parametrize("size", [1, 6])
+def test_a_contrast_without_kin_or_without_strangers_is_refused(size):
+    """Else it would be 0 in every batch, and the run plain AT under another name."""
+    e = replace(SMALL, planted=Planted(group_size=size), objective=Objective(contrast=0.1))
+    with pytest.raises(ValueError, match=r"contrast=0\.1 needs classes that share a true group"):
+        run(e)
+
+
 @pytest.mark.parametrize("e", [SWA, replace(SWA, average="ema", ema_decay=0.5)])
 def test_averages_are_those_of_the_weights_and_leave_training_alone(e, monkeypatch):
     """SWA: the ends of epochs 3 and 4 of 4. EMA: of every step, from the first."""
@@ -764,12 +773,37 @@ def test_maps_are_made_afterwards_from_the_run_s_networks(command, tmp_path):
         torch.testing.assert_close(record.cams[which], maps / top, atol=0.002, rtol=0)
     assert 0 < made["spread"]["best"] <= 1
     assert (tmp_path / folder.name / "cams.safetensors").exists()
+    with pytest.raises(SystemExit, match="cannot be read as a record"):
+        command("cams", folder, "--publish-to", tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
     with pytest.raises(SystemExit, match="cannot be read as a model"):
         command("cams", tmp_path / folder.name)
     command(*short, "--publish-to", tmp_path)
     assert (tmp_path / folder.name / "cams.safetensors").exists()
     command(*short, "--fresh")  # new networks, so that the old maps are nobody's
     assert not (folder / "cams.safetensors").exists()
+
+
+@pytest.fixture
+def folder_of_images(tmp_path):
+    """Planted images of six classes as files, twelve of each for either split."""
+    for split in ("train", "test"):
+        drawn = planted(72, seed=0, split=split)
+        for number, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True)):
+            path = tmp_path / "images" / split / f"class{label}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    return tmp_path / "images"
+
+
+def test_maps_of_a_folder_s_images_are_made_of_those_images_only(command, folder_of_images):
+    data = f"imagefolder:{folder_of_images}"
+    ran = command("run", "planted-at", *SHORT, "--data", data)
+    folder = ran.split("record: ")[1].splitlines()[0]
+    made = json.loads(command("cams", folder, "--data", data, "--json"))
+    assert set(made["spread"]) == {"best", "last"}
+    with pytest.raises(SystemExit, match=r"are not the data of .*: give the run's own by --data"):
+        command("cams", folder, "--data", "planted")
 
 
 def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
