@@ -225,8 +225,14 @@ def mcnemar(
 
 
 def described(values: ArrayLike, form: str = ".3f") -> str:
-    """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)"."""
-    (low, high), runs = interval(values), np.asarray(values, dtype=float)
+    """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)".
+
+    Of a single run, which has no interval: "0.41 (n = 1)".
+    """
+    runs = np.asarray(values, dtype=float)
+    if len(runs) == 1:
+        return f"{runs[0]:{form}} (n = 1)"
+    low, high = interval(runs)
     return f"{runs.mean():{form}} ({low:{form}} to {high:{form}}, n = {len(runs)})"
 
 

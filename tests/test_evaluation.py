@@ -111,6 +111,7 @@ def test_one_run_has_no_interval():
 
 def test_description_gives_mean_interval_and_number():
     assert described([1.0, 3.0], ".1f") == "2.0 (-10.7 to 14.7, n = 2)"
+    assert described([2.0], "+.1f") == "+2.0 (n = 1)"
 
 
 def test_a_verdict_follows_the_interval_and_marks_a_single_run():
