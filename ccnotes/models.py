@@ -205,9 +205,9 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
     """A copy of ``network`` with the weights of a checkpoint, in eval mode.
 
     That is a .safetensors file or one of ``torch.save``, which is read without executing any
-    code. Weights may lie under ``state_dict``, ``model_state_dict`` or ``model``, and their names
-    may begin with ``module.``, as after ``DataParallel``. Raises ValueError for weights that do
-    not fit, and names what does not.
+    code. Weights may lie under ``state_dict``, ``model_state_dict``, ``model`` or ``net``, and all
+    their names may begin with what a wrapper puts there, as ``DataParallel`` puts ``module.``.
+    Raises ValueError for weights that do not fit, and names what does not.
     """
     path = Path(path)
     try:
@@ -221,16 +221,17 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
             f"{path} cannot be read as weights ({error}). What can: a file that "
             f"torch.save(network.state_dict(), path) wrote, or a .safetensors file."
         ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(f"{path} holds no state dict, that is, tensors by name.")
     model = deepcopy(network)
-    own = model.state_dict()
-    known = {n if n in own else n.removeprefix("module."): value for n, value in found.items()}
+    first = next(iter(model.state_dict()), "")
+    wrappers = [name.removesuffix(first) for name in found if name.endswith(first)]
+    prefix = min(wrappers, key=len, default="")
     try:
-        model.load_state_dict(known)
+        model.load_state_dict({name.removeprefix(prefix): v for name, v in found.items()})
     except RuntimeError as error:
         raise ValueError(
             f"{path} does not fit: {error} Is it of this architecture, with this number of classes?"

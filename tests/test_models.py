@@ -131,8 +131,10 @@ def test_a_network_whose_logits_come_from_elsewhere_is_refused():
     assert Headed(Branched(), "logits")(x).shape == (2, 3)
 
 
-@pytest.mark.parametrize("nest", [lambda w: w, lambda w: {"state_dict": w, "epoch": 3}])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "nest", [lambda w: w, lambda w: {"state_dict": w, "epoch": 3}, lambda w: {"net": w}]
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "module.model."])
 def test_weights_are_found_as_others_save_them(nest, prefix, tmp_path):
     torch.manual_seed(0)
     source, other = (ConvNet(4, width=2).eval() for _ in range(2))
