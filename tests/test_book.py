@@ -73,6 +73,52 @@ def test_cells_are_short_and_leave_the_work_to_the_package(path):
         assert not re.search(r"sys\.path|^\s*(def|class) ", own, re.M), cell.source
 
 
+GLOSSARY = (ROOT / "book/glossary.md").read_text().partition("{glossary}")[2]
+TERMS = [re.sub("s$", "", term) for term in re.findall(r"^\w.*", GLOSSARY, re.M)]
+LONGEST_FIRST = "|".join(sorted(TERMS, key=len, reverse=True)).replace(" ", r"\s+")
+USES = re.compile(
+    r"^```.*?^```|\$\$.*?\$\$|\$[^$]+\$"  # no prose: code and mathematics,
+    r"|^\#[^\n]+|^:[^\n]+|^\*Reading time[^*]+"  # headings, directives, what a chapter asks for;
+    r"|\{term\}`(?:[^`]*<)?(?P<linked>[^`<>]+)>?`"
+    r"|`[^`]+`|\]\([^)]+\)"  # inline code, what other roles take, addresses
+    rf"|\b(?P<plain>(?:{LONGEST_FIRST})s?)\b",
+    re.I | re.M | re.S,
+)
+
+
+@each_notebook
+def test_glossary_terms_are_linked_where_they_first_stand_and_only_there(path):
+    cells = nbformat.read(path, as_version=4).cells
+    prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    met = set()
+    for use in USES.finditer(prose):
+        if words := use["linked"] or use["plain"]:
+            term = " ".join(words.lower().split()).rstrip("s")
+            around = prose[max(use.start() - 60, 0) : use.end() + 60]
+            is_so = "linked again" if use["linked"] else "not linked"
+            assert bool(use["linked"]) == (term not in met), (
+                f"{words!r} is {is_so} here: {around!r}\n"
+                "A chapter links a term of the glossary where it first stands, and only there: "
+                "{term}`term`, or {term}`as it reads <term>`."
+            )
+            met.add(term)
+
+
+BLOCK = re.compile(r"^:{3,}\{(exercise|solution)\} *(.*)\n((?::.+\n)*)", re.M)
+CHAPTERS = [path for path in NOTEBOOKS if path.stem not in ("index", "ledger", "records_made")]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_chapter_has_exercises_each_with_one_folded_solution_after_it(path):
+    cells = nbformat.read(path, as_version=4).cells
+    blocks = BLOCK.findall("\n".join(cell.source for cell in cells))
+    assert blocks
+    for exercise, solution in zip(blocks[::2], blocks[1::2], strict=True):
+        assert re.fullmatch(r"exercise \S.* :label: ex-[a-z]+-\d+\n", " ".join(exercise))
+        label = exercise[2].split()[-1]
+        assert solution == ("solution", label, ":class: dropdown\n")
+
+
 class Tags(HTMLParser):
     """The attributes of every tag of one name."""
 
@@ -127,6 +173,19 @@ def test_no_link_into_the_book_leads_nowhere(page):
         if address.fragment and target.suffix == ".html":
             places = set(re.findall(r'\b(?:id|name)="([^"]*)"', target.read_text()))
             assert unquote(address.fragment) in places, f"{page} links to {href}"
+
+
+@pytest.mark.rendered
+def test_the_list_of_exercises_links_each_exactly_once():
+    there = [
+        f"{page.removeprefix('book/')}.html#{div['id']}"
+        for page in PAGES
+        for div in Tags(page, "div").found
+        if "exercise" in (div.get("class") or "").split()
+    ]
+    links = [a.get("href", "") for a in Tags("book/exercises", "a").found]
+    assert there
+    assert sorted(link for link in links if "#ex-" in link) == sorted(there)
 
 
 @pytest.mark.rendered

@@ -19,10 +19,6 @@ class ExerciseList(SphinxDirective):
 class FillExerciseLists(SphinxPostTransform):
     default_priority = 5
 
-    def link(self, page, text, target=""):
-        here = self.env.docname
-        return make_refnode(self.app.builder, here, page, target, nodes.Text(text))
-
     def exercises(self):
         """Number, page, label and title of each, in any order."""
         for label, entry in getattr(self.env, "sphinx_exercise_registry", {}).items():
@@ -37,11 +33,12 @@ class FillExerciseLists(SphinxPostTransform):
             for (*chapter, n), page, label, title in sorted(self.exercises()):
                 chapter = ".".join(map(str, chapter))
                 if page not in chapters:
-                    heading = self.link(page, f"{chapter}. {self.env.titles[page].astext()}")
-                    chapters[page] = nodes.section("", nodes.title("", "", heading), ids=[label])
-                    chapters[page] += nodes.bullet_list()
-                line = nodes.paragraph("", "", self.link(page, f"{chapter}.{n} {title}", label))
-                chapters[page][-1] += nodes.list_item("", line)
+                    heading = f"{chapter}. {self.env.titles[page].astext()}"
+                    chapters[page] = nodes.section(ids=[nodes.make_id(page)])
+                    chapters[page] += [nodes.title(text=heading), nodes.bullet_list()]
+                text = nodes.Text(f"{chapter}.{n} {title}")
+                link = make_refnode(self.app.builder, self.env.docname, page, label, text)
+                chapters[page][-1] += nodes.list_item("", nodes.paragraph("", "", link))
             place.replace_self(list(chapters.values()))
 
 
