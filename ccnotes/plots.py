@@ -112,7 +112,7 @@ def with_intervals(frame: pd.DataFrame, x: str, y: str, *, ax: Axes, **look: Any
     """Mean of ``y`` at each ``x`` over the rows (seeds), its 95 % interval as a bar."""
     band = interval if frame[x].duplicated().any() else None
     bars = {"errorbar": band, "err_style": "bars", "marker": "o"}
-    return sns.lineplot(frame, x=x, y=y, ax=ax, **bars, **look)
+    return sns.lineplot(frame, x=x, y=y, ax=ax, **bars | look)
 
 
 def forest(
@@ -196,14 +196,13 @@ def paths(
         ]
     )
     epochs = sorted(rows.epoch.unique().tolist())
-    step = int(np.gcd.reduce(np.diff(epochs)))  # stops at every epoch
-    slider = alt.binding_range(min=epochs[0], max=epochs[-1], step=step, name="Epoch ")
-    epoch = alt.param(name="epoch", value=epochs[-1], bind=slider)
+    epoch = alt.param(name="epoch", value=epochs[-1], bind=epoch_slider(epochs))
     names = list(groups)
+    key = alt.Legend(orient="top", columns=3, title=None)  # one for colours, dashes and shapes
     encoded = {
         "x": alt.X(x, type="quantitative", title=titles[0]).scale(zero=False, nice=True),
         "y": alt.Y(y, type="quantitative", title=titles[1]).scale(zero=False, nice=True),
-        "color": alt.Color("run:N", title=None, sort=names).scale(
+        "color": alt.Color("run:N", sort=names, legend=key).scale(
             domain=names, range=(PALETTE * 3)[: len(names)]
         ),
         "tooltip": ["run:N", "epoch:Q"],
@@ -215,7 +214,7 @@ def paths(
         .encode(
             **encoded,
             order="epoch:Q",
-            strokeDash=alt.StrokeDash("run:N", legend=None).scale(
+            strokeDash=alt.StrokeDash("run:N", sort=names, legend=key).scale(
                 domain=names, range=[([1, 0], [5, 2], [2, 2])[i // 4] for i in range(len(names))]
             ),
         )
@@ -226,7 +225,7 @@ def paths(
         .mark_point(filled=True, size=110, opacity=1)
         .encode(
             **encoded,
-            shape=alt.Shape("run:N", title=None, sort=names).scale(domain=names),
+            shape=alt.Shape("run:N", sort=names, legend=key).scale(domain=names),
         )
     )
     return (
@@ -256,10 +255,8 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     rows = pd.DataFrame({"epoch": table.epoch, **series})
     rows["matrix"] = hundredths(record.arrays["test_robust_similarity"])
     rows["samples"] = hundredths(unit)
-    first, last = int(table.epoch.min()), int(table.epoch.max())
-    rows["until"] = table.epoch.shift(-1, fill_value=last + 1)  # each stands until the next
-    step = math.gcd(*table.epoch.diff().dropna().astype(int)) or 1
-    slider = alt.binding_range(min=first, max=last, step=step, name="Epoch ")
+    rows["until"] = table.epoch.shift(-1, fill_value=table.epoch.max() + 1)  # stands until the next
+    slider = epoch_slider(table.epoch.tolist())
     epoch = alt.param(name="epoch", value=int(table.epoch[start]), bind=slider)
     now = (alt.datum.epoch <= epoch) & (epoch < alt.datum.until)
     names = list(series)
@@ -277,8 +274,14 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
         )
     )
     cursor = alt.Chart(rows).transform_filter(now).mark_rule(strokeWidth=2).encode(x="epoch:Q")
-    matrix = cells(rows, now, "matrix", classes, len(classes), "cosine").encode(
+    heat = cells(rows, now, "matrix", classes, len(classes), "cosine").encode(
         x=alt.X("column:O", title=None).axis(labelExpr=f"{classes}[datum.value]")
+    )
+    # In grey, red and blue look alike.
+    dark = "abs(datum.value) > 0.6"
+    numbers = heat.mark_text(fontSize=8).encode(
+        text=alt.Text("value:Q", format=".1f"),
+        color=alt.when(dark).then(alt.value("white")).otherwise(alt.value("black")),
     )
     strips = cells(rows, now, "samples", classes, unit.shape[2], "share of the vector").encode(
         x=alt.X("column:O", title="feature").axis(labels=False, ticks=False),
@@ -286,13 +289,19 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     return (
         alt.vconcat(
             (lines + cursor).properties(width=270, height=170),
-            matrix.properties(width=190, height=190),
+            (heat + numbers).properties(width=190, height=190),
             strips.properties(width=270, height=15 * len(classes)),
         )
         .resolve_scale(color="independent", strokeDash="independent", x="independent")
         .add_params(epoch)
         .properties(description=description)
     )
+
+
+def epoch_slider(epochs: list[int]) -> alt.BindRange:
+    """From the first of the epochs, in order, to the last, stopping at each."""
+    step = math.gcd(*np.diff(epochs).tolist()) or 1
+    return alt.binding_range(min=epochs[0], max=epochs[-1], step=step, name="Epoch ")
 
 
 def hundredths(values: Float[Tensor, "epochs rows columns"]) -> list[list[int]]:

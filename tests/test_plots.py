@@ -84,6 +84,15 @@ def test_paths_hold_the_mean_of_each_group_at_every_epoch(records):
     np.testing.assert_allclose(first, records[0].table.across)
 
 
+def test_paths_name_their_groups_once_by_colour_dash_and_shape(records):
+    """One of them without a legend, and Vega shows none of the others."""
+    way, point = plots.paths({"a": records}, "inside", "across", ("x", "y"), "t").to_dict()["layer"]
+    channels = [way["encoding"][name] for name in ("color", "strokeDash")]
+    channels += [point["encoding"][name] for name in ("color", "shape")]
+    assert all(channel["legend"] == channels[0]["legend"] for channel in channels)
+    assert channels[0]["legend"]
+
+
 def test_the_slider_of_paths_stops_at_every_epoch(records):
     """Also where the first is no multiple of what lies between them."""
     made = records[0].content["evaluations"]
