@@ -10,6 +10,7 @@ help:
 	@echo "make clean   remove what was built; .venv stays"
 	@echo "make readme  write the README's figure and table anew from the records"
 	@echo "make pin     write the newest versions that fit to constraints.txt; prove them with make test"
+	@echo "make colab   every notebook with what Colab ships: Python 3.12, several GB, a few minutes"
 	@echo "Another Python for .venv:  make book PYTHON=/path/to/python3.12"
 
 book: .venv/book
@@ -56,6 +57,9 @@ pin: .venv/bin/python
 	  grep -Ev '^(nvidia-|cuda-|triton)' > constraints.new
 	mv constraints.new constraints.txt
 
+colab:
+	@PYTHON="$(PYTHON)" .ci/colab
+
 .venv/bin/python:
 	@if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; \
 	else set -- python3.13 python3.12 python3.11 python3; fi; \
@@ -84,4 +88,4 @@ pip = .venv/bin/python -m pip install --quiet
 	@$(uv) --no-deps torchattacks==3.5.1 || $(pip) --no-deps torchattacks==3.5.1
 	@touch $@
 
-.PHONY: help book test serve clean readme pin
+.PHONY: help book test serve clean readme pin colab

@@ -5,13 +5,17 @@ import importlib.util
 import itertools
 import re
 import subprocess
+import sys
 import tomllib
 from dataclasses import replace
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from ccnotes.experiments import EXPERIMENTS
 from ccnotes.records import PUBLISHED, find, recall
@@ -80,6 +84,34 @@ def test_the_constraints_pin_what_the_project_asks_for():
     names = {re.match(r"[\w.-]+", wanted)[0] for wanted in itertools.chain(*lists)}
     assert not names - pins.keys()
     assert not [name for name in pins if name.startswith(("nvidia-", "cuda-"))]
+
+
+def colab():
+    """What Colab ships, as far as it concerns us: name, version."""
+    pins = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / ".ci/colab-versions.txt").read_text(), re.M)
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def test_the_package_is_content_with_what_colab_ships():
+    """Else the set-up cell would replace a library that the kernel there may hold already."""
+    shipped = colab()
+    for wanted in map(Requirement, PROJECT["dependencies"]):
+        if version := shipped.get(canonicalize_name(wanted.name)):
+            assert wanted.specifier.contains(version), f"{wanted}, but Colab ships {version}"
+
+
+def test_chapters_import_what_colab_ships_or_the_package_brings():
+    brought = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    known = {*brought, *colab()}
+    homes = packages_distributions()
+    for path in sorted((ROOT / "book").glob("*.ipynb")):
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        for cell in cells:
+            imported = set(re.findall(r"^\s*(?:import|from) (\w+)", cell.source, re.M))
+            for name in imported - sys.stdlib_module_names - {"ccnotes"}:
+                assert known & {*map(canonicalize_name, homes.get(name, []))}, (
+                    f"{path.name} imports {name}, which Colab lacks: make it a dependency"
+                )
 
 
 def test_the_readme_shows_what_the_records_say():
