@@ -113,10 +113,14 @@ def test_every_chapter_has_exercises_each_with_one_folded_solution_after_it(path
     cells = nbformat.read(path, as_version=4).cells
     blocks = BLOCK.findall("\n".join(cell.source for cell in cells))
     assert blocks
-    for exercise, solution in zip(blocks[::2], blocks[1::2], strict=True):
-        assert re.fullmatch(r"exercise \S.* :label: ex-[a-z]+-\d+\n", " ".join(exercise))
-        label = exercise[2].split()[-1]
-        assert solution == ("solution", label, ":class: dropdown\n")
+    assert [kind for kind, *_ in blocks] == ["exercise", "solution"] * (len(blocks) // 2)
+    for (_, title, options), solution in zip(blocks[::2], blocks[1::2], strict=True):
+        label = options.removeprefix(":label: ").strip()
+        assert title, f"{label} has no title, by which the list of exercises names it"
+        assert re.fullmatch(r"ex-[a-z]+-\d+", label), (
+            f"{title}: {label!r} is no label like ex-own-1"
+        )
+        assert solution[1:] == (label, ":class: dropdown\n"), f"the solution after {label}"
 
 
 class Tags(HTMLParser):
