@@ -4,12 +4,15 @@ import functools
 import http.server
 import shutil
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_check" / "_build" / "html"
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+BELOW = f"/{REPOSITORY.split('/')[-1]}"
 PAGES = sorted(str(p.relative_to(HTML)) for p in HTML.rglob("*.html") if "_static" not in p.parts)
 MOVING = [page for page in PAGES if "<moving-figure" in (HTML / page).read_text()]
 PHONE, DESK = 390, 1280
@@ -24,17 +27,28 @@ pytestmark = [
 ]
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
+class LikeGitHub(http.server.SimpleHTTPRequestHandler):
+    """The book lies below the repository's name; wrong addresses get its page for them."""
+
+    def translate_path(self, path):
+        return super().translate_path(path[len(BELOW) :] if path.startswith(BELOW) else "/nothing")
+
+    def send_error(self, code, message=None, explain=None):
+        self.send_response(code)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write((HTML / "404.html").read_bytes())
+
     def log_message(self, *args):
         pass
 
 
 @pytest.fixture(scope="module")
 def site():
-    handler = functools.partial(Quiet, directory=HTML)
+    handler = functools.partial(LikeGitHub, directory=HTML)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}{BELOW}"
         server.shutdown()
 
 
@@ -157,6 +171,18 @@ def test_search_finds_a_term(visit):
     tab.locator("#search-results li a").first.wait_for()
     assert "glossary" in " ".join(a.get_attribute("href") for a in tab.locator("li a").all())
     assert not wrong
+
+
+@pytest.mark.parametrize("page", ["nothing.html", "book/nothing.html", "book/far/away/"])
+def test_wrong_address_leads_home(visit, site, page):
+    """At any depth, with styles, and through links that all lead somewhere."""
+    tab, wrong = visit(page)
+    assert f"404: {site}/{page}" in wrong
+    assert not [w for w in wrong if page not in w and "status of 404" not in w]
+    links = {link.split("#")[0] for link in tab.evaluate("[...document.links].map(a => a.href)")}
+    assert {f"{site}/book/index.html", f"{site}/search.html"} <= links
+    ours = {link for link in links if "//127.0.0.1" in link} - {tab.url}
+    assert not [link for link in ours if not tab.request.get(link).ok]
 
 
 @pytest.mark.parametrize("page", MOVING)
