@@ -7,6 +7,8 @@ help:
 	@echo "make book    .venv, every chapter executed, _build/html"
 	@echo "make test    .venv, lint, types, unit tests, every notebook, a strict rendering, a browser"
 	@echo "make serve   _build/html on http://127.0.0.1:$(PORT)/  (PORT=8000)"
+	@echo "make pdf     the built book as one file, _build/ccnotes.pdf, printed by Chromium"
+	@echo "make links   every link to another host and whether it answers; needs a network, fails never"
 	@echo "make clean   remove what was built; .venv stays"
 	@echo "make readme  write the README's figure and table anew from the records"
 	@echo "make pin     write the newest versions that fit to constraints.txt; prove them with make test"
@@ -39,6 +41,13 @@ serve:
 	@test -d _build/html || { echo "There is no _build/html yet: run 'make book' first." >&2; exit 1; }
 	@echo "http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
 	@.venv/bin/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+pdf: .venv/test
+	@test -d _build/html || { echo "There is no _build/html yet: run 'make book' first." >&2; exit 1; }
+	@.venv/bin/python book/_ext/pdf.py _build/html _build/ccnotes.pdf
+
+links: .venv/book
+	-@.venv/bin/jupyter-book build --builder linkcheck --quiet .
 
 clean:
 	rm -rf _build _check .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -84,4 +93,4 @@ pip = .venv/bin/python -m pip install --quiet
 	@$(uv) --no-deps torchattacks==3.5.1 || $(pip) --no-deps torchattacks==3.5.1
 	@touch $@
 
-.PHONY: help book test serve clean readme pin
+.PHONY: help book test serve pdf links clean readme pin

@@ -148,8 +148,9 @@ def test_preview_elsewhere_shows_title_first_words_and_picture(page):
     found = Tags(page, "meta").found
     tags = {tag.get("property", tag.get("name")): tag.get("content") for tag in found}
     owner, name = REPOSITORY.split("/")[-2:]
-    assert tags["og:url"] == f"https://{owner}.github.io/{name}/{page}.html"
-    picture = tags["og:image"].removeprefix(f"https://{owner}.github.io/{name}/")
+    site = f"https://{owner.lower()}.github.io/{name}/"
+    assert tags["og:url"] == f"{site}{page}.html"
+    picture = tags["og:image"].removeprefix(site)
     assert Image.open(HTML / picture).size == (1200, 630)
     assert tags["og:title"]
     assert 40 < len(tags["og:description"]) <= 200

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import importlib.util
 import shutil
 import threading
 import tomllib
@@ -143,7 +144,6 @@ def test_moving_figures_move_by_mouse(visit, page):
 
 
 # Of the theme, which is not ours to mend.
-OURS = [page for page in PAGES if page.startswith("book/")]  # not the indices that Sphinx makes
 THEME = {
     "aria-required-children": "docutils gives lists of citations a role that wants list items",
     "landmark-unique": "two toolbars of the article's head bear no name",
@@ -152,7 +152,7 @@ THEME = {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("page", OURS)
+@pytest.mark.parametrize("page", PAGES)
 def test_no_serious_barrier_for_readers_with_a_handicap(visit, page, scheme):
     """axe-core's rules; serious and critical ones, but for those of the theme."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -164,6 +164,40 @@ def test_no_serious_barrier_for_readers_with_a_handicap(visit, page, scheme):
         if v["impact"] in ("serious", "critical") and v["id"] not in THEME
     }
     assert not grave
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("book/")])
+def test_paper_shows_what_the_page_folds_and_cuts_nothing_off(visit, page):
+    """Black on white, also from dark mode; proofs and solutions open, buttons gone."""
+    tab, _ = visit(page, 718, color_scheme="dark")  # A4 less its margins
+    tab.emulate_media(media="print", color_scheme="dark")
+    wide = """[...document.querySelectorAll('.bd-article :is(pre, img, .moving-view svg)')]
+        .filter(e => e.getBoundingClientRect().right > innerWidth
+                     || e.scrollWidth > e.clientWidth + 1)
+        .map(e => e.outerHTML.slice(0, 150))"""
+    assert not tab.evaluate(wide)
+    for folded in tab.locator(".bd-article details:not(.hide) .sd-card-body").all():
+        assert folded.is_visible()
+    for gone in ("details.hide", ".bd-sidebar-primary", ".bd-header-article", ".headerlink"):
+        assert not [e for e in tab.locator(gone).all() if e.is_visible()], gone
+    ink = """[...document.querySelectorAll('.bd-article :is(p, pre span, a, code)')]
+        .filter(e => e.checkVisibility() && !e.closest('img, .btn, .sd-btn'))
+        .map(e => getComputedStyle(e).color.match(/\\d+/g).slice(0, 3).map(Number))
+        .filter(([r, g, b]) => .3 * r + .6 * g + .1 * b > 150).map(String)"""
+    assert not tab.evaluate(ink)
+
+
+def test_pdf_has_a_title_a_chapter_and_links_within(browser):
+    """The last pages in order stand for all."""
+    spec = importlib.util.spec_from_file_location("pdf", ROOT / "book/_ext/pdf.py")
+    spec.loader.exec_module(pdf := importlib.util.module_from_spec(spec))
+    book = pdf.joined(browser, HTML, "book/glossary.html")
+    assert [item.title for item in book.outline] == ["Glossary", "Bibliography", "The package"]
+    links = [link.get_object().get("/A", {}) for link in book.pages[0].get("/Annots", [])]
+    pages = [page.indirect_reference for page in book.pages]
+    second = book.get_destination_page_number(book.outline[1])
+    assert pages[second] in [link["/D"][0] for link in links if link.get("/S") == "/GoTo"]
+    assert "adversarial example" in book.pages[0].extract_text()
 
 
 def test_search_finds_a_term(visit):

@@ -32,7 +32,7 @@ def key_the_cache(app, config):
 def set_the_address(app, config):
     """Where GitHub publishes the book of this repository."""
     owner, name = urlsplit(config.html_theme_options["repository_url"]).path.strip("/").split("/")
-    config.html_baseurl = f"https://{owner}.github.io/{name}/"
+    config.html_baseurl = f"https://{owner.lower()}.github.io/{name}/"  # browsers ask so
     config.ogp_site_url, config.ogp_site_name = config.html_baseurl, config.html_title
     # The page for wrong addresses is shown at any depth, so its own links start at the root.
     config.notfound_urls_prefix = site = urlsplit(config.html_baseurl).path
