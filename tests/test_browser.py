@@ -101,6 +101,10 @@ def test_page_is_whole(visit, page, width):
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     # Formulas are typeset: none is left as its source.
     assert not tab.locator(".math:not(:has(mjx-container))").count()
+    # Only styles and small scripts are awaited before the first paint.
+    awaited = """performance.getEntriesByType('resource')
+        .filter(e => e.renderBlockingStatus == 'blocking').map(e => e.decodedBodySize)"""
+    assert 0 < sum(tab.evaluate(awaited)) < 800_000
 
 
 def test_dark_mode(visit):
