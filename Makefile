@@ -7,6 +7,8 @@ help:
 	@echo "make book    .venv, every chapter executed, _build/html"
 	@echo "make test    .venv, lint, types, unit tests, every notebook, a strict rendering, a browser"
 	@echo "make serve   _build/html on http://127.0.0.1:$(PORT)/  (PORT=8000)"
+	@echo "make pdf     the built book as one file, _build/ccnotes.pdf, printed by Chromium"
+	@echo "make links   what each link to another host answers: 200 is well, 000 none; a report, no test"
 	@echo "make clean   remove what was built; .venv stays"
 	@echo "make readme  write the README's figure and table anew from the records"
 	@echo "make pin     write the newest versions that fit to constraints.txt; prove them with make test"
@@ -40,6 +42,16 @@ serve:
 	@test -d _build/html || { echo "There is no _build/html yet: run 'make book' first." >&2; exit 1; }
 	@echo "http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
 	@.venv/bin/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+pdf: .venv/test
+	@test -d _build/html || { echo "There is no _build/html yet: run 'make book' first." >&2; exit 1; }
+	@.venv/bin/python book/_ext/pdf.py _build/html _build/ccnotes.pdf
+
+links:
+	@grep -ohr --include='*.html' '<a [^>]*href="https\?://[^"#]*' _build/html | sed 's/.*href="//; s/&amp;/\&/g' | \
+	  grep -v /issues/new | sort -u | while read -r url; do \
+	    echo "$$(curl -sL -o /dev/null -m 20 -w '%{http_code}' "$$url") $$url"; \
+	  done
 
 clean:
 	rm -rf _build _check .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -88,4 +100,4 @@ pip = .venv/bin/python -m pip install --quiet
 	@$(uv) --no-deps torchattacks==3.5.1 || $(pip) --no-deps torchattacks==3.5.1
 	@touch $@
 
-.PHONY: help book test serve clean readme pin colab
+.PHONY: help book test serve pdf links clean readme pin colab

@@ -1,6 +1,7 @@
 """The chapters keep the house rules, before they run and as they are rendered."""
 
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -8,8 +9,10 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 COPY = ROOT / "_check"  # `make test` executes the book into it, and renders it
 HTML = COPY / "_build" / "html"
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -200,6 +203,22 @@ def test_pages_are_light(page):
     files = [HTML / f"{page}.html"]
     files += [(files[0].parent / s).resolve() for s in sources if not s.startswith("data:")]
     assert sum(file.stat().st_size for file in files) < 2_500_000
+
+
+@pytest.mark.rendered
+@each_page
+def test_preview_elsewhere_shows_title_first_words_and_picture(page):
+    found = Tags(page, "meta").found
+    tags = {tag.get("property", tag.get("name")): tag.get("content") for tag in found}
+    owner, name = REPOSITORY.split("/")[-2:]
+    site = f"https://{owner.lower()}.github.io/{name}/"
+    assert tags["og:url"] == f"{site}{page}.html"
+    picture = tags["og:image"].removeprefix(site)
+    assert Image.open(HTML / picture).size == (1200, 630)
+    assert tags["og:title"]
+    assert 40 < len(tags["og:description"]) <= 200
+    assert "Reading time" not in tags["og:description"]
+    assert tags["description"] == tags["og:description"]
 
 
 @pytest.mark.rendered

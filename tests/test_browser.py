@@ -2,14 +2,18 @@
 
 import functools
 import http.server
+import importlib.util
 import shutil
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_check" / "_build" / "html"
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+BELOW = f"/{REPOSITORY.split('/')[-1]}"
 PAGES = sorted(str(p.relative_to(HTML)) for p in HTML.rglob("*.html") if "_static" not in p.parts)
 MOVING = [page for page in PAGES if "<moving-figure" in (HTML / page).read_text()]
 PHONE, DESK = 390, 1280
@@ -24,17 +28,28 @@ pytestmark = [
 ]
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
+class LikeGitHub(http.server.SimpleHTTPRequestHandler):
+    """The book lies below the repository's name; wrong addresses get its page for them."""
+
+    def translate_path(self, path):
+        return super().translate_path(path[len(BELOW) :] if path.startswith(BELOW) else "/nothing")
+
+    def send_error(self, code, message=None, explain=None):
+        self.send_response(code)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write((HTML / "404.html").read_bytes())
+
     def log_message(self, *args):
         pass
 
 
 @pytest.fixture(scope="module")
 def site():
-    handler = functools.partial(Quiet, directory=HTML)
+    handler = functools.partial(LikeGitHub, directory=HTML)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}{BELOW}"
         server.shutdown()
 
 
@@ -86,6 +101,10 @@ def test_page_is_whole(visit, page, width):
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     # Formulas are typeset: none is left as its source.
     assert not tab.locator(".math:not(:has(mjx-container))").count()
+    # Only styles and small scripts are awaited before the first paint.
+    awaited = """performance.getEntriesByType('resource')
+        .filter(e => e.renderBlockingStatus == 'blocking').map(e => e.decodedBodySize)"""
+    assert 0 < sum(tab.evaluate(awaited)) < 800_000
 
 
 def test_dark_mode(visit):
@@ -129,7 +148,6 @@ def test_moving_figures_move_by_mouse(visit, page):
 
 
 # Of the theme, which is not ours to mend.
-OURS = [page for page in PAGES if page.startswith("book/")]  # not the indices that Sphinx makes
 THEME = {
     "aria-required-children": "docutils gives lists of citations a role that wants list items",
     "landmark-unique": "two toolbars of the article's head bear no name",
@@ -138,7 +156,7 @@ THEME = {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("page", OURS)
+@pytest.mark.parametrize("page", PAGES)
 def test_no_serious_barrier_for_readers_with_a_handicap(visit, page, scheme):
     """axe-core's rules; serious and critical ones, but for those of the theme."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -152,11 +170,57 @@ def test_no_serious_barrier_for_readers_with_a_handicap(visit, page, scheme):
     assert not grave
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("book/")])
+def test_paper_shows_what_the_page_folds_and_cuts_nothing_off(visit, page):
+    """Black on white, also from dark mode; proofs and solutions open, buttons gone."""
+    tab, _ = visit(page, 718, color_scheme="dark")  # A4 less its margins
+    tab.emulate_media(media="print", color_scheme="dark")
+    wide = """[...document.querySelectorAll('.bd-article :is(pre, img, .moving-view svg)')]
+        .filter(e => e.getBoundingClientRect().right > innerWidth
+                     || e.scrollWidth > e.clientWidth + 1)
+        .map(e => e.outerHTML.slice(0, 150))"""
+    assert not tab.evaluate(wide)
+    for folded in tab.locator(".bd-article details:not(.hide) .sd-card-body").all():
+        assert folded.is_visible()
+    for gone in ("details.hide", ".bd-sidebar-primary", ".bd-header-article", ".headerlink"):
+        assert not [e for e in tab.locator(gone).all() if e.is_visible()], gone
+    ink = """[...document.querySelectorAll('.bd-article :is(p, pre span, a, code)')]
+        .filter(e => e.checkVisibility() && !e.closest('img, .btn, .sd-btn'))
+        .map(e => getComputedStyle(e).color.match(/\\d+/g).slice(0, 3).map(Number))
+        .filter(([r, g, b]) => .3 * r + .6 * g + .1 * b > 150).map(String)"""
+    assert not tab.evaluate(ink)
+
+
+def test_pdf_has_a_title_a_chapter_and_links_within(browser):
+    """The last pages in order stand for all."""
+    spec = importlib.util.spec_from_file_location("pdf", ROOT / "book/_ext/pdf.py")
+    spec.loader.exec_module(pdf := importlib.util.module_from_spec(spec))
+    book = pdf.joined(browser, HTML, "book/glossary.html")
+    assert [item.title for item in book.outline] == ["Glossary", "Bibliography", "The package"]
+    links = [link.get_object().get("/A", {}) for link in book.pages[0].get("/Annots", [])]
+    pages = [page.indirect_reference for page in book.pages]
+    second = book.get_destination_page_number(book.outline[1])
+    assert pages[second] in [link["/D"][0] for link in links if link.get("/S") == "/GoTo"]
+    assert "adversarial example" in book.pages[0].extract_text()
+
+
 def test_search_finds_a_term(visit):
     tab, wrong = visit("search.html?q=bootstrap")
     tab.locator("#search-results li a").first.wait_for()
     assert "glossary" in " ".join(a.get_attribute("href") for a in tab.locator("li a").all())
     assert not wrong
+
+
+@pytest.mark.parametrize("page", ["nothing.html", "book/nothing.html", "book/far/away/"])
+def test_wrong_address_leads_home(visit, site, page):
+    """At any depth, with styles, and through links that all lead somewhere."""
+    tab, wrong = visit(page)
+    assert f"404: {site}/{page}" in wrong
+    assert not [w for w in wrong if page not in w and "status of 404" not in w]
+    links = {link.split("#")[0] for link in tab.evaluate("[...document.links].map(a => a.href)")}
+    assert {f"{site}/book/index.html", f"{site}/search.html"} <= links
+    ours = {link for link in links if "//127.0.0.1" in link} - {tab.url}
+    assert not [link for link in ours if not tab.request.get(link).ok]
 
 
 @pytest.mark.parametrize("page", MOVING)

@@ -5,6 +5,9 @@ import importlib
 import os
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from docutils import nodes
 
 
 def key_the_cache(app, config):
@@ -24,6 +27,25 @@ def key_the_cache(app, config):
     for old in folder.parent.glob("*"):
         if old != folder:
             shutil.rmtree(old)
+
+
+def set_the_address(app, config):
+    """Where GitHub publishes the book of this repository."""
+    owner, name = urlsplit(config.html_theme_options["repository_url"]).path.strip("/").split("/")
+    config.html_baseurl = f"https://{owner.lower()}.github.io/{name}/"  # browsers ask so
+    config.ogp_site_url, config.ogp_site_name = config.html_baseurl, config.html_title
+    # The page for wrong addresses is shown at any depth, so its own links start at the root.
+    config.notfound_urls_prefix = site = urlsplit(config.html_baseurl).path
+    config.notfound_context["body"] = config.notfound_context["body"].replace("{site}", site)
+
+
+def tidy_descriptions(app, pagename, templatename, context, doctree):
+    """Previews quote a page's first words: without how long it takes to read, and in one piece."""
+    for paragraph in list(doctree.findall(nodes.paragraph)) if doctree else []:
+        if paragraph.astext().startswith("Reading time"):
+            paragraph.parent.remove(paragraph)
+        else:  # the page itself is written already
+            paragraph[:] = [nodes.Text(paragraph.astext())]
 
 
 def tidy_scripts(app, pagename, templatename, context, doctree):
@@ -51,6 +73,8 @@ def copy_mathjax(app, error):
 def setup(app):
     os.environ["CCNOTES_BOOK"] = "1"  # kernels inherit it: Altair charts become moving figures
     app.connect("config-inited", key_the_cache, priority=1)
+    app.connect("config-inited", set_the_address, priority=1)
+    app.connect("html-page-context", tidy_descriptions, priority=1)
     app.connect("html-page-context", tidy_scripts, priority=900)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
