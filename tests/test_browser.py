@@ -16,6 +16,7 @@ REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["ur
 BELOW = f"/{REPOSITORY.split('/')[-1]}"
 PAGES = sorted(str(p.relative_to(HTML)) for p in HTML.rglob("*.html") if "_static" not in p.parts)
 MOVING = [page for page in PAGES if "<moving-figure" in (HTML / page).read_text()]
+EXERCISES = [page for page in PAGES if 'class="solution' in (HTML / page).read_text()]
 PHONE, DESK = 390, 1280
 NAMES = ["chromium", "chromium-browser", "google-chrome"]
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -180,7 +181,8 @@ def test_paper_shows_what_the_page_folds_and_cuts_nothing_off(visit, page):
                      || e.scrollWidth > e.clientWidth + 1)
         .map(e => e.outerHTML.slice(0, 150))"""
     assert not tab.evaluate(wide)
-    for folded in tab.locator(".bd-article details:not(.hide) .sd-card-body").all():
+    proofs, solutions = "details:not(.hide) .sd-card-body", ".solution section"
+    for folded in tab.locator(f".bd-article :is({proofs}, {solutions})").all():
         assert folded.is_visible()
     for gone in ("details.hide", ".bd-sidebar-primary", ".bd-header-article", ".headerlink"):
         assert not [e for e in tab.locator(gone).all() if e.is_visible()], gone
@@ -202,6 +204,19 @@ def test_pdf_has_a_title_a_chapter_and_links_within(browser):
     second = book.get_destination_page_number(book.outline[1])
     assert pages[second] in [link["/D"][0] for link in links if link.get("/S") == "/GoTo"]
     assert "adversarial example" in book.pages[0].extract_text()
+
+
+@pytest.mark.parametrize("page", EXERCISES)
+def test_solutions_are_folded_and_open_by_keyboard(visit, page):
+    tab, _ = visit(page)
+    for solution in tab.locator("div.solution").all():
+        text = solution.locator("section")
+        assert not text.is_visible()
+        solution.get_by_role("button").first.focus()
+        tab.keyboard.press("Enter")
+        text.wait_for()
+        tab.keyboard.press("Enter")
+        text.wait_for(state="hidden")
 
 
 def test_search_finds_a_term(visit):
