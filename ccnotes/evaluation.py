@@ -1,7 +1,7 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import replace
 
 import numpy as np
@@ -208,7 +208,7 @@ def verdict(differences: ArrayLike) -> str:
     runs = np.asarray(differences, dtype=float)
     low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
     word = "agree" if low > 0 else "disagree" if high < 0 else "cannot tell"
-    return f"{word} (n = {len(runs)})"
+    return f"{word} ({n_of(runs)})"
 
 
 def mcnemar(
@@ -231,9 +231,14 @@ def described(values: ArrayLike, form: str = ".3f") -> str:
     """
     runs = np.asarray(values, dtype=float)
     if len(runs) == 1:
-        return f"{runs[0]:{form}} (n = 1)"
+        return f"{runs[0]:{form}} ({n_of(runs)})"
     low, high = interval(runs)
-    return f"{runs.mean():{form}} ({low:{form}} to {high:{form}}, n = {len(runs)})"
+    return f"{runs.mean():{form}} ({low:{form}} to {high:{form}}, {n_of(runs)})"
+
+
+def n_of(runs: Sized) -> str:
+    """The number of runs, in one piece: "n = 5" with spaces at which no line breaks."""
+    return f"n\u00a0=\u00a0{len(runs)}"
 
 
 def bootstrapped(value: float, draws: Float[Tensor, " draws"], form: str = ".1f") -> str:

@@ -110,15 +110,15 @@ def test_one_run_has_no_interval():
 
 
 def test_description_gives_mean_interval_and_number():
-    assert described([1.0, 3.0], ".1f") == "2.0 (-10.7 to 14.7, n = 2)"
-    assert described([2.0], "+.1f") == "+2.0 (n = 1)"
+    assert described([1.0, 3.0], ".1f") == "2.0 (-10.7 to 14.7, n\u00a0=\u00a02)"
+    assert described([2.0], "+.1f") == "+2.0 (n\u00a0=\u00a01)"
 
 
 def test_a_verdict_follows_the_interval_and_marks_a_single_run():
-    assert verdict([1.0, 1.1, 0.9]) == "agree (n = 3)"
-    assert verdict([-1.0, -1.1, -0.9]) == "disagree (n = 3)"
-    assert verdict([1.0, -1.0, 0.5]) == "cannot tell (n = 3)"
-    assert verdict([0.3]) == "agree (n = 1)"
+    assert verdict([1.0, 1.1, 0.9]) == "agree (n\u00a0=\u00a03)"
+    assert verdict([-1.0, -1.1, -0.9]) == "disagree (n\u00a0=\u00a03)"
+    assert verdict([1.0, -1.0, 0.5]) == "cannot tell (n\u00a0=\u00a03)"
+    assert verdict([0.3]) == "agree (n\u00a0=\u00a01)"
 
 
 def test_mcnemar_counts_the_images_that_one_model_alone_has_right():
