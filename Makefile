@@ -19,19 +19,20 @@ book: .venv/book
 	.venv/bin/jupyter-book build .
 	@echo "$$(pwd)/_build/html/index.html"
 
-# Each notebook is executed once, into a copy, and that copy is rendered with execution off.
+# Each notebook is executed once, into a copy, and that copy is rendered with execution off. Two
+# at a time with one thread each: threads of small networks wait for one another on a busy machine.
 # (Not under _build: nbmake passes over notebooks there.)
 test: .venv/book .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy ccnotes
-	.venv/bin/python -m pytest -q -m "not rendered" -rs tests
+	.venv/bin/python -m pytest -q -n 2 -m "not rendered" -rs tests
 	rm -rf _check
 	mkdir _check
 	echo '*' > _check/.gitignore
 	cp -R _config.yml _toc.yml book _check
 	CCNOTES_BOOK=1 CCNOTES_RUNS="$$(pwd)/_check/runs" CCNOTES_DATA="$$(pwd)/_check/data" \
-	  .venv/bin/python -m pytest -q --nbmake --overwrite --nbmake-timeout=600 --durations=0 \
+	  OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --nbmake --overwrite --nbmake-timeout=600 --durations=0 \
 	  _check/book/*.ipynb
 	.venv/bin/jupyter-book config sphinx _check
 	PYTHONPATH=_check/book/_ext .venv/bin/sphinx-build -q -W --keep-going -D nb_execution_mode=off \
