@@ -72,6 +72,8 @@ def copy_mathjax(app, error):
 
 def setup(app):
     os.environ["CCNOTES_BOOK"] = "1"  # kernels inherit it: Altair charts become moving figures
+    # Threads of small networks wait for one another: on a busy machine one is many times faster.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     app.connect("config-inited", key_the_cache, priority=1)
     app.connect("config-inited", set_the_address, priority=1)
     app.connect("html-page-context", tidy_descriptions, priority=1)
