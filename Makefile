@@ -2,6 +2,7 @@
 
 PYTHON =
 PORT = 8000
+built = test -d _build/html || { echo "There is no _build/html yet: run 'make book' first." >&2; exit 1; }
 
 help:
 	@echo "make book    .venv, every chapter executed, _build/html"
@@ -40,15 +41,16 @@ test: .venv/book .venv/test
 	.venv/bin/python -m pytest -q -m rendered -rs tests
 
 serve:
-	@test -d _build/html || { echo "There is no _build/html yet: run 'make book' first." >&2; exit 1; }
+	@$(built)
 	@echo "http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
 	@.venv/bin/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 pdf: .venv/test
-	@test -d _build/html || { echo "There is no _build/html yet: run 'make book' first." >&2; exit 1; }
+	@$(built)
 	@.venv/bin/python book/_ext/pdf.py _build/html _build/ccnotes.pdf
 
 links:
+	@$(built)
 	@grep -ohr --include='*.html' '<a [^>]*href="https\?://[^"#]*' _build/html | sed 's/.*href="//; s/&amp;/\&/g' | \
 	  grep -v /issues/new | sort -u | while read -r url; do \
 	    echo "$$(curl -sL -o /dev/null -m 20 -w '%{http_code}' "$$url") $$url"; \

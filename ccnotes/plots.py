@@ -26,8 +26,11 @@ BLUE, ORANGE, GREEN, PURPLE = PALETTE = ["#2a7fc4", "#d9651b", "#4b9b69", "#7b5e
 DASHES: list[tuple[float, ...] | str] = ["", (5, 2), (1, 1), (5, 1, 1, 1)]
 SIMILARITY = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
 
-if os.environ.get("CCNOTES_BOOK"):  # the book's pages draw Altair charts without a kernel
+if os.environ.get("CCNOTES_BOOK"):  # pages: charts without a kernel, figures sharp at any size
+    from matplotlib_inline.config import InlineBackend
+
     _altair.enable()
+    InlineBackend.instance().figure_formats = {"svg"}
 sns.set_theme(style="ticks", palette=PALETTE, rc={"axes.grid": True, "grid.alpha": 0.3})
 plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -176,7 +177,8 @@ def runs(
     """The records of an experiment, one a seed.
 
     A record published with the book for exactly this configuration is returned, else one that
-    this machine has made before; else the experiment is run, with a progress bar, and kept.
+    this machine has made before; else the experiment is run and kept: a line says how long such
+    runs took, a bar how far it is.
     ``fresh=True`` always runs it. ``data`` replaces the experiment's data.
     """
     e = named(experiment) if isinstance(experiment, str) else experiment
@@ -240,6 +242,7 @@ def run(
             if fresh:  # what was finished stands until this run is
                 (folder / CHECKPOINT).unlink(missing_ok=True)
             checkpoint = folder / CHECKPOINT
+            print(how_long(experiment), file=sys.stderr)
             try:
                 state = fit(
                     experiment,
@@ -268,6 +271,21 @@ def run(
             f"another process is at work on this run, in {folder}. Wait for it or stop it."
         ) from None
     return load(folder)
+
+
+def how_long(experiment: Experiment) -> str:
+    """What finished runs of the same took, whatever their seed, on which hardware."""
+    took: dict[str, list[float]] = {}
+    gpu = "; on a GPU: none on record"
+    for record in find():
+        differing = set(changes(record.experiment, experiment))
+        if record.content["finished"] and differing <= {"seed", "precision"}:
+            p = record.provenance
+            took.setdefault(p["hardware"], []).append(p["seconds"])
+            gpu = gpu * (p["device"] == "cpu")
+    on = [f"{np.mean(seconds):.0f} s on {hardware}" for hardware, seconds in took.items()]
+    known = f"took {', '.join(on)}{gpu}" if on else "has not run before, so nobody knows how long"
+    return f"{experiment.name} {known}"
 
 
 def stopped(record: Record) -> bool:

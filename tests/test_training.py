@@ -555,6 +555,28 @@ def test_an_average_s_batchnorm_statistics_are_those_of_attacked_training_images
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_a_run_says_first_how_long_earlier_ones_took_and_where(capsys, monkeypatch):
+    made = run(SMALL)
+    assert "small has not run before" in capsys.readouterr().err
+    content = made.content | {"provenance": made.provenance | {"seconds": 300, "hardware": "X"}}
+    (made.folder / "record.json").write_text(json.dumps(content))
+    run(replace(SMALL, lr=0.2))
+    assert "small has not run before" in capsys.readouterr().err
+
+    def gone(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "fit", gone)
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(SMALL, seed=1))
+    assert capsys.readouterr().err == "small took 300 s on X; on a GPU: none on record\n"
+    content["provenance"]["device"] = "cuda"
+    (made.folder / "record.json").write_text(json.dumps(content))
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(SMALL, seed=1))
+    assert capsys.readouterr().err == "small took 300 s on X\n"
+
+
 def test_recall_finds_exactly_the_same_configuration_only():
     made = run(SMALL)
     assert recall(SMALL).folder == made.folder
