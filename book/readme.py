@@ -21,7 +21,7 @@ def results() -> str:
     lines = []
     for name, seeds, data, form in (
         ("planted-at", range(5), None, ".2f"),
-        ("cifar10-at", range(3), "cifar10-jpeg", ".3g"),
+        ("cifar10-at", range(3), "cifar10-jpeg", ""),
     ):
         records = ccnotes.runs(name, seeds=seeds, data=data)
         table = best_and_last(records)

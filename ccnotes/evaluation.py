@@ -211,6 +211,12 @@ def verdict(differences: ArrayLike) -> str:
     return f"{word} ({n_of(runs)})"
 
 
+def judged(differences: ArrayLike, form: str = "+.3f") -> str:
+    """The differences and the verdict on them: "+0.16 (+0.05 to +0.27, n = 5): **agree**"."""
+    word = verdict(differences).partition(" (")[0]
+    return f"{described(differences, form)}: **{word}**"
+
+
 def mcnemar(
     first: Int[Tensor, " samples"] | UInt8[Tensor, " samples"],
     second: Int[Tensor, " samples"] | UInt8[Tensor, " samples"],
@@ -227,13 +233,24 @@ def mcnemar(
 def described(values: ArrayLike, form: str = ".3f") -> str:
     """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)".
 
-    Of a single run, which has no interval: "0.41 (n = 1)".
+    Of a single run, which has no interval: "0.41 (n = 1)". A ``form`` without digits, "" or "+",
+    gives two digits of the interval's half width, or three of a single run.
     """
     runs = np.asarray(values, dtype=float)
+    low, high = interval(runs) if len(runs) > 1 else (0.0, 2 * abs(runs[0]))
+    if "." not in form:
+        digits = 2 if len(runs) > 1 else 3
+        first = math.floor(math.log10((high - low) / 2 or 1))  # the place of the first digit
+        form += f".{max(0, digits - 1 - first)}f"
+    mean = figure(runs.mean(), form)
     if len(runs) == 1:
-        return f"{runs[0]:{form}} ({n_of(runs)})"
-    low, high = interval(runs)
-    return f"{runs.mean():{form}} ({low:{form}} to {high:{form}}, {n_of(runs)})"
+        return f"{mean} ({n_of(runs)})"
+    return f"{mean} ({figure(low, form)} to {figure(high, form)}, {n_of(runs)})"
+
+
+def figure(value: float, form: str) -> str:
+    """``value`` in that form, but never "-0.00"."""
+    return format(value, form.replace(".", "z.", 1))
 
 
 def n_of(runs: Sized) -> str:
@@ -244,4 +261,4 @@ def n_of(runs: Sized) -> str:
 def bootstrapped(value: float, draws: Float[Tensor, " draws"], form: str = ".1f") -> str:
     """A figure and the 95 % of its bootstrap draws, in words: "3.7 (1.0 to 6.5)"."""
     low, high = draws.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+    return f"{figure(value, form)} ({figure(low, form)} to {figure(high, form)})"

@@ -12,6 +12,7 @@ from ccnotes.evaluation import (
     evaluate,
     features_of,
     interval,
+    judged,
     mcnemar,
     neural_collapse,
     radii,
@@ -112,6 +113,29 @@ def test_one_run_has_no_interval():
 def test_description_gives_mean_interval_and_number():
     assert described([1.0, 3.0], ".1f") == "2.0 (-10.7 to 14.7, n\u00a0=\u00a02)"
     assert described([2.0], "+.1f") == "+2.0 (n\u00a0=\u00a01)"
+    assert described([-0.01, 0.006], ".2f").startswith("0.00 (-0.10 to 0.10")  # no "-0.00"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([1.0, 3.0], "2 (-11 to 15, n\u00a0=\u00a02)"),  # half widths: 12.7,
+        ([0.10, 0.12], "0.11 (-0.02 to 0.24, n\u00a0=\u00a02)"),  # 0.127,
+        ([0.100, 0.101], "0.1005 (0.0941 to 0.1069, n\u00a0=\u00a02)"),  # 0.00635
+        ([3.14159], "3.14 (n\u00a0=\u00a01)"),
+        ([-0.0123456], "-0.0123 (n\u00a0=\u00a01)"),
+        ([1234.5], "1234 (n\u00a0=\u00a01)"),
+        ([0.0], "0.00 (n\u00a0=\u00a01)"),
+    ],
+)
+def test_without_digits_a_description_has_two_of_the_intervals_half_width(values, text):
+    assert described(values, "") == text
+
+
+def test_a_judgement_is_the_description_and_the_verdict():
+    for values in ([1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [0.3]):
+        word = verdict(values).split(" (")[0]
+        assert judged(values, "+.1f") == f"{described(values, '+.1f')}: **{word}**"
 
 
 def test_a_verdict_follows_the_interval_and_marks_a_single_run():
