@@ -138,9 +138,14 @@ def margin_loss(
 ) -> Values:
     r"""The expected loss under attack that :func:`optimal_weights` minimises, any real number.
 
-    .. math:: \mathbb{E}\big[(1-\beta)\max_j(-m_j) + \beta\,\mathrm{mean}_j(-m_j)\big] + R
-              = -(w_1 + w_2)(\mu - 2\epsilon)
-              + (1-\beta)\sqrt{(w_1^2\sigma_0^2 + w_2^2\sigma^2)/\pi} + R,
+    .. math::
+       :nowrap:
+
+       \begin{align*}
+       & \mathbb{E}\big[(1-\beta)\max_j(-m_j) + \beta\,\mathrm{mean}_j(-m_j)\big] + R \\
+       &= -(w_1 + w_2)(\mu - 2\epsilon)
+          + (1-\beta)\sqrt{(w_1^2\sigma_0^2 + w_2^2\sigma^2)/\pi} + R,
+       \end{align*}
 
     :math:`m_j` the worst-case margins, :math:`R = \lambda (w_1^2 + w_2^2)/2` with ``reg`` as
     :math:`\lambda`, :math:`\beta` the smoothing, :math:`\sigma_0` the noise of absent features.

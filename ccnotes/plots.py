@@ -32,7 +32,8 @@ if os.environ.get("CCNOTES_BOOK"):  # pages: charts without a kernel, figures sh
     _altair.enable()
     InlineBackend.instance().figure_formats = {"svg"}
 sns.set_theme(style="ticks", palette=PALETTE, rc={"axes.grid": True, "grid.alpha": 0.3})
-plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}
+plt.rcParams |= {"legend.edgecolor": "none", "legend.framealpha": 0.8}
 
 
 def image_grid(
@@ -70,6 +71,8 @@ def similarity_matrix(
     numbers = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 7}}
     bar = {"label": "cosine similarity"}
     sns.heatmap(frame, ax=ax, square=True, **SIMILARITY, **numbers, cbar_kws=bar)
+    ax.tick_params(axis="x", labelrotation=90)
+    ax.tick_params(axis="y", labelrotation=0)
     ax.set_title(title)
     return ax
 
@@ -213,7 +216,7 @@ def paths(
     way = (
         alt.Chart(rows)
         .transform_filter(alt.datum.epoch <= epoch)
-        .mark_line(strokeWidth=1.2, opacity=0.6)
+        .mark_line(strokeWidth=2, opacity=0.8)
         .encode(
             **encoded,
             order="epoch:Q",
@@ -280,6 +283,7 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     heat = cells(rows, now, "matrix", classes, len(classes), "cosine").encode(
         x=alt.X("column:O", title=None).axis(labelExpr=f"{classes}[datum.value]")
     )
+    side = max(190, 26 * len(classes))  # a number fits into its cell
     # In grey, red and blue look alike.
     dark = "abs(datum.value) > 0.6"
     numbers = heat.mark_text(fontSize=8).encode(
@@ -292,7 +296,7 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     return (
         alt.vconcat(
             (lines + cursor).properties(width=270, height=170),
-            (heat + numbers).properties(width=190, height=190),
+            (heat + numbers).properties(width=side, height=side),
             strips.properties(width=270, height=15 * len(classes)),
         )
         .resolve_scale(color="independent", strokeDash="independent", x="independent")

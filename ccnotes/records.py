@@ -129,7 +129,7 @@ class Record:
 
     @cached_property
     def cams(self) -> dict[str, Tensor]:
-        """``best`` and ``last``: Grad-CAM of each final test image, clean, for its own class.
+        """By epoch, best and last, Grad-CAM of each final test image, clean, for its own class.
 
         Images x rows x columns, in [0, 1] (see :func:`ccnotes.attribution.grad_cam`, divided by
         each map's maximum). Made afterwards, by ``python -m ccnotes cams``; raises ValueError

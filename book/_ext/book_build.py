@@ -55,6 +55,12 @@ def tidy_scripts(app, pagename, templatename, context, doctree):
     files[:] = [f for f in once.values() if "widget" not in f.attributes.get("type", "")]
 
 
+def tidy_signatures(app, what, name, obj, options, signature, returns):
+    """No markup that Sphinx leaves of types in signatures of dataclasses, no "<factory>"."""
+    if signature:
+        return signature.replace("~", "").replace("<factory>", "..."), returns
+
+
 def copy_mathjax(app, error):
     """MathJax beside the pages, so that none asks another host for it; 3 of the package's 24 MB."""
     if error or app.builder.format != "html":
@@ -78,5 +84,6 @@ def setup(app):
     app.connect("config-inited", set_the_address, priority=1)
     app.connect("html-page-context", tidy_descriptions, priority=1)
     app.connect("html-page-context", tidy_scripts, priority=900)
+    app.connect("autodoc-process-signature", tidy_signatures)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
