@@ -150,7 +150,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
             ),
         )
         .add_params(eps)
-        .configure_legend(orient="top")
+        .configure_legend(orient="top", columns=1)
         .properties(
             description="Robust accuracy against the ratio of the weights, against one given rival "
             "(dashed) and against both (solid; diamond: its peak, circle: the choice of the margin "
