@@ -1,7 +1,7 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
 import math
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Collection, Iterator, Sized
 from dataclasses import replace
 
 import numpy as np
@@ -186,7 +186,7 @@ def stage_similarity(
     return torch.stack([class_similarity(mean) for mean in means]).cpu()
 
 
-def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+def interval(values: Collection[float]) -> tuple[float, float]:
     """Student's 95 % confidence interval for the mean of independent runs, such as seeds.
 
     Raises ValueError for fewer than two values, which have no interval.
@@ -198,7 +198,7 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(runs.mean() - half), float(runs.mean() + half)
 
 
-def verdict(differences: Sequence[float] | np.ndarray) -> str:
+def verdict(differences: Collection[float]) -> str:
     """Whether runs bear out a claim that says their ``differences`` are positive.
 
     "agree" where their 95 % interval lies above zero, "disagree" where it lies below,
@@ -210,7 +210,7 @@ def verdict(differences: Sequence[float] | np.ndarray) -> str:
     return f"{word} ({n_of(runs)})"
 
 
-def judged(differences: Sequence[float] | np.ndarray, form: str = "+.3f") -> str:
+def judged(differences: Collection[float], form: str = "+.3f") -> str:
     """The differences and the verdict on them: "+0.16 (+0.05 to +0.27, n = 5): **agree**"."""
     word = verdict(differences).partition(" (")[0]
     return f"{described(differences, form)}: **{word}**"
@@ -229,7 +229,7 @@ def mcnemar(
     return float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
 
 
-def described(values: Sequence[float] | np.ndarray, form: str = ".3f") -> str:
+def described(values: Collection[float], form: str = ".3f") -> str:
     """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)".
 
     Of a single run, which has no interval: "0.41 (n = 1)". A ``form`` without digits, "" or "+",
