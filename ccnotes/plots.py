@@ -93,7 +93,7 @@ def curves(
     keys = {"x": "epoch", "y": ylabel, "hue": "curve", "style": "curve"}
     band = interval if len(records) > 1 else None
     sns.lineplot(long, **keys, hue_order=names, dashes=dashes, errorbar=band, ax=ax)
-    ax.legend(title=None)
+    ax.legend(title=None, fontsize="small")
     e = records[0].experiment
     for drop in e["lr_drops"] if drops else ():
         ax.axvline(round(drop * e["epochs"]), color="0.5", linestyle=":", linewidth=1)
