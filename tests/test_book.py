@@ -168,6 +168,13 @@ def test_every_picture_has_a_text(page):
 
 @pytest.mark.rendered
 @each_page
+def test_figures_are_sharp_at_any_size(page):
+    drawn = [image["src"] for image in Tags(page, "img").found if "/_images/" in image["src"]]
+    assert all(source.endswith(".svg") for source in drawn), drawn
+
+
+@pytest.mark.rendered
+@each_page
 def test_no_link_into_the_book_leads_nowhere(page):
     """Neither to a page nor to a place on it that is not there. Other hosts are not asked."""
     for href in {a.get("href", "") for a in Tags(page, "a").found}:
