@@ -1,6 +1,7 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
 import math
+import re
 from collections.abc import Collection, Iterator, Sized
 from dataclasses import replace
 
@@ -248,8 +249,9 @@ def described(values: Collection[float], form: str = ".3f") -> str:
 
 
 def figure(value: float, form: str) -> str:
-    """``value`` in that form, but never "-0.00"."""
-    return format(value, form.replace(".", "z.", 1))
+    """``value`` in that form; what rounds to zero has no sign."""
+    text = format(value, form)
+    return text if re.search("[1-9]", text) else text.lstrip("+-")
 
 
 def n_of(runs: Sized) -> str:

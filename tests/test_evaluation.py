@@ -113,7 +113,8 @@ def test_one_run_has_no_interval():
 def test_description_gives_mean_interval_and_number():
     assert described([1.0, 3.0], ".1f") == "2.0 (-10.7 to 14.7, n\u00a0=\u00a02)"
     assert described([2.0], "+.1f") == "+2.0 (n\u00a0=\u00a01)"
-    assert described([-0.01, 0.006], ".2f").startswith("0.00 (-0.10 to 0.10")  # no "-0.00"
+    assert described([-0.01, 0.006], ".2f").startswith("0.00 (-0.10 to 0.10")
+    assert described([-0.001, 0.001], "+.1f") == "0.0 (0.0 to 0.0, n\u00a0=\u00a02)"
 
 
 @pytest.mark.parametrize(
