@@ -1,6 +1,7 @@
 """Training, records and the command line, on runs of seconds."""
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -832,14 +833,19 @@ def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
     """A real process, sent a real SIGINT once its first epochs are kept."""
     folder = Path(os.environ["CCNOTES_RUNS"])
     run = [sys.executable, "-m", "ccnotes", "run", "planted-at", *SHORT, "--epochs", "1000000"]
-    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not any(
-            training.read_state(path, path.parent.name[-16:])["evaluations"]
-            for path in folder.glob("*/checkpoint.pt")
-        ):
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        message = process.stderr.read().splitlines()[-1]
+    # What a shell starts in the background ignores the signal, and so would the process.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
+        try:
+            while process.poll() is None and not any(
+                training.read_state(path, path.parent.name[-16:])["evaluations"]
+                for path in folder.glob("*/checkpoint.pt")
+            ):
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            message = process.communicate(timeout=60)[1].splitlines()[-1]
+        finally:
+            process.kill()
     assert "`run` goes on from there" in message
     (partial,) = [record for record in find() if record.folder.parent == folder]
     assert len(partial.table) >= 1
