@@ -11,7 +11,6 @@ import altair as alt
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # "6.4", as vl-convert has it
 INK = "currentColor"  # the page's text colour, so that a chart follows the dark toggle
 TEXT = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
-LEGEND = {**TEXT, "labelLimit": 0, "symbolOpacity": 1}
 LOOK: dict[str, dict[str, Any]] = {
     "axis": {
         **TEXT,
@@ -21,7 +20,7 @@ LOOK: dict[str, dict[str, Any]] = {
         "gridOpacity": 0.18,
         "labelFlush": False,
     },
-    "legend": LEGEND,
+    "legend": {**TEXT, "labelLimit": 0, "symbolOpacity": 1},
     "header": TEXT,
     "title": {"color": INK, "subtitleColor": INK},
     "rule": {"color": INK},

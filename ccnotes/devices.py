@@ -38,13 +38,14 @@ def pick_precision(wanted: str, device: torch.device) -> str:
 
 @cache
 def bfloat16_is_faster() -> bool:
-    """Whether the processor multiplies matrices faster in bfloat16; some have it, and slower."""
+    """Whether matrices multiply in less processor time in bfloat16; some have it, and slower."""
     best = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, took = torch.ones(1024, 1024, dtype=dtype), []
-        for _ in range(5):  # the best of them, as the first warms up and others may be disturbed
+        for _ in range(3):  # the best of them, as the first warms up and others may be disturbed
             begun = time.process_time()  # on a busy machine the clock on the wall says little
-            a @ a
+            for _ in range(4):  # where that clock ticks slowly one product is too short
+                a @ a
             took.append(time.process_time() - begun)
         best[dtype] = min(took)
     return best[torch.bfloat16] < best[torch.float32]

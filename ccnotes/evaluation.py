@@ -212,8 +212,15 @@ def verdict(differences: Collection[float]) -> str:
 
 
 def judged(differences: Collection[float], form: str = "+.3f") -> str:
-    """The differences and the verdict on them: "+0.16 (+0.05 to +0.27, n = 5): **agree**"."""
+    """The differences and the verdict on them: "+0.16 (+0.05 to +0.27, n = 5): **agree**".
+
+    Up to three more digits than in ``form`` show on which side of zero the interval ends.
+    """
     word = verdict(differences).partition(" (")[0]
+    ends = interval(differences) if len(differences) > 1 else ()
+    for _ in range(3):
+        if any(end and figure(end, form or ".9f").strip("0.%") == "" for end in ends):
+            form = re.sub(r"\d+", lambda digits: str(int(digits[0]) + 1), form)
     return f"{described(differences, form)}: **{word}**"
 
 
@@ -233,14 +240,15 @@ def mcnemar(
 def described(values: Collection[float], form: str = ".3f") -> str:
     """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)".
 
-    Of a single run, which has no interval: "0.41 (n = 1)". A ``form`` without digits, "" or "+",
-    gives two digits of the interval's half width, or three of a single run.
+    Of a single run, which has no interval: "0.41 (n = 1)". The forms "" and "+" give two digits
+    of the interval's half width or, where there is none, three of the value.
     """
     runs = np.asarray(values, dtype=float)
-    low, high = interval(runs) if len(runs) > 1 else (0.0, 2 * abs(runs[0]))
-    if "." not in form:
-        digits = 2 if len(runs) > 1 else 3
-        first = math.floor(math.log10((high - low) / 2 or 1))  # the place of the first digit
+    low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
+    if form in ("", "+"):
+        half, size = (high - low) / 2, np.abs(runs).max()
+        scale, digits = (half, 2) if half > 1e-9 * size else (size, 3)
+        first = math.floor(math.log10(scale)) if 0 < scale < math.inf else 0
         form += f".{max(0, digits - 1 - first)}f"
     mean = figure(runs.mean(), form)
     if len(runs) == 1:

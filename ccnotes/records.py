@@ -276,16 +276,20 @@ def run(
 def how_long(experiment: Experiment) -> str:
     """What finished runs of the same took, whatever their seed, on which hardware."""
     took: dict[str, list[float]] = {}
-    gpu = "; on a GPU: none on record"
-    for record in find():
+    devices = set()
+    with warnings.catch_warnings(action="ignore"):  # of records that cannot be read, others warn
+        records = find()
+    for record in records:
         differing = set(changes(record.experiment, experiment))
-        if record.content["finished"] and differing <= {"seed", "precision"}:
+        if record.content["finished"] and differing <= {"seed", "precision", "data"}:
             p = record.provenance
             took.setdefault(p["hardware"], []).append(p["seconds"])
-            gpu = gpu * (p["device"] == "cpu")
+            devices.add(p["device"])
     on = [f"{np.mean(seconds):.0f} s on {hardware}" for hardware, seconds in took.items()]
-    known = f"took {', '.join(on)}{gpu}" if on else "has not run before, so nobody knows how long"
-    return f"{experiment.name} {known}"
+    if not on:
+        return f"{experiment.name}: no finished run with these settings is on record"
+    gpu = "; on a GPU: none on record" * (devices == {"cpu"})
+    return f"{experiment.name} took {', '.join(on)}{gpu}"
 
 
 def stopped(record: Record) -> bool:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,9 @@ def test_description_gives_mean_interval_and_number():
         ([-0.0123456], "-0.0123 (n\u00a0=\u00a01)"),
         ([1234.5], "1234 (n\u00a0=\u00a01)"),
         ([0.0], "0.00 (n\u00a0=\u00a01)"),
+        ([0.123, 0.123], "0.123 (0.123 to 0.123, n\u00a0=\u00a02)"),
+        ([0.35 - 0.30, 0.40 - 0.35], "0.0500 (0.0500 to 0.0500, n\u00a0=\u00a02)"),
+        ([math.nan, 1.0], "nan (nan to nan, n\u00a0=\u00a02)"),
     ],
 )
 def test_without_digits_a_description_has_two_of_the_intervals_half_width(values, text):
@@ -137,6 +142,8 @@ def test_a_judgement_is_the_description_and_the_verdict():
     for values in ([1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [0.3]):
         word = verdict(values).split(" (")[0]
         assert judged(values, "+.1f") == f"{described(values, '+.1f')}: **{word}**"
+    assert judged([0.0010, 0.0012, 0.0011], ".2f").startswith("0.001 (0.001 to 0.001, ")
+    assert judged([0.0, 0.0], ".2f").startswith("0.00 (0.00 to 0.00")
 
 
 def test_a_verdict_follows_the_interval_and_marks_a_single_run():

@@ -558,11 +558,20 @@ def test_an_average_s_batchnorm_statistics_are_those_of_attacked_training_images
 
 def test_a_run_says_first_how_long_earlier_ones_took_and_where(capsys, monkeypatch):
     made = run(SMALL)
-    assert "small has not run before" in capsys.readouterr().err
+    unknown = "small: no finished run with these settings is on record\n"
+    assert capsys.readouterr().err.startswith(unknown)
     content = made.content | {"provenance": made.provenance | {"seconds": 300, "hardware": "X"}}
     (made.folder / "record.json").write_text(json.dumps(content))
     run(replace(SMALL, lr=0.2))
-    assert "small has not run before" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(unknown)
+    for name, seconds, changed in (
+        ("other", 100, {"finished": True}),
+        ("stopped", 9999, {"finished": False}),
+        ("longer", 9999, {"experiment": made.experiment | {"epochs": 9}}),
+    ):
+        copy = Path(shutil.copytree(made.folder, made.folder.with_name(name)))
+        other = content | {"provenance": content["provenance"] | {"seconds": seconds}} | changed
+        (copy / "record.json").write_text(json.dumps(other))
 
     def gone(*arguments, **settings):
         raise KeyboardInterrupt
@@ -570,12 +579,12 @@ def test_a_run_says_first_how_long_earlier_ones_took_and_where(capsys, monkeypat
     monkeypatch.setattr(records, "fit", gone)
     with pytest.raises(KeyboardInterrupt):
         run(replace(SMALL, seed=1))
-    assert capsys.readouterr().err == "small took 300 s on X; on a GPU: none on record\n"
+    assert capsys.readouterr().err == "small took 200 s on X; on a GPU: none on record\n"
     content["provenance"]["device"] = "cuda"
     (made.folder / "record.json").write_text(json.dumps(content))
     with pytest.raises(KeyboardInterrupt):
         run(replace(SMALL, seed=1))
-    assert capsys.readouterr().err == "small took 300 s on X\n"
+    assert capsys.readouterr().err == "small took 200 s on X\n"
 
 
 def test_recall_finds_exactly_the_same_configuration_only():
@@ -835,11 +844,16 @@ def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
     run = [sys.executable, "-m", "ccnotes", "run", "planted-at", *SHORT, "--epochs", "1000000"]
     # What a shell starts in the background ignores the signal, and so would the process.
     listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    deadline = time.monotonic() + 120
     with subprocess.Popen(run, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         try:
-            while process.poll() is None and not any(
-                training.read_state(path, path.parent.name[-16:])["evaluations"]
-                for path in folder.glob("*/checkpoint.pt")
+            while (
+                process.poll() is None
+                and time.monotonic() < deadline
+                and not any(
+                    training.read_state(path, path.parent.name[-16:])["evaluations"]
+                    for path in folder.glob("*/checkpoint.pt")
+                )
             ):
                 time.sleep(0.1)
             process.send_signal(signal.SIGINT)
