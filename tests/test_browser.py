@@ -17,7 +17,7 @@ BELOW = f"/{REPOSITORY.split('/')[-1]}"
 PAGES = sorted(str(p.relative_to(HTML)) for p in HTML.rglob("*.html") if "_static" not in p.parts)
 MOVING = [page for page in PAGES if "<moving-figure" in (HTML / page).read_text()]
 EXERCISES = [page for page in PAGES if 'class="solution' in (HTML / page).read_text()]
-PHONE, DESK = 390, 1280
+PHONE, TABLET, DESK = 390, 700, 1280
 NAMES = ["chromium", "chromium-browser", "google-chrome"]
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-background-networking".split()
@@ -92,7 +92,7 @@ def visit(browser, site):
         context.close()
 
 
-@pytest.mark.parametrize("width", [PHONE, DESK])
+@pytest.mark.parametrize("width", [PHONE, TABLET, DESK])
 @pytest.mark.parametrize("page", PAGES)
 def test_page_is_whole(visit, page, width):
     tab, wrong = visit(page, width)
