@@ -219,7 +219,7 @@ def judged(differences: Collection[float], form: str = "+.3f") -> str:
     word = verdict(differences).partition(" (")[0]
     ends = interval(differences) if len(differences) > 1 else ()
     for _ in range(3):
-        if any(end and figure(end, form or ".9f").strip("0.%") == "" for end in ends):
+        if any(end and not re.search("[1-9]", format(end, form)) for end in ends):
             form = re.sub(r"\d+", lambda digits: str(int(digits[0]) + 1), form)
     return f"{described(differences, form)}: **{word}**"
 

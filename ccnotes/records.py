@@ -274,7 +274,7 @@ def run(
 
 
 def how_long(experiment: Experiment) -> str:
-    """What finished runs of the same took, whatever their seed, on which hardware."""
+    """What finished runs of the same took, whatever their seed, precision and data, and on what."""
     took: dict[str, list[float]] = {}
     devices = set()
     with warnings.catch_warnings(action="ignore"):  # of records that cannot be read, others warn
