@@ -10,7 +10,7 @@ __version__ = version("ccnotes")
 
 _HOMES = {"runs": "records", "EXPERIMENTS": "experiments", "about": "records"}
 _MODULES = (
-    "gaussian planted data devices models attacks objectives attribution evaluation training "
+    "types gaussian planted data devices models attacks objectives attribution evaluation training "
     "experiments records benchmark plots"
 ).split()
 __all__ = [*_HOMES, *_MODULES]

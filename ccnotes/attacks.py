@@ -8,12 +8,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
-Soft = Float[Tensor, "batch classes"]  # probabilities
+from ccnotes.types import Images, Labels, Soft
 
 
 @dataclass(frozen=True, kw_only=True)

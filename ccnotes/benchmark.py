@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 from ccnotes.attacks import PGD
 from ccnotes.devices import hardware, pick_device, pick_precision
 from ccnotes.experiments import CIFAR10_FULL, Experiment
-from ccnotes.models import Images, Logits, PreActResNet
+from ccnotes.models import PreActResNet
 from ccnotes.training import sgd, train_step
+from ccnotes.types import Images, Logits
 
 CIFAR10_IMAGES = 50_000
 LONG_ENOUGH = 0.05  # seconds of one product, beside which starting it is nothing

@@ -11,14 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-Images = Float[Tensor, "batch channels height width"]
-Maps = Float[Tensor, "batch maps rows columns"]
-Features = Float[Tensor, "batch features"]
-Logits = Float[Tensor, "batch classes"]
+from ccnotes.types import Features, Images, Logits, Maps
+
 MID_GREY, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 

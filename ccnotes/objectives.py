@@ -16,10 +16,9 @@ from ccnotes.attribution import (
     class_similarity,
     group_similarity,
 )
-from ccnotes.models import Logits, Network
+from ccnotes.models import Network
+from ccnotes.types import Labels, Logits, Soft
 
-Soft = Float[Tensor, "batch classes"]  # probabilities
-Labels = Int[Tensor, " batch"]
 LOSSES = ("cross-entropy", "trades", "mart")
 SOFT_LABELS = ("teacher", "permuted", "uniform", "groups")
 OWN_BEST, OWN_AVERAGE = "own-best", "own-average"  # teachers that come from the run itself

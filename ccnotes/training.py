@@ -27,8 +27,8 @@ from ccnotes.data import Dataset, Split, augment, balanced, cutout, to_float
 from ccnotes.devices import autocast
 from ccnotes.evaluation import evaluate, features_of, radii, stage_similarity
 from ccnotes.experiments import Experiment
-from ccnotes.models import Features, Images, Logits
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST, Objective, perturbed, soft_labels, total
+from ccnotes.types import Features, Images, Logits
 
 NETWORKS = {"convnet": models.ConvNet, "preactresnet": models.PreActResNet}
 SPLITS = ("train", "validation", "test")
