@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 
 import ccnotes
 from ccnotes import plots
-from ccnotes.evaluation import described
 from ccnotes.records import best_and_last
+from ccnotes.verdicts import described
 
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- results: made by `make readme`, held by a test -->", "<!-- end of results -->"

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ccnotes import _altair
 from ccnotes.attribution import class_means
-from ccnotes.evaluation import interval
 from ccnotes.records import Record
+from ccnotes.verdicts import interval
 
 BLUE, ORANGE, GREEN, PURPLE = PALETTE = ["#2a7fc4", "#d9651b", "#4b9b69", "#7b5ea7"]
 DASHES: list[tuple[float, ...] | str] = ["", (5, 2), (1, 1), (5, 1, 1, 1)]

@@ -10,7 +10,7 @@ import torch
 
 import ccnotes
 from ccnotes import _altair, plots
-from ccnotes.evaluation import interval
+from ccnotes.verdicts import interval
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,97 @@
+"""What runs over several seeds bear out, as numbers and in words."""
+
+import math
+import re
+from collections.abc import Collection, Sized
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from scipy import stats
+from torch import Tensor
+
+
+def interval(values: Collection[float]) -> tuple[float, float]:
+    """Student's 95 % confidence interval for the mean of independent runs, such as seeds.
+
+    Raises ValueError for fewer than two values, which have no interval.
+    """
+    runs = np.asarray(values, dtype=float)
+    if len(runs) < 2:
+        raise ValueError(f"an interval needs two values or more, got {len(runs)}: add seeds.")
+    half = stats.t.ppf(0.975, len(runs) - 1) * stats.sem(runs)
+    return float(runs.mean() - half), float(runs.mean() + half)
+
+
+def verdict(differences: Collection[float]) -> str:
+    """Whether runs bear out a claim that says their ``differences`` are positive.
+
+    "agree" where their 95 % interval lies above zero, "disagree" where it lies below,
+    else "cannot tell"; of a single run its sign, marked as such.
+    """
+    runs = np.asarray(differences, dtype=float)
+    low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
+    word = "agree" if low > 0 else "disagree" if high < 0 else "cannot tell"
+    return f"{word} ({n_of(runs)})"
+
+
+def judged(differences: Collection[float], form: str = "+.3f") -> str:
+    """The differences and the verdict on them: "+0.16 (+0.05 to +0.27, n = 5): **agree**".
+
+    Up to three more digits than in ``form`` show on which side of zero the interval ends.
+    """
+    word = verdict(differences).partition(" (")[0]
+    ends = interval(differences) if len(differences) > 1 else ()
+    for _ in range(3):
+        if any(end and not re.search("[1-9]", format(end, form)) for end in ends):
+            form = re.sub(r"\d+", lambda digits: str(int(digits[0]) + 1), form)
+    return f"{described(differences, form)}: **{word}**"
+
+
+def mcnemar(
+    first: Int[Tensor, " samples"] | UInt8[Tensor, " samples"],
+    second: Int[Tensor, " samples"] | UInt8[Tensor, " samples"],
+) -> float:
+    """Exact p-value for equal accuracy of two models, from who is right (1) on the same images.
+
+    Of the images on which one of the two is right, each is as likely as the other to be it
+    (McNemar, 1947).
+    """
+    gained, lost = int((second > first).sum()), int((second < first).sum())
+    return float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+
+
+def described(values: Collection[float], form: str = ".3f") -> str:
+    """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)".
+
+    Of a single run, which has no interval: "0.41 (n = 1)". The forms "" and "+" give two digits
+    of the interval's half width or, where there is none, three of the value.
+    """
+    runs = np.asarray(values, dtype=float)
+    low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
+    if form in ("", "+"):
+        half, size = (high - low) / 2, np.abs(runs).max()
+        scale, digits = (half, 2) if half > 1e-9 * size else (size, 3)
+        first = math.floor(math.log10(scale)) if 0 < scale < math.inf else 0
+        form += f".{max(0, digits - 1 - first)}f"
+    mean = written(runs.mean(), form)
+    if len(runs) == 1:
+        return f"{mean} ({n_of(runs)})"
+    return f"{mean} ({written(low, form)} to {written(high, form)}, {n_of(runs)})"
+
+
+def written(value: float, form: str) -> str:
+    """``value`` in that form; what rounds to zero has no sign."""
+    text = format(value, form)
+    return text if re.search("[1-9]", text) else text.lstrip("+-")
+
+
+def n_of(runs: Sized) -> str:
+    """The number of runs, in one piece: "n = 5" with spaces at which no line breaks."""
+    return f"n\u00a0=\u00a0{len(runs)}"
+
+
+def bootstrapped(value: float, draws: Float[Tensor, " draws"], form: str = ".1f") -> str:
+    """A figure and the 95 % of its bootstrap draws, in words: "3.7 (1.0 to 6.5)"."""
+    low, high = draws.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return f"{written(value, form)} ({written(low, form)} to {written(high, form)})"
