@@ -3,26 +3,16 @@
 Modules load when they are first used, so that :mod:`ccnotes.gaussian` works without torch.
 """
 
-from importlib import import_module
 from importlib.metadata import version
 
+import lazy_loader
+
 __version__ = version("ccnotes")
-
-_HOMES = {"runs": "records", "EXPERIMENTS": "experiments", "about": "records"}
-_MODULES = (
-    "types gaussian planted verdicts data devices models attacks objectives attribution evaluation "
-    "training experiments records benchmark plots"
-).split()
-__all__ = [*_HOMES, *_MODULES]
-
-
-def __getattr__(name: str):
-    if name in _HOMES:
-        return getattr(import_module(f"ccnotes.{_HOMES[name]}"), name)
-    if name in _MODULES:
-        return import_module(f"ccnotes.{name}")
-    raise AttributeError(f"module 'ccnotes' has no attribute {name!r}")
-
-
-def __dir__():
-    return [*globals(), *__all__]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=(
+        "types files gaussian planted verdicts data devices models attacks attribution objectives "
+        "evaluation experiments monitor checkpoints steps training records benchmark plots"
+    ).split(),
+    submod_attrs={"records": ["runs", "about"], "experiments": ["EXPERIMENTS"]},
+)

@@ -1,10 +1,11 @@
 """The command line: ``python -m ccnotes list | run | show | attribute | cams | bench | data``."""
 
 import json
+import os
 import shutil
+import signal
 import sys
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,7 +58,7 @@ def list_experiments(*, json: Json = False) -> None:
             "seed": record.experiment["seed"],
             "fields changed": ", ".join(f"{k}={v}" for k, v in changed(record).items()),
             "published": record.folder.parent == PUBLISHED,
-            "finished": record.content["finished"],
+            "finished": record.finished,
             "folder": str(record.folder),
         }
         for record in find()
@@ -80,8 +81,8 @@ def run_experiment(
     fresh: bool = False,
     publish_to: Path | None = None,
     weights: bool = False,
-    samples: bool = False,
-    images: bool = False,
+    sample_attribution: bool = False,
+    per_image: bool = False,
 ) -> None:
     """Train, evaluate and record; go on where an earlier call of the same run stopped.
 
@@ -90,24 +91,36 @@ def run_experiment(
         minutes: stop in that time, with exit status 75; the same command goes on from there.
         fresh: train even where a record exists.
         publish_to: copy the finished record to this folder.
-        weights: copy the models' weights, too.
-        samples: copy single images' attribution vectors, too.
-        images: copy what judges the choice of test images, too.
+        weights: copy the networks' weights, too.
+        sample_attribution: copy single images' attribution vectors, too.
+        per_image: copy what judges the choice of test images, too.
     """
-    parts = {"weights": weights, "samples": samples, "images": images}
-    if any(parts.values()) and not publish_to:
+    if (weights or sample_attribution or per_image) and publish_to is None:
         raise ValueError(
-            "--weights, --samples and --images say what to publish, so they need "
+            "--weights, --sample-attribution and --per-image say what to publish, so they need "
             "--publish-to FOLDER."
         )
-    if threads:
-        torch.set_num_threads(threads)
-    how: dict[str, Any] = {"fresh": fresh, "minutes": minutes, "weights": weights}
-    record = run(experiment, data_dir=data_dir, device=device, go_on=True, **how)
+    use(threads)
+    record = run(
+        experiment,
+        data_dir=data_dir,
+        device=device,
+        fresh=fresh,
+        minutes=minutes,
+        weights=weights,
+        go_on=True,
+    )
     print(summary(record).to_string(float_format="{:.3f}".format))
     print(f"record: {record.folder}")
-    if publish_to:
-        print(f"published: {publish(record, publish_to, **parts)}")
+    if publish_to is not None:
+        published = publish(
+            record,
+            publish_to,
+            weights=weights,
+            sample_attribution=sample_attribution,
+            per_image=per_image,
+        )
+        print(f"published: {published}")
 
 
 @app.command
@@ -135,7 +148,7 @@ def show(
     columns = [f"{split}_{kind}_accuracy" for split in splits for kind in ("clean", "robust")]
     table = found.table[["epoch", "lr", *columns, "test_robust_cas", "seconds"]]
     print(table.rename(columns=lambda c: c.replace("_accuracy", "")).to_string(index=False))
-    if found.content["finished"]:
+    if found.finished:
         print("\non the test images kept for the end:")
         print(summary(found).to_string(float_format="{:.3f}".format))
     else:
@@ -251,8 +264,7 @@ def measure_speed(
     """
     from ccnotes.benchmark import bench  # torchvision takes seconds to load
 
-    if threads:
-        torch.set_num_threads(threads)
+    use(threads)
     rows = bench(
         widths,
         batch_size=batch_size,
@@ -326,6 +338,14 @@ def print_json(content: Any) -> None:
     print(json.dumps(content, indent=1))
 
 
+def use(threads: int | None) -> None:
+    """Compute with so many threads of the processor; with torch's own number for None."""
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads={threads} must be at least 1. Leave it out for torch's own.")
+        torch.set_num_threads(threads)
+
+
 def number(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
     """Let ``8/255`` stand for a number."""
     if info.type is not float:
@@ -340,23 +360,60 @@ def number(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
 
 
 def fraction(word: str) -> float:
+    """``word`` as a number: "0.1", "1e-3" or "8/255"."""
+    above, slash, below = word.partition("/")
     try:
-        return float(Fraction(word))
+        return float(above) / float(below) if slash else float(above)
     except ZeroDivisionError:
         raise ValueError(f"{word} divides by zero") from None
+
+
+def path(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """Let an empty word, such as an unset variable leaves, not stand for this folder."""
+    if info.type is not Path:
+        return None
+
+    def named(words: list[str]) -> Path:
+        if not words[0]:
+            raise ValueError("an empty name is no path; . is this folder")
+        return Path(words[0])
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=named,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def terminated(number: int, frame: Any) -> None:
+    raise Terminated
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers send before they kill: what was done is kept, as after Ctrl-C."""
 
 
 def main() -> None:
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(number)
+    registry.primitive_rule(path)
+    signal.signal(signal.SIGTERM, terminated)
     try:
         with registry:
             app.cli(prog="python -m ccnotes", config=(tyro.conf.CascadeSubcommandArgs,))
+        sys.stdout.flush()
     except OutOfTime as stopped:
         print(f"{stopped}; the same command, without --fresh, goes on from there", file=sys.stderr)
         sys.exit(STOPPED_IN_TIME)
-    except KeyboardInterrupt:
-        sys.exit("stopped; finished epochs are kept: `run` goes on from there (without --fresh)")
+    except KeyboardInterrupt as interrupt:
+        text = "stopped; finished epochs are kept: `run` goes on from there (without --fresh)"
+        print(text, file=sys.stderr)
+        # What shells make of a process that the signal ends.
+        sys.exit(128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT))
+    except BrokenPipeError:  # `list | head -1` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

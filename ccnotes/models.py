@@ -146,6 +146,7 @@ class PreActResNet(nn.Module):
 
 
 Network = ConvNet | PreActResNet
+NETWORKS: dict[str, type[Network]] = {"convnet": ConvNet, "preactresnet": PreActResNet}
 
 
 class Headed(nn.Module):

@@ -1,9 +1,10 @@
 """What adversarial training minimises."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,8 @@ from ccnotes.attribution import (
 from ccnotes.models import Network
 from ccnotes.types import Labels, Logits, Soft
 
-LOSSES = ("cross-entropy", "trades", "mart")
-SOFT_LABELS = ("teacher", "permuted", "uniform", "groups")
+Loss = Literal["cross-entropy", "trades", "mart"]
+SoftLabels = Literal["teacher", "permuted", "uniform", "groups"]
 OWN_BEST, OWN_AVERAGE = "own-best", "own-average"  # teachers that come from the run itself
 
 
@@ -28,33 +29,38 @@ OWN_BEST, OWN_AVERAGE = "own-best", "own-average"  # teachers that come from the
 class Objective:
     """What a run minimises: by default the cross-entropy of plain adversarial training."""
 
-    loss: Literal["cross-entropy", "trades", "mart"] = "cross-entropy"
+    loss: Loss = "cross-entropy"
     beta: float = 6.0  # weight of the second term of TRADES and MART
     smoothing: float = 0.0  # mass that label smoothing spreads over all classes
     teachers: tuple[str, ...] = ()  # experiments, .safetensors, "own-best" or "own-average"
-    weights: tuple[float, ...] = ()  # of the teachers in the loss; the labels have the rest
+    teacher_weights: tuple[float, ...] = ()  # in the loss, one each; the labels have the rest
     temperature: float = 2.0  # of teachers and student
-    soft_labels: Literal["teacher", "permuted", "uniform", "groups"] = "teacher"
-    cas: float = 0.0  # weight of the batch's CAS in the loss: below 0, CAS is pushed up
-    placebo: float = 0.0  # the same for what should do nothing to CAS
-    contrast: float = 0.0  # the same for similarity inside the true groups less that across
+    soft_labels: SoftLabels = "teacher"
+    push_cas: float = 0.0  # up where above 0: this much of the batch's CAS is taken off the loss
+    push_placebo: float = 0.0  # the same for what should do nothing to CAS
+    push_contrast: float = 0.0  # the same for similarity inside the true groups less that across
     awp: float = 0.0  # how far weights are perturbed, relative to their norm
 
     def __post_init__(self):
-        for name, known in (("loss", LOSSES), ("soft_labels", SOFT_LABELS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {known}.")
+        for name, known in (("loss", Loss), ("soft_labels", SoftLabels)):
+            if (value := getattr(self, name)) not in get_args(known):
+                raise ValueError(f"{name}={value!r} is not one of {get_args(known)}.")
         for name, low, high in (("smoothing", 0, 1), ("beta", 0, 1e9), ("awp", 0, 1)):
             if not low <= (value := getattr(self, name)) < high:
                 raise ValueError(f"{name}={value} must lie in [{low}, {high:g}).")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} must be above 0.")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be above 0 and finite.")
         if self.loss == "mart" and self.smoothing:
             raise ValueError(f"MART has no smoothed form: set smoothing={self.smoothing} to 0.")
-        fit = len(self.weights) == len(self.teachers) and sum(self.weights) <= 1
-        if not (fit and all(weight >= 0 for weight in self.weights)):
+        pushes = (self.push_cas, self.push_placebo, self.push_contrast)
+        if not all(map(math.isfinite, pushes)):
             raise ValueError(
-                f"weights={self.weights} must be one number >= 0 for each of "
+                f"push_cas, push_placebo and push_contrast must be finite, not {pushes}."
+            )
+        fit = len(self.teacher_weights) == len(self.teachers) and sum(self.teacher_weights) <= 1
+        if not (fit and all(weight >= 0 for weight in self.teacher_weights)):
+            raise ValueError(
+                f"teacher_weights={self.teacher_weights} must be one number >= 0 for each of "
                 f"teachers={self.teachers}, 1 or less in sum: the labels have the rest."
             )
 
@@ -87,14 +93,16 @@ def total(
         result = (1 - sum(weight for _, weight in soft)) * result
         for probabilities, weight in soft:
             result = result + weight * distillation(attacked, probabilities, o.temperature)
-    if features is not None and o.cas:
-        result = result + o.cas * batch_cas(features, labels, model.head.weight)
-    if features is not None and o.placebo:
-        result = result + o.placebo * placebo(features, labels, model)
-    if features is not None and o.contrast:
+    if features is not None and o.push_cas:
+        result = result - o.push_cas * batch_cas(features, labels, model.head.weight)
+    if features is not None and o.push_placebo:
+        result = result - o.push_placebo * placebo(features, labels, model)
+    if features is not None and o.push_contrast:
         if groups is None:
-            raise ValueError("contrast needs true groups, which planted images have.")
-        result = result + o.contrast * batch_contrast(features, labels, model.head.weight, groups)
+            raise ValueError("push_contrast needs true groups, which planted images have.")
+        result = result - o.push_contrast * batch_contrast(
+            features, labels, model.head.weight, groups
+        )
     return result
 
 

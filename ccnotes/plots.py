@@ -254,7 +254,7 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
         "robust accuracy, test": table.test_robust_accuracy,
         f"CAS / {top}": table.test_robust_cas / top,
     }
-    unit = F.normalize(record.samples, dim=2)
+    unit = F.normalize(record.sample_attribution, dim=2)
     start = max(0, int((table.epoch <= record.best["epoch"]).sum()) - 1)
     strongest = unit[start].max(0)
     unit = unit[:, :, np.lexsort((-strongest.values.numpy(), strongest.indices.numpy()))]

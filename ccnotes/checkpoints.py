@@ -1,0 +1,91 @@
+"""A run that is not finished, as a file that is always whole."""
+
+import io
+import zipfile
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ccnotes.files import replace_file
+
+
+@dataclass(kw_only=True)
+class State:
+    """All that a run carries from one batch to the next.
+
+    A field with a default may be missing in a file that an earlier version wrote.
+    """
+
+    fingerprint: str
+    device: str  # cpu, cuda or mps
+    model: dict[str, Any] = field(default_factory=dict)
+    optimiser: dict[str, Any] = field(default_factory=dict)
+    generators: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Any] = field(default_factory=dict)  # of the weights, where one is kept
+    epoch: int = 0  # finished
+    batch: int = 0  # finished, of the epoch that runs
+    order: Tensor = field(default_factory=lambda: torch.empty(0))  # of the images in that epoch
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))  # loss of its images, summed
+    seconds: float = 0.0
+    pause: float = 0.0  # seconds that an evaluation takes
+    evaluations: list[dict[str, Any]] = field(default_factory=list)  # see ccnotes.monitor
+    best: dict[str, Any] = field(default_factory=dict)  # epoch, weights, scores, test
+    last: dict[str, Any] = field(default_factory=dict)
+    sessions: list[dict[str, Any]] = field(default_factory=list)  # the provenance of each
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch has been examined on the test images."""
+        return "test" in self.last
+
+
+def write_state(state: State, checkpoint: Path) -> None:
+    """Replace the checkpoint in one step: at any moment the old or the new one is whole."""
+    content = io.BytesIO()
+    torch.save({f.name: getattr(state, f.name) for f in fields(state)}, content)
+    try:
+        replace_file(checkpoint, content.getvalue())
+    except OSError as error:
+        raise OSError(
+            f"cannot write {checkpoint}: {error}. Free some space or choose another folder by "
+            f"$CCNOTES_RUNS; the checkpoint before stands."
+        ) from error
+
+
+def read_state(checkpoint: Path, fingerprint: str, *, epochs: int) -> State:
+    """A checkpoint's state. Raises ValueError where it is damaged or another run's."""
+    remedy = "Delete it to start this run from its first epoch."
+    try:
+        with zipfile.ZipFile(checkpoint) as file:
+            if damaged := file.testzip():
+                raise ValueError(f"{damaged} has another checksum than when it was written")
+        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        known = {f.name for f in fields(State)}
+        state = State(**{name: value for name, value in found.items() if name in known})
+        check(state, epochs)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{checkpoint} cannot be read as a checkpoint ({type(error).__name__}: {error}). "
+            f"{remedy}"
+        ) from error
+    if state.fingerprint != fingerprint:
+        raise ValueError(
+            f"{checkpoint} belongs to run {state.fingerprint}, not to {fingerprint}. Move it away."
+        )
+    return state
+
+
+def check(state: State, epochs: int) -> None:
+    """ValueError unless the state can be that of a run of so many epochs."""
+    plain = State(fingerprint="", device="")
+    for f in fields(State):
+        value, kind = getattr(state, f.name), type(getattr(plain, f.name))
+        if not isinstance(value, kind):
+            raise ValueError(f"{f.name} is of type {type(value).__name__}, not {kind.__name__}")
+    if not (0 <= state.epoch <= epochs and state.batch >= 0):
+        raise ValueError(f"epoch {state.epoch}, batch {state.batch} of {epochs} epochs")

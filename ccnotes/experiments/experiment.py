@@ -1,0 +1,173 @@
+"""One training run as a frozen configuration, and the data that it trains on."""
+
+import math
+import operator
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ccnotes.attacks import PGD
+from ccnotes.data import Dataset, Split, load_photos
+from ccnotes.objectives import OWN_AVERAGE, Objective
+from ccnotes.planted import Planted, draw
+
+PLANTED = "planted-1"  # identity of planted images: their recipe; raise the number with it
+Model = Literal["convnet", "preactresnet"]
+Mode = Literal["eval", "train"]
+Averaging = Literal["swa", "ema"]
+Precision = Literal["auto", "float32", "bfloat16"]
+COUNTS = (  # whole numbers, and the least that each can be
+    *((name, 1) for name in ("train_size", "test_size", "width", "epochs", "batch_size")),
+    *((name, 1) for name in ("eval_steps", "eval_every", "validate_every", "eval_size")),
+    *((name, 1) for name in ("final_size", "image_size")),
+    *((name, 0) for name in ("validation_size", "cutout", "seed")),
+)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")  # what every file system takes for a folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training run: data, model, attack, schedule, evaluation, seed.
+
+    Raises ValueError for a setting that no run can have; whatever can be checked without the
+    data is checked here, before the first batch.
+
+    >>> Experiment(epochs=8, lr_drops=(0.5,), seed=3).seed
+    3
+    """
+
+    name: str = "custom"
+    data: str = "planted"  # planted, cifar10, cifar100, cifar10-jpeg or imagefolder:PATH
+    image_size: int | None = None  # resize the images of a folder to this many pixels
+    planted: Planted = field(default_factory=Planted)
+    train_size: int | None = 200  # images to train on; None: all that there are
+    validation_size: int = 300  # images to choose the best epoch on
+    test_size: int = 600  # planted test images; of photos, all that there are
+    model: Model = "convnet"
+    width: int = 32  # channels of the first layers
+    epochs: int = 100
+    batch_size: int = 50
+    lr: float = 0.1
+    lr_drops: tuple[float, ...] = (0.5, 0.75)  # fractions of the epochs; each divides lr by 10
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    augment: bool = False  # random crop and flip
+    cutout: int = 0  # side of a square hidden in each training image, in pixels
+    objective: Objective = field(default_factory=Objective)
+    attack: PGD = field(default_factory=PGD)  # of training; eps=0 is standard training
+    batchnorm: Mode = "eval"  # its mode under the training attack
+    average: Averaging | None = None  # of the weights; it is what is evaluated
+    swa_start: float = 0.5  # fraction of the epochs before the first that SWA averages
+    ema_decay: float = 0.9  # of a weight's share in the EMA, per epoch
+    eval_eps: float | None = None  # radius of the attack that evaluates; None: the training's
+    eval_steps: int = 20  # of the attack that evaluates, of step eps / 4 (l2: eps / 8)
+    eval_every: int = 1  # epochs between evaluations
+    validate_every: int | None = None  # epochs between candidates for the best; None: eval_every
+    eval_size: int = 1000  # images of each split used between epochs
+    final_size: int | None = None  # test images for the best and the last epoch; None: all
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self):
+        if not NAME.fullmatch(self.name):
+            raise ValueError(
+                f"name={self.name!r} names the run's folder, so it must be 1 to 100 of the "
+                f"characters A-Z a-z 0-9 . _ + = - and begin with a letter or a digit."
+            )
+        for name, known in (("model", Model), ("batchnorm", Mode), ("precision", Precision)):
+            if (value := getattr(self, name)) not in get_args(known):
+                raise ValueError(f"{name}={value!r} is not one of {get_args(known)}.")
+        if self.average not in (None, *get_args(Averaging)):
+            raise ValueError(f"average={self.average!r} is not one of None, 'swa', 'ema'.")
+        for name, low in COUNTS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole(name, getattr(self, name), low))
+        if self.data == "planted":
+            self.check_planted_sizes()
+        if not all(0 < drop < 1 for drop in self.lr_drops):
+            raise ValueError(
+                f"lr_drops={self.lr_drops} are fractions of the epochs, between 0 and 1: "
+                f"0.5 drops the learning rate halfway."
+            )
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
+            raise ValueError(
+                f"lr={self.lr} must be above 0 and weight_decay={self.weight_decay} at least 0, "
+                f"both finite."
+            )
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum} must lie in [0, 1).")
+        if not (0 <= self.swa_start < 1 and 0 < self.ema_decay < 1):
+            raise ValueError(
+                f"swa_start={self.swa_start} and ema_decay={self.ema_decay} must lie between 0 "
+                f"and 1."
+            )
+        if self.average == "swa" and OWN_AVERAGE in self.objective.teachers:
+            raise ValueError(
+                f"average='swa' begins too late for the teacher {OWN_AVERAGE!r}: use 'ema'."
+            )
+        if self.attack.eps > 0 and self.attack.step_size == 0:
+            raise ValueError(
+                f"attack.step_size=0 never leaves its start though attack.eps="
+                f"{self.attack.eps:g}: give a step such as eps / 4, or eps=0 for standard training."
+            )
+        _ = self.eval_attack  # for the error of a radius that is none
+
+    @property
+    def eval_attack(self) -> PGD:
+        """The attack that evaluates: the training's norm, ``eval_eps``, ``eval_steps``.
+
+        >>> Experiment(eval_eps=0.2).eval_attack.step_size
+        0.05
+        """
+        eps = self.attack.eps if self.eval_eps is None else self.eval_eps
+        step_size = eps / (4 if self.attack.norm == "linf" else 8)
+        return replace(self.attack, eps=eps, steps=self.eval_steps, step_size=step_size)
+
+    def check_planted_sizes(self) -> None:
+        """ValueError unless every part of planted images has images of every class."""
+        for name in ("train_size", "validation_size", "test_size", "eval_size", "final_size"):
+            size, classes = getattr(self, name), self.planted.num_classes
+            if size is None and name == "train_size":
+                raise ValueError("train_size=None means all images, but planted ones have no end.")
+            if size is not None and size < classes:
+                raise ValueError(
+                    f"{name}={size} must be at least planted.num_classes={classes}, so that every "
+                    f"class has an image."
+                )
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """``value`` as a Python int, NumPy's whole numbers, too. Raises ValueError for any other."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r} must be a whole number.") from None
+    if not low <= number < 2**63:
+        raise ValueError(f"{name}={number} must be at least {low} and below 2**63.")
+    return number
+
+
+def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Dataset:
+    """The data that the experiment trains, validates and tests on, at its seed."""
+    e = experiment
+    if e.data != "planted":
+        return load_photos(
+            e.data,
+            data_dir=data_dir,
+            image_size=e.image_size,
+            train_size=e.train_size,
+            validation_size=e.validation_size,
+            seed=e.seed,
+        )
+    sizes = {"train": e.train_size or 0, "validation": e.validation_size, "test": e.test_size}
+    images = {split: draw(e.planted, size, e.seed, split) for split, size in sizes.items()}
+    parts = {k: Split(images=v.images, labels=v.labels) for k, v in images.items()}
+    return Dataset(
+        name="planted",
+        title="planted images",
+        classes=tuple(f"class {i}" for i in range(e.planted.num_classes)),
+        groups=tuple(images["test"].groups.tolist()),
+        identity=PLANTED,
+        **parts,
+    )

@@ -1,0 +1,39 @@
+"""Files that are whole or not there, and that others may read."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Replace ``path`` by a safetensors file in one step: at any moment old or new one is whole.
+
+    Its permissions are those that the user's umask gives; safetensors itself gives none to others.
+    """
+    replace_file(path, save(dict(tensors), metadata))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace ``path`` in one step. A write that fails leaves what was there, and nothing else."""
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,102 @@
+"""What is kept of a network while it learns, and of the best and the last one."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ccnotes.data import Dataset, Split, balanced
+from ccnotes.evaluation import evaluate, features_of, radii, stage_similarity
+from ccnotes.experiments import Experiment
+from ccnotes.models import Network
+
+
+class Parts(NamedTuple):
+    """The images that a run is evaluated on."""
+
+    train: Split  # at most ``eval_size`` of each, used between epochs
+    validation: Split
+    test: Split
+    final: Split  # at most ``final_size`` test images, for the best and the last epoch
+
+    def between_epochs(self) -> dict[str, Split]:
+        """The parts used between epochs, by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def parts_of(dataset: Dataset, e: Experiment, device: torch.device) -> Parts:
+    """The images that ``e`` is evaluated on. Raises ValueError where a part misses a class."""
+    parts = Parts(
+        train=part(dataset.train, e.eval_size),
+        validation=part(dataset.validation, e.eval_size),
+        test=part(dataset.test, e.eval_size),
+        final=part(dataset.test, e.final_size or len(dataset.test)),
+    )
+    for name, split in parts._asdict().items():
+        if len(split.labels.unique()) < len(dataset.classes):
+            raise ValueError(
+                f"the {len(split)} {name} images to evaluate on miss some of the "
+                f"{len(dataset.classes)} classes: raise eval_size={e.eval_size} or "
+                f"{name}_size."
+            )
+    return Parts(*(split.to(device) for split in parts))
+
+
+def part(split: Split, count: int) -> Split:
+    """At most ``count`` images, as many of each class as of any other; always the same ones."""
+    return split.take(balanced(split.labels, min(count, len(split)), seed=0))
+
+
+def evaluate_parts(model: Network, parts: Parts, e: Experiment, precision: str) -> dict[str, Any]:
+    """:func:`ccnotes.evaluation.evaluate` of each split, under names such as ``test_robust_cas``.
+
+    Scalars are floats, the rest are tensors; of matrices only those of the test images.
+    """
+    results: dict[str, Any] = {}
+    for name, split in parts.between_epochs().items():
+        found = evaluate(
+            model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
+        )
+        for key, value in found.items():
+            if value.ndim == 0:
+                results[f"{name}_{key}"] = value.item()
+            elif value.ndim == 1 or (name == "test" and key.endswith("_similarity")):
+                results[f"{name}_{key}"] = value
+    results["test_sample_attribution"] = sample_attribution(model, parts.test, e, precision)
+    return results
+
+
+def examine(model: Network, parts: Parts, e: Experiment, precision: str) -> dict[str, Tensor]:
+    """What is kept of the best and of the last epoch.
+
+    :func:`ccnotes.evaluation.evaluate` of the final test images, with bootstrap draws, and
+    ``stage_similarity`` and :func:`ccnotes.evaluation.radii` of those used between epochs.
+    """
+    few, final, attack, seed = parts.test, parts.final, e.eval_attack, e.seed
+    found = evaluate(
+        model, final.images, final.labels, attack, draws=1000, seed=seed, precision=precision
+    )
+    found["robust_stage_similarity"] = stage_similarity(
+        model, few, attack, seed=seed, precision=precision
+    )
+    return found | radii(model, few, attack, seed=seed, precision=precision)
+
+
+def sample_attribution(
+    model: Network, split: Split, e: Experiment, precision: str
+) -> Float[Tensor, "classes features"]:
+    """Attribution vectors of the first image of each class, attacked."""
+    labels = torch.arange(model.head.out_features, device=split.labels.device)
+    first = torch.stack([(split.labels == label).nonzero()[0, 0] for label in labels])
+    images = split.images[first]
+    features = features_of(model, images, labels, e.eval_attack, seed=e.seed, precision=precision)
+    return (features * model.head.weight.detach()).cpu()
+
+
+def robust_accuracy(model: Network, split: Split, e: Experiment, precision: str) -> float:
+    """The accuracy that :func:`evaluate_parts` finds on attacked images, alone."""
+    features = features_of(
+        model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
+    )
+    return (model.head(features).argmax(1) == split.labels).float().mean().item()

@@ -1,0 +1,51 @@
+"""Recall a finished run or run it; what a record holds and where it came from."""
+
+from ccnotes.records.cams import write_cams
+from ccnotes.records.compare import (
+    at_equal_loss,
+    at_loss,
+    best_and_last,
+    best_minus_last,
+    differences,
+)
+from ccnotes.records.provenance import about, commit, provenance
+from ccnotes.records.record import ARRAYS, CAMS, TABLE, Record, load, load_model
+from ccnotes.records.run import CHECKPOINT, how_long, run, runs
+from ccnotes.records.store import (
+    PUBLISHED,
+    find,
+    publish,
+    published,
+    recall,
+    runs_dir,
+    write,
+)
+
+__all__ = [
+    "ARRAYS",
+    "CAMS",
+    "CHECKPOINT",
+    "PUBLISHED",
+    "TABLE",
+    "Record",
+    "about",
+    "at_equal_loss",
+    "at_loss",
+    "best_and_last",
+    "best_minus_last",
+    "commit",
+    "differences",
+    "find",
+    "how_long",
+    "load",
+    "load_model",
+    "provenance",
+    "publish",
+    "published",
+    "recall",
+    "run",
+    "runs",
+    "runs_dir",
+    "write",
+    "write_cams",
+]

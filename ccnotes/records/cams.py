@@ -1,0 +1,49 @@
+"""Where a run's networks look, made afterwards: Grad-CAM of its test images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ccnotes.attribution import grad_cam
+from ccnotes.data import to_float
+from ccnotes.evaluation import BATCH
+from ccnotes.experiments import dataset, rebuilt
+from ccnotes.files import save_tensors
+from ccnotes.monitor import part
+from ccnotes.records.record import CAMS, Record, load_model
+from ccnotes.records.store import writing
+
+
+def write_cams(
+    record: Record, data_dir: Path | str | None = None, *, data: str | None = None
+) -> Path:
+    """Make ``Record.cams`` from the networks that the record's folder has, and the run's data.
+
+    ``data`` says where these are if they came from a folder of images, whose path no record
+    keeps. Returns the file. Raises ValueError where the folder has no networks, and for data that
+    are not the run's.
+    """
+    e = rebuilt(record.experiment)
+    source = dataset(replace(e, data=data or e.data), data_dir)
+    if source.identity != record.content["dataset"]["identity"]:
+        raise ValueError(
+            f"{source.title} are not the data of {record.title}: give the run's own by --data."
+        )
+    test = part(source.test, e.final_size or len(source.test))
+    found = {}
+    for which in ("best", "last"):
+        model = load_model(record.folder / f"{which}.safetensors")
+        maps = torch.cat(
+            [
+                grad_cam(model, model.stages[-1], to_float(images), labels)
+                for images, labels in zip(
+                    test.images.split(BATCH), test.labels.split(BATCH), strict=True
+                )
+            ]
+        )
+        top = maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        found[which] = (255 * maps / top).round().byte()
+    with writing(record.folder):
+        save_tensors(found, record.folder / CAMS)
+    return record.folder / CAMS

@@ -1,0 +1,230 @@
+"""What a run leaves behind, read from its folder."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ccnotes.attribution import group_similarity
+from ccnotes.experiments import SCHEMA, rebuilt
+from ccnotes.files import sha256_of
+from ccnotes.models import NETWORKS, Network
+
+TABLE, ARRAYS = "record.json", "arrays.safetensors"
+# The largest parts of a record, published for some only.
+SAMPLE_ATTRIBUTION, PER_IMAGE = "samples.safetensors", "images.safetensors"
+CAMS = "cams.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run's results, read from its folder."""
+
+    folder: Path
+    content: dict[str, Any]  # record.json: configuration, scalars, provenance
+
+    @cached_property
+    def experiment(self) -> dict[str, Any]:
+        """The configuration, every field of :class:`ccnotes.experiments.Experiment`."""
+        return asdict(rebuilt(self.content["experiment"]))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch was reached; ``best`` and ``last`` are there only then."""
+        return self.content["finished"]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Version, commit, date, hardware, torch, precision, threads, seconds."""
+        return self.content["provenance"]
+
+    @property
+    def title(self) -> str:
+        e = self.experiment
+        return f"{self.content['dataset']['title']}, {e['name']}, seed {e['seed']}"
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Scalars on the final test images at the epoch of best validation robust accuracy."""
+        return self.content["best"]
+
+    @property
+    def last(self) -> dict[str, float]:
+        """Scalars on the final test images after the last epoch."""
+        return self.content["last"]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row an evaluation; columns such as ``epoch``, ``lr``, ``test_robust_accuracy``.
+
+        For planted images also ``inside`` and ``across``, the mean similarity, on attacked test
+        images, of two classes of one true group and of different groups, and, on the images as
+        they are, ``clean_inside`` and ``clean_across``.
+        """
+        table = pd.DataFrame(self.content["evaluations"]).astype({"epoch": int})
+        return table.assign(**self.by_group("test"))
+
+    @cached_property
+    def arrays(self) -> dict[str, Tensor]:
+        """Everything that is no scalar.
+
+        ``test_robust_similarity`` and the like have one entry an evaluation in their first
+        dimension; ``best_*`` and ``last_*`` are of the final test images (those of radii and
+        stages of the ``eval_size`` test images), and ``best_head.weight``
+        and ``best_head.bias`` are the head's. Stored to three digits, but for the matrices of
+        ``best_*`` and ``last_*``.
+        """
+        return self.stored(ARRAYS)
+
+    @cached_property
+    def per_image(self) -> dict[str, Tensor]:
+        """What judges the choice of final test images, of the best and of the last epoch.
+
+        ``best_robust_correct`` and the like say of each whether it is recognised (0 or 1),
+        ``best_robust_cas_draws`` are those of :func:`ccnotes.attribution.cas_draws`. Published
+        for some records only; raises ValueError where they were not.
+        """
+        return self.stored(PER_IMAGE)
+
+    @cached_property
+    def sample_attribution(self) -> Tensor:
+        """Attribution vectors of the first test image of each class, attacked, in logits.
+
+        Evaluations x classes x features. Published for some records only; raises ValueError
+        where it was not.
+        """
+        return self.stored(SAMPLE_ATTRIBUTION)["test_sample_attribution"]
+
+    @cached_property
+    def cams(self) -> dict[str, Tensor]:
+        """By epoch, best and last, Grad-CAM of each final test image, clean, for its own class.
+
+        Images x rows x columns, in [0, 1] (see :func:`ccnotes.attribution.grad_cam`, divided by
+        each map's maximum). Made afterwards, by ``python -m ccnotes cams``; raises ValueError
+        where they were not.
+        """
+        return {which: maps.float() / 255 for which, maps in self.stored(CAMS).items()}
+
+    def stored(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one of the record's files. Raises ValueError where it is not whole."""
+        self.check((name,))
+        return {
+            key: value.float() if value.dtype == torch.half else value
+            for key, value in load_file(self.folder / name).items()
+        }
+
+    def check(self, names: Iterable[str]) -> None:
+        """ValueError unless the record has these files, as they were written."""
+        for name in names:
+            path = self.folder / name
+            if not path.exists():
+                how = "`python -m ccnotes cams`" if name == CAMS else "run it again with fresh=True"
+                raise ValueError(f"{self.folder} has no {name}. To make it: {how}.")
+            try:
+                with safe_open(path, "pt"):
+                    pass
+                digest = self.content.get("sha256", {}).get(name)
+                whole = digest in (None, sha256_of(path))  # the first edition kept no digests
+            except (OSError, SafetensorError):
+                whole = False
+            if not whole:
+                raise ValueError(
+                    f"{path} is damaged: it is not what was written. Delete the folder, then run "
+                    f"the experiment again."
+                )
+
+    @property
+    def groups(self) -> Tensor:
+        """The true group of each class, of planted images; of photographs nothing."""
+        return torch.tensor(self.content["dataset"]["groups"] or [])
+
+    def by_group(self, prefix: str) -> dict[str, Any]:
+        """``inside``, ``across`` and so on of the matrices whose names begin with ``prefix``."""
+        means: dict[str, Any] = {}
+        for kind, start in (("robust", ""), ("clean", "clean_")) if len(self.groups) else ():
+            similarity = self.arrays[f"{prefix}_{kind}_similarity"]
+            found = group_similarity(similarity, self.groups)
+            means |= {
+                f"{start}{n}": v.numpy() for n, v in zip(("inside", "across"), found, strict=True)
+            }
+        return means
+
+    def model(self, which: Literal["best", "last"] = "best") -> Network:
+        """The network of that epoch, in eval mode."""
+        return load_model(self.folder / f"{which}.safetensors")
+
+
+def load(folder: Path) -> Record:
+    """The record in ``folder``. Raises ValueError where there is none, or none that is whole."""
+    table = folder / TABLE
+    try:
+        content = json.loads(table.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder} has no {TABLE}, which says what the files beside it are: copy it there, "
+            f"from the folder of the run."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{table} cannot be read as a record ({type(error).__name__}). "
+            f"Delete the folder, or move it away."
+        ) from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{table} has schema {schema!r}; this version reads {SCHEMA}.")
+    try:
+        check_content(content)
+    except ValueError as error:
+        raise ValueError(
+            f"{table} is no whole record: {error}. Delete the folder, or move it away."
+        ) from error
+    return Record(folder=folder, content=content)
+
+
+def check_content(content: Mapping[str, Any]) -> None:
+    """ValueError unless a record's table has what every record has."""
+    kinds = {"fingerprint": str, "finished": bool, "experiment": dict, "dataset": dict}
+    kinds |= {"provenance": dict, "evaluations": dict}
+    if content.get("finished"):
+        kinds |= {"best": dict, "last": dict}
+    for name, kind in kinds.items():
+        if not isinstance(value := content.get(name), kind):
+            raise ValueError(f"{name} is {type(value).__name__}, not {kind.__name__}")
+    for name in ("title", "identity", "classes", "groups"):
+        if name not in content["dataset"]:
+            raise ValueError(f"its dataset has no {name}")
+    for name in ("date", "hardware", "device", "precision", "seconds"):
+        if name not in content["provenance"]:
+            raise ValueError(f"its provenance has no {name}")
+    columns = content["evaluations"].values()
+    if not all(isinstance(column, list) for column in columns) or len({*map(len, columns)}) > 1:
+        raise ValueError("its evaluations are no columns of one length")
+    rebuilt(content["experiment"])
+
+
+def load_model(path: Path) -> Network:
+    """The network saved in a record's ``best.safetensors`` or ``last.safetensors``.
+
+    In eval mode, on the CPU. Raises ValueError for a file that no run of ccnotes wrote.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            shape = file.metadata() or {}
+        weights = load_file(path)
+        network = NETWORKS[shape["model"]]
+        model = network(len(weights["head.bias"]), int(shape["width"]))
+        model.load_state_dict(weights)
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as a model that ccnotes saved ({error}). "
+            f"Such files are called best.safetensors and last.safetensors, in a run's folder."
+        ) from error
+    return model.eval()

@@ -1,0 +1,213 @@
+"""Recall a finished run, or run it."""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from ccnotes.checkpoints import read_state
+from ccnotes.devices import pick_device, pick_precision
+from ccnotes.experiments import Experiment, changes, dataset, identity_of, named, teacher
+from ccnotes.models import Network
+from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
+from ccnotes.records.provenance import provenance
+from ccnotes.records.record import Record, load, load_model
+from ccnotes.records.store import find, keys_of, recall, runs_dir, write, writing
+from ccnotes.training import OutOfTime, fit
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def runs(
+    experiments: str | Experiment | Iterable[str | Experiment],
+    seeds: Iterable[int] = (0,),
+    *,
+    data: str | None = None,
+    data_dir: Path | str | None = None,
+    device: str | None = None,
+    fresh: bool = False,
+) -> list[Record]:
+    """The records of an experiment, or of several in turn, one a seed.
+
+    A record published with the book for exactly this configuration is returned, else one that
+    this machine has made before; else the experiment is run and kept: a line says how long such
+    runs took, a bar how far it is. ``fresh=True`` always runs it. ``data`` replaces the
+    experiment's data. Where $CCNOTES_ONLY_RECALL is 1, RuntimeError in the place of a run that was
+    not asked for by ``fresh=True``.
+
+    >>> [record.title for record in runs("planted-at", seeds=[0, 1])]
+    ['planted images, planted-at, seed 0', 'planted images, planted-at, seed 1']
+    """
+    several = [experiments] if isinstance(experiments, str | Experiment) else experiments
+    wanted = [named(e) if isinstance(e, str) else e for e in several]
+    seeds = list(seeds)
+    return [
+        run(
+            replace(e, data=data or e.data, seed=seed),
+            data_dir=data_dir,
+            device=device,
+            fresh=fresh,
+        )
+        for e in wanted
+        for seed in seeds
+    ]
+
+
+def run(
+    experiment: Experiment,
+    *,
+    data_dir: Path | str | None = None,
+    device: str | None = None,
+    fresh: bool = False,
+    minutes: float | None = None,
+    weights: bool = False,
+    go_on: bool = False,
+) -> Record:
+    """Recall or run one experiment; see :func:`runs`.
+
+    ``go_on=True`` first finishes a run that was stopped, even where there is a record.
+    ``weights=True`` recalls only a record that has its networks' weights. Teachers that are
+    experiments are recalled with theirs, or trained first. Raises
+    :class:`ccnotes.training.OutOfTime`, with all that was done kept, rather than go on beyond
+    ``minutes``.
+    """
+    begun = time.perf_counter()
+    identity, data = identity_of(experiment.data), None
+    if identity is None:  # of a folder's images only they themselves tell
+        data = dataset(experiment, data_dir)
+        identity = data.identity
+    found = None if fresh else recall(experiment, identity, weights=weights)
+    if found and not (go_on and stopped(found)):
+        return found
+    if not fresh and os.environ.get("CCNOTES_ONLY_RECALL", "0") not in ("", "0"):
+        raise RuntimeError(
+            f"no record of {experiment.name!r}, seed {experiment.seed}, on {experiment.data!r} is "
+            f"published or in {runs_dir()}, and CCNOTES_ONLY_RECALL forbids to train it: publish "
+            f"it, or ask for fresh=True where training is meant."
+        )
+    data = data or dataset(experiment, data_dir)
+    teachers = taught(experiment, data_dir, device, minutes, begun)
+    experiment = replace(experiment, data=data.name)  # the record names the data, not a path
+    where = pick_device(device)
+    keys = keys_of(experiment, identity)
+    precision = pick_precision(experiment.precision, where)
+    for name, key in keys.items():  # go on as begun, whatever "auto" would choose today
+        if (folder_of(experiment, key) / CHECKPOINT).exists() and not fresh:
+            precision = name
+    folder = folder_of(experiment, keys[precision])
+    with locked(folder):
+        checkpoint, key = folder / CHECKPOINT, keys[precision]
+        if fresh:  # what was finished stands until this run is
+            checkpoint.unlink(missing_ok=True)
+        elif not checkpoint.exists() and (made := recall(experiment, identity, weights=weights)):
+            return made  # by the process that had the lock before
+        print(how_long(experiment), file=sys.stderr)
+        try:
+            state = fit(
+                experiment,
+                data,
+                checkpoint,
+                fingerprint=key,
+                device=where,
+                precision=precision,
+                teachers=teachers,
+                facts=provenance(where, precision),
+                minutes=remaining(minutes, begun),
+            )
+        except (KeyboardInterrupt, OutOfTime, FloatingPointError):
+            if checkpoint.exists() and not finished(folder):
+                state = read_state(checkpoint, key, epochs=experiment.epochs)
+                if state.evaluations:
+                    with writing(folder):
+                        write(folder, experiment, data, state)
+            raise
+        with writing(folder):
+            write(folder, experiment, data, state)
+        checkpoint.unlink()
+    return load(folder)
+
+
+def taught(
+    experiment: Experiment,
+    data_dir: Path | str | None,
+    device: str | None,
+    minutes: float | None,
+    begun: float,
+) -> dict[str, Network]:
+    """The networks of the objective's teachers but the run's own, trained where they must be."""
+    teachers = {}
+    for name in experiment.objective.teachers:
+        if name.endswith(".safetensors"):
+            teachers[name] = load_model(Path(name))
+        elif name not in (OWN_BEST, OWN_AVERAGE):
+            record = run(
+                teacher(experiment, name),
+                data_dir=data_dir,
+                device=device,
+                minutes=remaining(minutes, begun),
+                weights=True,
+            )
+            teachers[name] = record.model("best")
+    return teachers
+
+
+def folder_of(experiment: Experiment, key: str) -> Path:
+    return runs_dir() / f"{experiment.name}-seed{experiment.seed}-{key}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The run's folder, made where missing, for this process alone. Raises RuntimeError else."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise RuntimeError(
+            f"another process is at work on this run, in {folder}. Wait for it or stop it."
+        ) from None
+
+
+def finished(folder: Path) -> bool:
+    """Whether the folder holds the record of a finished run."""
+    try:
+        return load(folder).finished
+    except ValueError:
+        return False
+
+
+def stopped(record: Record) -> bool:
+    """Whether this machine has a fresh run of the same that was stopped."""
+    return (runs_dir() / record.folder.name / CHECKPOINT).exists()
+
+
+def remaining(minutes: float | None, begun: float) -> float | None:
+    return None if minutes is None else minutes - (time.perf_counter() - begun) / 60
+
+
+def how_long(experiment: Experiment) -> str:
+    """What finished runs of the same took, whatever their seed, precision and data, and on what."""
+    took: dict[str, list[float]] = {}
+    devices = set()
+    with warnings.catch_warnings(action="ignore"):  # of records that cannot be read, others warn
+        records = find()
+    for record in records:
+        differing = set(changes(record.experiment, experiment))
+        if record.finished and differing <= {"seed", "precision", "data"}:
+            p = record.provenance
+            took.setdefault(p["hardware"], []).append(p["seconds"])
+            devices.add(p["device"])
+    on = [f"{np.mean(seconds):.0f} s on {hardware}" for hardware, seconds in took.items()]
+    if not on:
+        return f"{experiment.name}: no finished run with these settings is on record"
+    gpu = "; on a GPU: none on record" * (devices == {"cpu"})
+    return f"{experiment.name} took {', '.join(on)}{gpu}"
