@@ -11,6 +11,8 @@ jaxtyping.install_import_hook("ccnotes", f"{__name__}.check")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+pytest.register_assert_rewrite("tests.helpers")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():

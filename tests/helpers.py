@@ -1,0 +1,59 @@
+"""What several test files share: small experiments, and what equal records are."""
+
+from dataclasses import replace
+
+import torch
+
+from ccnotes.attacks import PGD
+from ccnotes.experiments import Experiment
+from ccnotes.objectives import Objective
+
+SMALL = Experiment(
+    name="small",
+    train_size=24,
+    validation_size=24,
+    test_size=30,
+    width=4,
+    epochs=4,
+    batch_size=10,
+    attack=PGD(eps=0.05, step_size=0.02, steps=2),
+    eval_steps=2,
+    eval_every=2,
+    precision="float32",
+)
+# All that a run carries with it beyond its weights.
+CARRYING = replace(
+    SMALL,
+    name="carrying",
+    augment=True,
+    cutout=4,
+    objective=Objective(
+        smoothing=0.1,
+        teachers=("own-best", "own-average"),
+        weights=(0.3, 0.4),
+        cas=0.1,
+        placebo=0.1,
+        contrast=0.1,
+        awp=0.01,
+    ),
+    average="ema",
+)
+SWA = replace(SMALL, name="swa", average="swa")
+
+
+def numbers(record):
+    """All that a record says, less what may differ between equal runs."""
+    table = record.table.drop(columns="seconds")
+    return table, record.best, record.last, record.arrays
+
+
+def assert_equal_records(a, b):
+    for left, right in zip(numbers(a)[:3], numbers(b)[:3], strict=True):
+        assert left.equals(right) if hasattr(left, "equals") else left == right
+    assert a.arrays.keys() == b.arrays.keys()
+    for name, value in a.arrays.items():  # bit for bit; a NaN equals itself
+        assert torch.equal(value.view(torch.uint8), b.arrays[name].view(torch.uint8)), name
+
+
+def taught(weight=0.5, **settings):
+    return replace(SMALL, objective=Objective(teachers=("small",), weights=(weight,), **settings))

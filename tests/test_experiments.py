@@ -1,0 +1,83 @@
+"""Experiments: what they refuse, their fingerprints, and what a record keeps of them."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from ccnotes.attacks import PGD
+from ccnotes.data import KNOWN
+from ccnotes.experiments import EXPERIMENTS, PLANTED, Experiment, fingerprint, rebuilt
+from tests.helpers import CARRYING, SMALL, taught
+
+
+def test_teachers_are_known_by_what_they_are(monkeypatch, tmp_path):
+    """By the configuration of their run, or the content of their file, wherever it lies."""
+    monkeypatch.setitem(EXPERIMENTS, "small", SMALL)
+
+    def key(e):
+        return fingerprint(e, "float32", PLANTED)
+
+    before = key(taught())
+    monkeypatch.setitem(EXPERIMENTS, "small", replace(SMALL, epochs=5))
+    assert key(taught()) != before
+    monkeypatch.setitem(EXPERIMENTS, "other", SMALL)
+    renamed = replace(taught().objective, teachers=("other",))
+    assert key(replace(SMALL, objective=renamed)) == before
+    keys = []
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        file = tmp_path / f"{name}.safetensors"
+        file.write_bytes(content)
+        keys.append(key(replace(SMALL, objective=replace(renamed, teachers=(str(file),)))))
+    assert keys[0] == keys[1] != keys[2]
+    with pytest.raises(ValueError, match="teacher 'nobody' is no experiment"):
+        key(replace(SMALL, objective=replace(renamed, teachers=("nobody",))))
+
+
+def test_fingerprint_depends_on_changed_fields_data_and_precision_only():
+    base = fingerprint(Experiment(), "float32", PLANTED)
+    assert fingerprint(Experiment(name="x", data="y"), "float32", PLANTED) == base
+    others = [
+        fingerprint(Experiment(seed=1), "float32", PLANTED),
+        fingerprint(Experiment(attack=PGD(steps=3)), "float32", PLANTED),
+        fingerprint(Experiment(), "bfloat16", PLANTED),
+        fingerprint(Experiment(), "float32", "other data"),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_the_fingerprints_of_early_experiments_stand():
+    """Whatever fields come: else their published records would be lost."""
+    found = fingerprint(EXPERIMENTS["planted-at"], "bfloat16", PLANTED)
+    assert found == "686c630df0f32a4f"
+    found = fingerprint(EXPERIMENTS["cifar10-paper-at"], "float32", KNOWN["cifar10"])
+    assert found == "31508e00f2eed4dd"
+
+
+def test_every_experiment_survives_its_record_and_has_its_own_fingerprint():
+    keys = {}
+    for e in EXPERIMENTS.values():
+        assert rebuilt(json.loads(json.dumps(asdict(e)))) == e
+        keys.setdefault(fingerprint(e, "float32", PLANTED if e.data == "planted" else ""), e.name)
+    assert len(keys) == len(EXPERIMENTS) - 1  # planted-at-float32 is planted-at in float32
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"lr_drops": (50, 75)}, "lr_drops=.* are fractions of the epochs"),
+        ({"train_size": None}, "planted ones have no end"),
+        ({"final_size": 0}, "final_size=0 must be at least 1"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0 must lie between"),
+        ({"average": "swa", "objective": CARRYING.objective}, "begins too late for the teacher"),
+    ],
+)
+def test_impossible_experiments_are_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(**setting)
+
+
+def test_named_experiments_are_called_by_their_own_name():
+    assert all(name == experiment.name for name, experiment in EXPERIMENTS.items())
+    assert asdict(EXPERIMENTS["planted-at"])["data"] == "planted"

@@ -1,0 +1,249 @@
+"""Records: made, kept, recalled and compared, on runs of seconds."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import ccnotes
+from ccnotes import records, training
+from ccnotes.attacks import PGD
+from ccnotes.attribution import cas, class_attribution, class_similarity
+from ccnotes.evaluation import features_of
+from ccnotes.experiments import EXPERIMENTS, dataset, fingerprint, rebuilt
+from ccnotes.objectives import Objective
+from ccnotes.records import Record, at_equal_loss, at_loss, differences, find, recall, run
+from tests.helpers import SMALL, assert_equal_records, numbers, taught
+
+
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"cannot write to .*file.* another folder by .CCNOTES_RUNS"):
+        run(SMALL)
+
+
+def test_a_record_keeps_what_its_model_gives():
+    found = run(SMALL)
+    test, model = dataset(SMALL).test, found.model("best")
+    features = features_of(model, test.images, test.labels, SMALL.eval_attack, seed=SMALL.seed)
+    attribution = class_attribution(features, test.labels, model.head.weight.detach())
+    similarity = class_similarity(attribution)
+    torch.testing.assert_close(found.arrays["best_robust_similarity"], similarity)
+    assert found.best["robust_cas"] == pytest.approx(cas(similarity).item(), abs=1e-5)
+    torch.testing.assert_close(
+        found.arrays["best_robust_class_means"] * found.arrays["best_head.weight"],
+        attribution,
+        rtol=1e-3,  # two factors in half precision, each off by 5e-4 at most
+        atol=1e-6,
+    )
+    right = found.images["best_robust_correct"].float().mean().item()
+    assert found.best["robust_accuracy"] == pytest.approx(right)
+
+
+def test_a_teacher_is_the_best_of_its_run_and_trained_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "small", SMALL)
+    found = run(taught(1.0))
+    home = recall(SMALL)
+    weights = str(home.folder / "best.safetensors")
+    by_path = Objective(teachers=(weights,), weights=(1.0,))
+    assert_equal_records(run(replace(SMALL, objective=by_path)), found)
+    assert not numbers(found)[0].equals(numbers(home)[0])
+
+
+def test_a_teacher_s_record_without_weights_is_passed_over():
+    made = run(SMALL)
+    (made.folder / "best.safetensors").unlink()
+    assert recall(SMALL).folder == made.folder
+    assert recall(SMALL, weights=True) is None
+    run(SMALL, weights=True)
+    assert recall(SMALL, weights=True).folder == made.folder
+
+
+def test_a_run_says_first_how_long_earlier_ones_took_and_where(capsys, monkeypatch):
+    made = run(SMALL)
+    unknown = "small: no finished run with these settings is on record\n"
+    assert capsys.readouterr().err.startswith(unknown)
+    content = made.content | {"provenance": made.provenance | {"seconds": 300, "hardware": "X"}}
+    (made.folder / "record.json").write_text(json.dumps(content))
+    run(replace(SMALL, lr=0.2))
+    assert capsys.readouterr().err.startswith(unknown)
+    for name, seconds, changed in (
+        ("other", 100, {"finished": True}),
+        ("stopped", 9999, {"finished": False}),
+        ("longer", 9999, {"experiment": made.experiment | {"epochs": 9}}),
+    ):
+        copy = Path(shutil.copytree(made.folder, made.folder.with_name(name)))
+        other = content | {"provenance": content["provenance"] | {"seconds": seconds}} | changed
+        (copy / "record.json").write_text(json.dumps(other))
+
+    def gone(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "fit", gone)
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(SMALL, seed=1))
+    assert capsys.readouterr().err == "small took 200 s on X; on a GPU: none on record\n"
+    content["provenance"]["device"] = "cuda"
+    (made.folder / "record.json").write_text(json.dumps(content))
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(SMALL, seed=1))
+    assert capsys.readouterr().err == "small took 200 s on X\n"
+
+
+def test_recall_finds_exactly_the_same_configuration_only():
+    made = run(SMALL)
+    assert recall(SMALL).folder == made.folder
+    assert recall(replace(SMALL, precision="auto")).folder == made.folder
+    automatic = replace(SMALL, name="zz", precision="auto")  # later in the alphabet
+    table = made.folder / "record.json"
+    content = json.loads(table.read_text())
+    content["experiment"] |= {"name": "zz", "precision": "auto"}
+    copy = Path(shutil.copytree(made.folder, made.folder.with_name(f"zz-{made.folder.name}")))
+    (copy / "record.json").write_text(json.dumps(content))
+    assert recall(automatic).folder == copy
+    assert recall(SMALL).folder == made.folder
+    for other in ({"seed": 1}, {"lr": 0.2}, {"attack": PGD(eps=0.06, step_size=0.02, steps=2)}):
+        assert recall(replace(SMALL, **other)) is None
+
+
+def test_a_record_made_under_other_defaults_is_not_recalled():
+    """The hash alone would not see it: it knows only what differs from the defaults."""
+    made = run(SMALL)
+    table = made.folder / "record.json"
+    content = json.loads(table.read_text())
+    content["experiment"]["momentum"] = 0.8  # as if 0.8 had been the default at that time
+    table.write_text(json.dumps(content))
+    assert recall(SMALL) is None
+
+
+def test_one_unreadable_record_does_not_hide_the_others():
+    made = run(SMALL)
+    broken = made.folder.with_name(f"broken-{made.folder.name}")  # ends in the fingerprint, too
+    broken.mkdir()
+    (broken / "record.json").write_text("{")
+    with pytest.warns(UserWarning, match="passed over: .*cannot be read as a record"):
+        assert recall(SMALL).folder == made.folder
+
+
+def test_a_fresh_run_that_is_stopped_leaves_the_finished_record(monkeypatch):
+    made = run(SMALL)
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL, fresh=True)
+    assert recall(SMALL).content == made.content
+
+
+def test_a_fresh_run_that_was_stopped_goes_on_though_there_is_a_record():
+    made = run(SMALL)
+    with pytest.raises(training.OutOfTime):
+        run(SMALL, fresh=True, minutes=0)
+    assert (made.folder / "checkpoint.pt").exists()
+    assert recall(SMALL).content == made.content
+    assert run(SMALL).content == made.content
+    again = run(SMALL, go_on=True)
+    assert_equal_records(again, made)
+    assert not (made.folder / "checkpoint.pt").exists()
+
+
+def test_two_processes_cannot_train_one_run():
+    made = run(SMALL)
+    with (
+        records.FileLock(made.folder / "lock"),
+        pytest.raises(RuntimeError, match="another process"),
+    ):
+        run(SMALL, fresh=True)
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"no experiment is called 'planted'.* planted-at"):
+        ccnotes.runs("planted")
+    with pytest.raises(ValueError, match="device='tpu' cannot be used here"):
+        ccnotes.devices.pick_device("tpu")
+
+
+def ends_of(values):
+    """What best_and_last gives, of experiments that each have a value for each seed."""
+    rows = [
+        {"experiment": name, "eps": 0.1, "seed": seed, "checkpoint": which, "value": value + shift}
+        for name, seeds in values.items()
+        for seed, value in seeds.items()
+        for which, shift in (("best", 0.5), ("last", 0.0))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_between_equal_seeds_and_checkpoints():
+    """Whatever the order of the rows."""
+    ends = ends_of({"a": {0: 1.0, 1: 5.0}, "base": {1: 3.0, 0: 2.0}}).sample(frac=1, random_state=0)
+    found = differences(ends, "base").set_index(["experiment", "seed", "checkpoint"]).value
+    assert found["a"].to_dict() == {
+        (0, "best"): -1.0,
+        (0, "last"): -1.0,
+        (1, "best"): 2.0,
+        (1, "last"): 2.0,
+    }
+    assert (found["base"] == 0).all()
+    with pytest.raises(ValueError, match=r"'base' has no record of seeds \[1\]"):
+        differences(ends_of({"a": {0: 1.0, 1: 5.0}, "base": {0: 2.0}}), "base")
+
+
+def test_a_column_at_a_loss_is_read_off_the_straight_lines_between_evaluations():
+    loss, value = [2.0, 1.0, 1.5, 0.5], [0.0, 1.0, 9.0, 3.0]
+    table = pd.DataFrame({"train_robust_loss": loss, "value": value})
+    found = at_loss(table, "value", np.array([2.5, 2.0, 1.75, 1.0, 0.75, 0.5, 0.4]))
+    # Not: before the first evaluation (2.5 and 2), or never reached (0.4).
+    np.testing.assert_allclose(found, [np.nan, np.nan, 0.25, 1.0, 4.5, 3.0, np.nan])
+
+
+def with_losses(losses, share, seed=0):
+    """A record whose value is its training loss times a share, its own."""
+    values = [share * loss for loss in losses]
+    rows = {"epoch": [*range(len(losses))], "train_robust_loss": losses, "value": values}
+    content = {"evaluations": rows, "dataset": {"groups": None}, "experiment": {"seed": seed}}
+    return Record(folder=Path(), content=content)
+
+
+def test_runs_are_compared_where_the_losses_of_all_have_been():
+    """Seed 0 from 1.6 down to 0.4, so at 1.3, 1.0, 0.7 and 0.4; seed 1 from 3.2 down to 0.8."""
+    slow = [with_losses([2.0, 1.0, 0.4], 1.0), with_losses([4.0, 2.0, 0.8], 10.0, seed=1)]
+    fast = [with_losses([3.2, 0.2], 1000.0, seed=1), with_losses([1.6, 0.2], 100.0)]
+    found = at_equal_loss({"slow": slow, "fast": fast}, ["value"], levels=4)
+    found = found.set_index(["experiment", "seed"]).value
+    assert found["slow"].tolist() == pytest.approx([0.85, 17.0])
+    assert found["fast"].tolist() == pytest.approx([85.0, 1700.0])
+    even = at_equal_loss({"slow": slow, "fast": fast}, ["value"], levels=2, log=True)
+    # 0.8 and 0.4: half of the range each in the logarithm.
+    assert even.value.tolist()[0] == pytest.approx(0.6)
+    for other in ([with_losses([2.0, 1.0], 1.0, seed=1)], [slow[0], slow[0]]):
+        with pytest.raises(ValueError, match=r"the same seeds, each once, but have: a \[0\]; b"):
+            at_equal_loss({"a": slow[:1], "b": other}, ["value"])
+    with pytest.raises(ValueError, match="runs of seed 0 have no training loss in common"):
+        at_equal_loss({"a": slow[:1], "b": [with_losses([0.3, 0.2], 1.0)]}, ["value"])
+
+
+def test_published_records_are_found_by_the_start_of_their_names():
+    found = records.published("planted-at-eps", seed=3)
+    assert sorted(found) == ["12", "16", "2", "4", "6"]
+    assert all(record.experiment["seed"] == 3 for record in found.values())
+
+
+def test_every_published_record_loads_and_bears_its_own_fingerprint():
+    published = [r for r in find() if r.folder.parent == records.PUBLISHED]
+    for record in published:
+        e, precision = rebuilt(record.experiment), record.provenance["precision"]
+        identity = record.content["dataset"]["identity"]
+        assert fingerprint(e, precision, identity) == record.content["fingerprint"]
+        assert record.content["finished"]
+        assert len(record.table) == len(record.arrays["test_robust_similarity"])
+        assert "best_head.weight" in record.arrays
+    assert sum(p.stat().st_size for p in records.PUBLISHED.rglob("*")) < 10_000_000
