@@ -63,9 +63,9 @@ def read_state(checkpoint: Path, fingerprint: str, *, epochs: int) -> State:
             if damaged := file.testzip():
                 raise ValueError(f"{damaged} has another checksum than when it was written")
         found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        known = {f.name for f in fields(State)}
-        state = State(**{name: value for name, value in found.items() if name in known})
-        check(state, epochs)
+        state = State(**checked(found))
+        if not (0 <= state.epoch <= epochs and state.batch >= 0):
+            raise ValueError(f"epoch {state.epoch}, batch {state.batch} of {epochs} epochs")
     except FileNotFoundError:
         raise
     except Exception as error:
@@ -80,12 +80,14 @@ def read_state(checkpoint: Path, fingerprint: str, *, epochs: int) -> State:
     return state
 
 
-def check(state: State, epochs: int) -> None:
-    """ValueError unless the state can be that of a run of so many epochs."""
+def checked(found: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a state in a file. Raises ValueError for one of another type."""
     plain = State(fingerprint="", device="")
-    for f in fields(State):
-        value, kind = getattr(state, f.name), type(getattr(plain, f.name))
-        if not isinstance(value, kind):
-            raise ValueError(f"{f.name} is of type {type(value).__name__}, not {kind.__name__}")
-    if not (0 <= state.epoch <= epochs and state.batch >= 0):
-        raise ValueError(f"epoch {state.epoch}, batch {state.batch} of {epochs} epochs")
+    known = {f.name: type(getattr(plain, f.name)) for f in fields(State)}
+    state = {name: value for name, value in found.items() if name in known}
+    for name, value in state.items():
+        if not isinstance(value, known[name]):
+            raise ValueError(
+                f"{name} is of type {type(value).__name__}, not {known[name].__name__}"
+            )
+    return state

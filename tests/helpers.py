@@ -30,10 +30,10 @@ CARRYING = replace(
     objective=Objective(
         smoothing=0.1,
         teachers=("own-best", "own-average"),
-        weights=(0.3, 0.4),
-        cas=0.1,
-        placebo=0.1,
-        contrast=0.1,
+        teacher_weights=(0.3, 0.4),
+        push_cas=-0.1,
+        push_placebo=-0.1,
+        push_contrast=-0.1,
         awp=0.01,
     ),
     average="ema",
@@ -56,4 +56,6 @@ def assert_equal_records(a, b):
 
 
 def taught(weight=0.5, **settings):
-    return replace(SMALL, objective=Objective(teachers=("small",), weights=(weight,), **settings))
+    return replace(
+        SMALL, objective=Objective(teachers=("small",), teacher_weights=(weight,), **settings)
+    )

@@ -51,7 +51,7 @@ def test_our_step_learns_what_the_plain_one_does():
     model = model.to(memory_format=torch.channels_last).train()
     optimiser, plain_optimiser = sgd(model), sgd(plain)
     attack = PGD(steps=2, random_start=False)
-    e = replace(CIFAR10_FULL, augment=False, batchnorm="paper", attack=attack)
+    e = replace(CIFAR10_FULL, augment=False, batchnorm="train", attack=attack)
     generators = {"attack": torch.Generator()}
     for _ in range(3):
         x, y = batch(16)

@@ -181,8 +181,8 @@ def test_the_whole_is_the_sum_of_its_parts(model, batch):
     """Chen et al.: 0.3 on the labels, 0.6 and 0.1 on two teachers; CAS up, contrast down."""
     clean, attacked, labels, teacher = batch
     features, other = torch.rand(9, 16), teacher.flip(1)
-    soft = {"teachers": ("a", "b"), "weights": (0.6, 0.1), "temperature": 3.0}
-    o = Objective(loss="trades", cas=-0.2, contrast=0.4, **soft)
+    soft = {"teachers": ("a", "b"), "teacher_weights": (0.6, 0.1), "temperature": 3.0}
+    o = Objective(loss="trades", push_cas=0.2, push_contrast=-0.4, **soft)
     expected = (
         0.3 * trades(clean, attacked, labels, 6.0)
         + 0.6 * distillation(attacked, teacher, 3.0)
@@ -282,8 +282,8 @@ def test_labels_that_cannot_be_permuted_are_refused():
 
 def test_contrast_without_true_groups_is_refused(model, batch):
     _, attacked, labels, _ = batch
-    with pytest.raises(ValueError, match="contrast needs true groups"):
-        total(Objective(contrast=1.0), model, None, torch.rand(9, 16), attacked, labels, [])
+    with pytest.raises(ValueError, match="push_contrast needs true groups"):
+        total(Objective(push_contrast=-1.0), model, None, torch.rand(9, 16), attacked, labels, [])
 
 
 def test_perturbed_weights_follow_the_formula_and_come_back(model):
@@ -312,9 +312,9 @@ def test_perturbed_weights_follow_the_formula_and_come_back(model):
         ({"awp": -0.1}, "awp=-0.1 must lie"),
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"loss": "mart", "smoothing": 0.1}, "MART has no smoothed form"),
-        ({"teachers": ("a",)}, r"weights=\(\) must be one number"),
-        ({"teachers": ("a", "b"), "weights": (0.7, 0.7)}, "1 or less in sum"),
-        ({"weights": (math.nan,), "teachers": ("a",)}, "1 or less in sum"),
+        ({"teachers": ("a",)}, r"teacher_weights=\(\) must be one number"),
+        ({"teachers": ("a", "b"), "teacher_weights": (0.7, 0.7)}, "1 or less in sum"),
+        ({"teacher_weights": (math.nan,), "teachers": ("a",)}, "1 or less in sum"),
     ],
 )
 def test_impossible_objectives_are_named(setting, message):

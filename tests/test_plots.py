@@ -40,7 +40,7 @@ def test_the_scrubber_holds_every_epoch_and_every_matrix(records):
     start = slider["value"]
     assert start <= records[0].best["epoch"] < start + 5
     # A strip is an attribution vector of length 1, its features in another order.
-    unit = torch.nn.functional.normalize(records[0].samples, dim=2)
+    unit = torch.nn.functional.normalize(records[0].sample_attribution, dim=2)
     strips = torch.tensor([row["samples"] for row in rows]).view(unit.shape) / 100
     sorted_, expected = strips.sort(dim=2).values, unit.sort(dim=2).values
     assert (sorted_ - expected).abs().max() <= 0.005 + 1e-6

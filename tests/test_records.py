@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 import ccnotes
 from ccnotes import records, training
@@ -42,7 +43,7 @@ def test_a_record_keeps_what_its_model_gives():
         rtol=1e-3,  # two factors in half precision, each off by 5e-4 at most
         atol=1e-6,
     )
-    right = found.images["best_robust_correct"].float().mean().item()
+    right = found.per_image["best_robust_correct"].float().mean().item()
     assert found.best["robust_accuracy"] == pytest.approx(right)
 
 
@@ -51,7 +52,7 @@ def test_a_teacher_is_the_best_of_its_run_and_trained_where_it_is_missing(monkey
     found = run(taught(1.0))
     home = recall(SMALL)
     weights = str(home.folder / "best.safetensors")
-    by_path = Objective(teachers=(weights,), weights=(1.0,))
+    by_path = Objective(teachers=(weights,), teacher_weights=(1.0,))
     assert_equal_records(run(replace(SMALL, objective=by_path)), found)
     assert not numbers(found)[0].equals(numbers(home)[0])
 
@@ -85,7 +86,7 @@ def test_a_run_says_first_how_long_earlier_ones_took_and_where(capsys, monkeypat
     def gone(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(records, "fit", gone)
+    monkeypatch.setattr("ccnotes.records.runner.fit", gone)
     with pytest.raises(KeyboardInterrupt):
         run(replace(SMALL, seed=1))
     assert capsys.readouterr().err == "small took 200 s on X; on a GPU: none on record\n"
@@ -158,7 +159,7 @@ def test_a_fresh_run_that_was_stopped_goes_on_though_there_is_a_record():
 def test_two_processes_cannot_train_one_run():
     made = run(SMALL)
     with (
-        records.FileLock(made.folder / "lock"),
+        FileLock(made.folder / "lock"),
         pytest.raises(RuntimeError, match="another process"),
     ):
         run(SMALL, fresh=True)

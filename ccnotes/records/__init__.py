@@ -10,7 +10,7 @@ from ccnotes.records.compare import (
 )
 from ccnotes.records.provenance import about, commit, provenance
 from ccnotes.records.record import ARRAYS, CAMS, TABLE, Record, load, load_model
-from ccnotes.records.run import CHECKPOINT, how_long, run, runs
+from ccnotes.records.runner import CHECKPOINT, how_long, run, runs
 from ccnotes.records.store import (
     PUBLISHED,
     find,
