@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import torch
+from PIL import Image
 
 from ccnotes.attacks import PGD
 from ccnotes.experiments import Experiment
 from ccnotes.objectives import Objective
+from ccnotes.planted import planted
 
 SMALL = Experiment(
     name="small",
@@ -59,3 +61,14 @@ def taught(weight=0.5, **settings):
     return replace(
         SMALL, objective=Objective(teachers=("small",), teacher_weights=(weight,), **settings)
     )
+
+
+def folder_of_images(root):
+    """Planted images of six classes as files under ``root``, twelve of each for either split."""
+    for split in ("train", "test"):
+        drawn = planted(72, seed=0, split=split)
+        for number, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True)):
+            path = root / split / f"class{label}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    return f"imagefolder:{root}"

@@ -4,11 +4,62 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from ccnotes.attacks import PGD
 from ccnotes.data import KNOWN
-from ccnotes.experiments import EXPERIMENTS, PLANTED, Experiment, fingerprint, rebuilt
-from tests.helpers import CARRYING, SMALL, taught
+from ccnotes.experiments import EXPERIMENTS, PLANTED, Experiment, dataset, fingerprint, rebuilt
+from ccnotes.planted import planted
+from tests.helpers import CARRYING, SMALL, folder_of_images, taught
+
+
+@pytest.mark.parametrize(
+    ("settings", "attack"),
+    [
+        ({}, PGD(eps=0.08, step_size=0.02, steps=20)),
+        ({"eval_steps": 5}, PGD(eps=0.08, step_size=0.02, steps=5)),
+        ({"eval_eps": 0.04}, PGD(eps=0.04, step_size=0.01, steps=20)),
+        ({"eval_eps": 0.0}, PGD(eps=0.0, step_size=0.0, steps=20)),
+        (
+            {"attack": PGD(norm="l2", eps=0.8, step_size=0.3, random_start=False)},
+            PGD(norm="l2", eps=0.8, step_size=0.1, steps=20, random_start=False),
+        ),
+    ],
+)
+def test_the_attack_that_evaluates_takes_steps_of_a_quarter_of_its_radius(settings, attack):
+    """Of an eighth in an l2 ball; whatever training's steps are, of which these have three."""
+    trained_on = PGD(eps=0.08, step_size=0.03, steps=3)
+    assert Experiment(**{"attack": trained_on} | settings).eval_attack == attack
+
+
+def pixels(split):
+    """The set of a split's images."""
+    return {image.numpy().tobytes() for image in split.images}
+
+
+def test_planted_splits_are_drawn_of_one_world_each_for_itself():
+    data = dataset(replace(SMALL, seed=3))
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    for name, split in splits.items():
+        drawn = planted({"test": 30}.get(name, 24), seed=3, split=name)
+        assert torch.equal(split.images, drawn.images)
+        assert torch.equal(split.labels, drawn.labels)
+    assert len(set.union(*map(pixels, splits.values()))) == 24 + 24 + 30
+    assert data.groups == (0, 0, 1, 1, 2, 2)
+
+
+def test_a_seed_draws_its_own_training_photographs_and_no_others(tmp_path):
+    """Twenty-four of the 48 that 24 validation images, the same for every seed, leave of 72."""
+    e = replace(SMALL, data=folder_of_images(tmp_path / "images"))
+    zero, one = dataset(e), dataset(replace(e, seed=1))
+    assert torch.equal(zero.train.images, dataset(e).train.images)
+    # Two draws of 24 of 48 share 12, give or take 3; no fewer than 3 and no more than 21.
+    assert 3 < len(pixels(zero.train) & pixels(one.train)) < 21
+    assert pixels(zero.validation) == pixels(one.validation)
+    assert pixels(zero.test) == pixels(one.test)
+    for data in (zero, one):
+        assert [len(pixels(split)) for split in (data.train, data.validation)] == [24, 24]
+        assert not pixels(data.train) & pixels(data.validation)
 
 
 def test_teachers_are_known_by_what_they_are(monkeypatch, tmp_path):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from ccnotes import monitor, records
 from ccnotes.__main__ import main
@@ -19,8 +18,8 @@ from ccnotes.attribution import grad_cam
 from ccnotes.checkpoints import read_state
 from ccnotes.data import to_float
 from ccnotes.experiments import dataset, rebuilt
-from ccnotes.planted import planted
 from ccnotes.records import find
+from tests.helpers import folder_of_images
 
 
 @pytest.fixture
@@ -95,20 +94,8 @@ def test_maps_are_made_afterwards_from_the_run_s_networks(command, tmp_path):
     assert not (folder / "cams.safetensors").exists()
 
 
-@pytest.fixture
-def folder_of_images(tmp_path):
-    """Planted images of six classes as files, twelve of each for either split."""
-    for split in ("train", "test"):
-        drawn = planted(72, seed=0, split=split)
-        for number, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True)):
-            path = tmp_path / "images" / split / f"class{label}" / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    return tmp_path / "images"
-
-
-def test_maps_of_a_folder_s_images_are_made_of_those_images_only(command, folder_of_images):
-    data = f"imagefolder:{folder_of_images}"
+def test_maps_of_a_folder_s_images_are_made_of_those_images_only(command, tmp_path):
+    data = folder_of_images(tmp_path / "images")
     ran = command("run", "planted-at", *SHORT, "--data", data)
     folder = ran.split("record: ")[1].splitlines()[0]
     made = json.loads(command("cams", folder, "--data", data, "--json"))

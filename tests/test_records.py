@@ -13,12 +13,22 @@ from filelock import FileLock
 
 import ccnotes
 from ccnotes import records, training
-from ccnotes.attacks import PGD
+from ccnotes.attacks import PGD, pgd
 from ccnotes.attribution import cas, class_attribution, class_similarity
-from ccnotes.evaluation import features_of
+from ccnotes.data import to_float
 from ccnotes.experiments import EXPERIMENTS, dataset, fingerprint, rebuilt
 from ccnotes.objectives import Objective
-from ccnotes.records import Record, at_equal_loss, at_loss, differences, find, recall, run
+from ccnotes.records import (
+    Record,
+    at_equal_loss,
+    at_loss,
+    best_and_last,
+    best_minus_last,
+    differences,
+    find,
+    recall,
+    run,
+)
 from tests.helpers import SMALL, assert_equal_records, numbers, taught
 
 
@@ -29,22 +39,48 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
         run(SMALL)
 
 
-def test_a_record_keeps_what_its_model_gives():
-    found = run(SMALL)
-    test, model = dataset(SMALL).test, found.model("best")
-    features = features_of(model, test.images, test.labels, SMALL.eval_attack, seed=SMALL.seed)
-    attribution = class_attribution(features, test.labels, model.head.weight.detach())
-    similarity = class_similarity(attribution)
-    torch.testing.assert_close(found.arrays["best_robust_similarity"], similarity)
-    assert found.best["robust_cas"] == pytest.approx(cas(similarity).item(), abs=1e-5)
+def attacked_features(model, split, attack, seed):
+    """Features of a split's attacked images, and their labels; all in one batch."""
+    x = to_float(split.images).contiguous(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(seed)
+    return model.features(pgd(model, x, split.labels, attack, generator)).detach(), split.labels
+
+
+def test_a_record_keeps_what_its_models_give():
+    """Under an attack of other radius than training's, at the run's seed."""
+    e = replace(SMALL, eval_eps=0.08, seed=3)
+    attack = PGD(eps=0.08, step_size=0.02, steps=2)
+    found, test = run(e), dataset(e).test
+    for which in ("best", "last"):
+        model = found.model(which)
+        features, labels = attacked_features(model, test, attack, 3)
+        attribution = class_attribution(features, labels, model.head.weight.detach())
+        similarity = class_similarity(attribution)
+        scalars = getattr(found, which)
+        torch.testing.assert_close(found.arrays[f"{which}_robust_similarity"], similarity)
+        assert scalars["robust_cas"] == pytest.approx(cas(similarity).item(), abs=1e-5)
+        torch.testing.assert_close(
+            found.arrays[f"{which}_robust_class_means"] * found.arrays[f"{which}_head.weight"],
+            attribution,
+            rtol=1e-3,  # two factors in half precision, each off by 5e-4 at most
+            atol=1e-6,
+        )
+        right = found.per_image[f"{which}_robust_correct"].float()
+        torch.testing.assert_close(right, (model.head(features).argmax(1) == labels).float())
+        assert scalars["robust_accuracy"] == pytest.approx(right.mean().item())
+
+
+def test_samples_are_the_first_test_image_of_each_class():
+    """Six classes in turn, so the first six images, attacked with each other."""
+    found, data = run(SMALL), dataset(SMALL).test
+    assert found.sample_attribution.shape == (2, 6, 16)
+    model, attack = found.model("last"), PGD(eps=0.05, step_size=0.0125, steps=2)
+    features, labels = attacked_features(model, data.take(torch.arange(6)), attack, 0)
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5]
+    wanted = features * model.head.weight.detach()
     torch.testing.assert_close(
-        found.arrays["best_robust_class_means"] * found.arrays["best_head.weight"],
-        attribution,
-        rtol=1e-3,  # two factors in half precision, each off by 5e-4 at most
-        atol=1e-6,
-    )
-    right = found.per_image["best_robust_correct"].float().mean().item()
-    assert found.best["robust_accuracy"] == pytest.approx(right)
+        found.sample_attribution[-1], wanted, rtol=1e-3, atol=1e-6
+    )  # half precision
 
 
 def test_a_teacher_is_the_best_of_its_run_and_trained_where_it_is_missing(monkeypatch):
@@ -181,6 +217,27 @@ def ends_of(values):
         for which, shift in (("best", 0.5), ("last", 0.0))
     ]
     return pd.DataFrame(rows)
+
+
+def test_best_minus_last_is_what_a_run_loses_after_its_best_epoch():
+    """One seed loses 0.2 of its accuracy in 30 epochs, the other gains 0.1 in 10."""
+    records = []
+    for seed, best, last in ((0, 0.5, 0.3), (1, 0.25, 0.35)):
+        attack = {"eps": 0.06}
+        content = {
+            "experiment": {"name": "a", "attack": attack, "seed": seed},
+            "dataset": {"groups": None},
+            "best": {"epoch": [70, 90][seed], "robust_accuracy": best},
+            "last": {"epoch": 100, "robust_accuracy": last},
+        }
+        records.append(Record(folder=Path(), content=content))
+    ends = best_and_last(records)
+    assert ends.checkpoint.tolist() == ["best", "last"] * 2
+    assert ends.robust_accuracy.tolist() == [0.5, 0.3, 0.25, 0.35]
+    found = best_minus_last(records)
+    assert found[["experiment", "eps", "seed"]].values.tolist() == [["a", 0.06, 0], ["a", 0.06, 1]]
+    assert found.robust_accuracy.tolist() == pytest.approx([0.2, -0.1])
+    assert found.epoch.tolist() == [-30, -10]
 
 
 def test_differences_are_between_equal_seeds_and_checkpoints():

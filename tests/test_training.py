@@ -16,8 +16,9 @@ import torch.nn.functional as F
 
 from ccnotes import models, objectives, training
 from ccnotes.attacks import PGD, pgd
-from ccnotes.data import to_float
+from ccnotes.data import Split, to_float
 from ccnotes.experiments import EXPERIMENTS, dataset
+from ccnotes.monitor import part
 from ccnotes.objectives import Objective
 from ccnotes.planted import Planted
 from ccnotes.records import find, recall, run
@@ -177,24 +178,79 @@ def test_a_full_disk_stops_a_run_with_one_clear_error_and_costs_nothing(monkeypa
     assert_equal_records(run(SMALL), whole)
 
 
-def test_the_best_epoch_is_chosen_on_validation_images():
-    found = run(replace(SMALL, epochs=6, eval_every=1))
-    best = found.table.validation_robust_accuracy.idxmax()
-    assert found.best["epoch"] == found.table.epoch[best]
-    # All test images are in the part that is used between epochs, so the figures are the same.
-    # (The table has six digits.)
-    tested = found.table.test_robust_accuracy[best]
-    assert found.best["robust_accuracy"] == pytest.approx(tested, rel=1e-5)
-    last = found.table.test_robust_cas.iloc[-1]
-    assert found.last["robust_cas"] == pytest.approx(last, rel=1e-5)
+def saying(*classes):
+    """For ``train_step``: the network of epoch n says the n-th of these to every image."""
+    left = iter(classes)
+
+    def step(model, *arguments, **settings):
+        with torch.no_grad():
+            model.head.bias.zero_()[next(left)] = 1000
+        return torch.zeros(())
+
+    return step
 
 
-def test_every_epoch_can_be_a_candidate_for_the_best():
-    """Whatever is evaluated in full, and how often."""
-    often = run(replace(SMALL, epochs=7, eval_every=1))
-    seldom = run(replace(SMALL, epochs=7, eval_every=3, validate_every=1))
-    assert seldom.best == often.best
-    assert seldom.table.epoch.tolist() == [3, 6, 7]
+@pytest.mark.parametrize(
+    ("eval_every", "validate_every", "evaluated", "best"),
+    [
+        (1, None, [1, 2, 3, 4, 5, 6], 3),
+        (5, 1, [5, 6], 3),
+        (2, None, [2, 4, 6], 2),
+        (6, 3, [6], 3),
+    ],
+)
+def test_the_best_epoch_is_the_first_of_the_highest_accuracy_on_validation_images(
+    monkeypatch, eval_every, validate_every, evaluated, best
+):
+    """Of four classes class 0 alone has two of the 5 validation images: epochs 3 and 5 of 6.
+
+    On test images epoch 2 would be the first of the best, on training images epoch 1.
+    """
+    e = replace(SMALL, planted=Planted(num_classes=4), epochs=6, batch_size=7)
+    e = replace(e, train_size=7, validation_size=5, test_size=6)
+    monkeypatch.setattr(training, "train_step", saying(2, 1, 0, 3, 0, 3))
+    found = run(replace(e, eval_every=eval_every, validate_every=validate_every))
+    assert found.best["epoch"] == best
+    assert found.model("best").head.bias.argmax() == {2: 1, 3: 0}[best]
+    assert found.table.epoch.tolist() == evaluated
+    for split, accuracies in {
+        "train": [2 / 7, 2 / 7, 2 / 7, 1 / 7, 2 / 7, 1 / 7],
+        "validation": [1 / 5, 1 / 5, 2 / 5, 1 / 5, 2 / 5, 1 / 5],
+        "test": [1 / 6, 2 / 6, 2 / 6, 1 / 6, 2 / 6, 1 / 6],
+    }.items():
+        wanted = [accuracies[epoch - 1] for epoch in evaluated]
+        for kind in ("clean", "robust"):  # to six digits
+            assert found.table[f"{split}_{kind}_accuracy"].tolist() == pytest.approx(wanted, 1e-5)
+    for which, accuracy in (("best", 2 / 6), ("last", 1 / 6)):
+        assert getattr(found, which)["robust_accuracy"] == pytest.approx(accuracy)
+    assert found.last["epoch"] == 6
+
+
+def test_a_part_has_as_many_images_of_each_class_and_always_the_same():
+    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
+    images = torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1)
+    split = Split(images=images, labels=labels)
+    found = part(split, 30)
+    assert torch.bincount(found.labels).tolist() == [10, 10, 10]
+    numbers = found.images.flatten().long()
+    assert len(numbers.unique()) == 30
+    assert torch.equal(labels[numbers], found.labels)
+    assert torch.equal(part(split, 30).images, found.images)
+    assert len(part(split, 1000)) == 100
+
+
+def test_a_network_normalises_its_input_by_the_statistics_of_the_training_images():
+    """So that images of other brightness and contrast, channel by channel, make no difference."""
+    e, data = SMALL, dataset(SMALL)
+    bright = torch.randint(2, data.train.images.shape, generator=torch.manual_seed(0)).byte() * 204
+    dim = (bright * torch.tensor([1, 0.5, 0.25]).view(3, 1, 1)).byte()
+    logits = []
+    for images in (bright, dim):
+        train = Split(images=images, labels=data.train.labels)
+        model = build(e, replace(data, train=train)).eval()
+        logits.append(model(to_float(images)))
+    # Means and deviations have four digits, of which the least have three that count.
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-3, rtol=1e-2)
 
 
 def test_eps_zero_is_standard_training():
