@@ -2,14 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+MOST_GIGABYTES = 8  # of float64, before they are rounded to bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,9 @@ class Planted:
                 raise ValueError(f"{name}={value!r} must be a finite number >= 0.")
 
 
+DEFAULT = Planted()
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlantedImages:
     """Planted images with the whole truth about them."""
@@ -64,46 +68,33 @@ class PlantedImages:
 
 def planted(
     num_images: int,
+    settings: Planted = DEFAULT,
     *,
     seed: int = 0,
-    split: Literal["train", "validation", "test"] = "train",
-    num_classes: int = Planted.num_classes,
-    group_size: int = Planted.group_size,
-    image_size: int = Planted.image_size,
-    pattern_size: int = Planted.pattern_size,
-    class_amplitude: float = Planted.class_amplitude,
-    group_amplitude: float = Planted.group_amplitude,
-    amplitude_spread: float = Planted.amplitude_spread,
-    noise: float = Planted.noise,
+    split: Split = "train",
 ) -> PlantedImages:
     """``num_images`` images, classes in turn, each with its class's and its group's pattern.
 
     An image is mid-grey plus smooth noise plus two patterns at random places, each scaled by
     its amplitude times ``1 + amplitude_spread * N(0, 1)``, rounded to uint8. The patterns
     depend on ``seed`` alone; the images on ``seed`` and ``split``, so that the splits are
-    independent draws from one world. Raises ValueError for settings that cannot be planted.
+    independent draws from one world. Raises ValueError for what cannot be drawn.
+
+    >>> drawn = planted(12, Planted(noise=0.05), seed=3, split="test")
+    >>> drawn.images.shape, drawn.labels.tolist()
+    (torch.Size([12, 3, 16, 16]), [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5])
     """
-    settings = Planted(
-        num_classes=num_classes,
-        group_size=group_size,
-        image_size=image_size,
-        pattern_size=pattern_size,
-        class_amplitude=class_amplitude,
-        group_amplitude=group_amplitude,
-        amplitude_spread=amplitude_spread,
-        noise=noise,
-    )
-    return draw(settings, num_images, seed, split)
-
-
-def draw(settings: Planted, num_images: int, seed: int, split: str) -> PlantedImages:
-    """The images that :func:`planted` describes, for settings that are already checked."""
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is not one of {', '.join(map(repr, SPLITS))}.")
+    if split not in get_args(Split):
+        raise ValueError(f"split={split!r} is not one of {', '.join(map(repr, get_args(Split)))}.")
     if num_images < settings.num_classes:
         raise ValueError(
             f"num_images={num_images} leaves a class without an image: "
             f"ask for at least num_classes={settings.num_classes}."
+        )
+    if (gigabytes := num_images * 3 * settings.image_size**2 * 8 / 1e9) > MOST_GIGABYTES:
+        raise ValueError(
+            f"num_images={num_images} of image_size={settings.image_size} take {gigabytes:,.0f} GB "
+            f"to draw, over {MOST_GIGABYTES}: ask for fewer or for smaller ones."
         )
     s = settings
     # NumPy's generators keep their streams across versions and platforms; torch's do not.
@@ -112,7 +103,7 @@ def draw(settings: Planted, num_images: int, seed: int, split: str) -> PlantedIm
     class_patterns = patterns(world, s.num_classes, s.pattern_size)
     group_patterns = patterns(world, s.num_classes // s.group_size, s.pattern_size)
 
-    rng = np.random.default_rng([seed, 1 + SPLITS.index(split)])
+    rng = np.random.default_rng([seed, 1 + get_args(Split).index(split)])
     labels = np.arange(num_images) % s.num_classes
     images = 0.5 + s.noise * smooth(rng, (num_images, 3, s.image_size, s.image_size))
     truth = {}

@@ -6,7 +6,7 @@ from ccnotes.planted import Planted, footprint, planted
 
 def test_the_truth_explains_every_pixel():
     """Without noise an image is 0.5 plus its two patterns where the truth says, to rounding."""
-    data = planted(12, seed=3, noise=0.0, num_classes=4, image_size=12, pattern_size=5)
+    data = planted(12, Planted(noise=0.0, num_classes=4, image_size=12, pattern_size=5), seed=3)
     for i, label in enumerate(data.labels):
         expected = torch.full((3, 12, 12), 0.5, dtype=torch.float64)
         for corners, amplitudes, pattern in (
@@ -21,7 +21,7 @@ def test_the_truth_explains_every_pixel():
 
 def test_a_footprint_is_where_the_pattern_changes_the_image():
     changed = {"noise": 0.0, "class_amplitude": 0.0, "image_size": 12, "pattern_size": 5}
-    data = planted(30, **changed)
+    data = planted(30, Planted(**changed))
     where = footprint(data.group_corners, Planted(**changed))
     assert (where.sum((1, 2)) == 25).all()
     touched = (data.images != 128).any(1)
@@ -31,7 +31,7 @@ def test_a_footprint_is_where_the_pattern_changes_the_image():
 
 
 def test_classes_of_a_group_share_its_pattern_and_no_other():
-    data = planted(60, num_classes=6, group_size=3)
+    data = planted(60, Planted(num_classes=6, group_size=3))
     assert data.groups.tolist() == [0, 0, 0, 1, 1, 1]
     assert len(data.group_patterns) == 2
     assert len(data.class_patterns) == 6
@@ -49,7 +49,7 @@ def test_patterns_have_mean_zero_and_root_mean_square_one_in_every_channel():
 
 def test_background_noise_has_the_standard_deviation_asked_for():
     """900,000 pixels of smooth noise know it to 0.3 %; 3 x 3 means leave 100,000 free ones."""
-    images = planted(1200, class_amplitude=0.0, group_amplitude=0.0, noise=0.1).images
+    images = planted(1200, Planted(class_amplitude=0.0, group_amplitude=0.0, noise=0.1)).images
     assert (images.double() / 255).std().item() == pytest.approx(0.1, rel=0.01)
 
 
@@ -68,7 +68,7 @@ def test_same_seed_same_images():
 
 def test_images_are_pinned_so_that_published_records_keep_their_meaning():
     """Mean pixels of the first images, written down once: other images need another identity."""
-    means = planted(6, seed=0, **RECIPE).images.double().mean((1, 2, 3))
+    means = planted(6, Planted(**RECIPE), seed=0).images.double().mean((1, 2, 3))
     assert means.tolist() == pytest.approx(PINNED, abs=0.01)
 
 
@@ -88,13 +88,26 @@ PINNED = [124.82, 126.06, 130.16, 131.24, 128.18, 126.40]
 )
 def test_impossible_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
-        planted(60, **setting)
+        Planted(**setting)
 
 
-def test_too_few_images_for_every_class_are_refused():
-    with pytest.raises(ValueError, match="num_images=5 leaves a class without an image"):
-        planted(5)
+@pytest.mark.parametrize(
+    ("count", "settings", "message"),
+    [
+        (5, {}, "num_images=5 leaves a class without an image"),
+        (
+            10**12,
+            {},
+            "num_images=1000000000000 of image_size=16 take 6,144,000 GB",
+        ),
+        (60, {"image_size": 100_000}, "num_images=60 of image_size=100000 take 14,400 GB"),
+    ],
+)
+def test_images_that_cannot_be_drawn_are_refused_before_any_is(count, settings, message):
+    with pytest.raises(ValueError, match=message):
+        planted(count, Planted(**settings))
 
 
-def test_defaults_are_those_of_the_settings():
-    assert torch.equal(planted(6).images, planted(6, **vars(Planted())).images)
+def test_a_split_is_one_of_three():
+    with pytest.raises(ValueError, match="split='dev' is not one of 'train', 'validation', 'test'"):
+        planted.__wrapped__(6, split="dev")  # past the types, which tests check

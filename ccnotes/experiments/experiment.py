@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from ccnotes.attacks import PGD
 from ccnotes.data import Dataset, Split, load_photos
 from ccnotes.objectives import OWN_AVERAGE, Objective
-from ccnotes.planted import Planted, draw
+from ccnotes.planted import Planted, planted
 
 PLANTED = "planted-1"  # identity of planted images: their recipe; raise the number with it
 Model = Literal["convnet", "preactresnet"]
@@ -160,14 +160,17 @@ def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Datas
             validation_size=e.validation_size,
             seed=e.seed,
         )
-    sizes = {"train": e.train_size or 0, "validation": e.validation_size, "test": e.test_size}
-    images = {split: draw(e.planted, size, e.seed, split) for split, size in sizes.items()}
-    parts = {k: Split(images=v.images, labels=v.labels) for k, v in images.items()}
+    assert e.train_size is not None  # an Experiment on planted images cannot be without
+    train = planted(e.train_size, e.planted, seed=e.seed, split="train")
+    validation = planted(e.validation_size, e.planted, seed=e.seed, split="validation")
+    test = planted(e.test_size, e.planted, seed=e.seed, split="test")
     return Dataset(
         name="planted",
         title="planted images",
         classes=tuple(f"class {i}" for i in range(e.planted.num_classes)),
-        groups=tuple(images["test"].groups.tolist()),
+        groups=tuple(test.groups.tolist()),
         identity=PLANTED,
-        **parts,
+        train=Split(images=train.images, labels=train.labels),
+        validation=Split(images=validation.images, labels=validation.labels),
+        test=Split(images=test.images, labels=test.labels),
     )

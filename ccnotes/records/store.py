@@ -53,9 +53,17 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def runs_dir() -> Path:
-    """Where this machine keeps its runs: $CCNOTES_RUNS, else the user's cache folder."""
+    """Where this machine keeps its runs: $CCNOTES_RUNS, else the user's cache folder.
+
+    Raises RuntimeError for a user without a home folder.
+    """
     home = os.environ.get("CCNOTES_RUNS")
-    return Path(home).expanduser() if home else platformdirs.user_cache_path("ccnotes") / "runs"
+    try:
+        return Path(home).expanduser() if home else platformdirs.user_cache_path("ccnotes") / "runs"
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"this user has no home folder to keep runs in ({error}): set $CCNOTES_RUNS."
+        ) from error
 
 
 def find(ends: tuple[str, ...] = ("",)) -> list[Record]:
@@ -64,8 +72,10 @@ def find(ends: tuple[str, ...] = ("",)) -> list[Record]:
     With ``ends`` only those whose folders' names end so, as they do in fingerprints. What cannot
     be read is passed over, with a warning that names it.
     """
-    records = []
-    for home in (PUBLISHED, runs_dir()):
+    homes, records = [PUBLISHED], []
+    with suppress(RuntimeError):  # without a home folder there are only the published ones
+        homes.append(runs_dir())
+    for home in homes:
         for table in sorted(home.glob(f"[!.]*/{TABLE}")):
             if not table.parent.name.endswith(ends):
                 continue

@@ -1,0 +1,226 @@
+"""Records on disk: what is damaged is named, what is published is whole."""
+
+import json
+import os
+import shutil
+import stat
+import warnings
+from dataclasses import asdict, replace
+
+import pytest
+
+import ccnotes
+from ccnotes import training
+from ccnotes.experiments import EXPERIMENTS, Experiment, fingerprint, identity_of, rebuilt
+from ccnotes.records import PUBLISHED, find, load, publish, recall, run, runs_dir
+from tests.helpers import SMALL, assert_equal_records
+
+WEIGHTS = ("best.safetensors", "last.safetensors")
+
+
+@pytest.fixture
+def made():
+    return run(SMALL)
+
+
+def copy_with(record, name, **changed):
+    """A folder beside the record's with its table changed; fields set to None are left out."""
+    folder = runs_dir() / name
+    shutil.copytree(record.folder, folder)
+    content = {k: v for k, v in (record.content | changed).items() if v is not None}
+    (folder / "record.json").write_text(json.dumps(content))
+    return folder
+
+
+INCOMPLETE = {
+    "nothing but a schema": '{"schema": 1}',
+    "a list": "[]",
+    "brackets without end": "[" * 100_000,
+    "no JSON": "{",
+    "not text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("text", INCOMPLETE.values(), ids=INCOMPLETE)
+def test_a_table_that_is_none_is_passed_over_by_name_and_others_are_found(made, text):
+    (runs_dir() / "odd").mkdir()
+    (runs_dir() / "odd/record.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.warns(UserWarning, match=r"passed over: .*odd.record\.json"):
+        found = find()
+    assert made.folder in [record.folder for record in found]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"experiment": None}, "experiment is NoneType, not dict"),
+        ({"experiment": {"attack": {"radius": 1}}}, "its experiment is none"),
+        ({"experiment": {"a_field_of_tomorrow": 1}}, "newer version"),
+        ({"experiment": {"epochs": 0}}, "epochs=0"),
+        ({"dataset": {}}, "its dataset has no title"),
+        ({"provenance": {}}, "its provenance has no date"),
+        ({"evaluations": {"epoch": [1], "lr": []}}, "no columns of one length"),
+        ({"finished": "yes"}, "finished is str, not bool"),
+        ({"best": None}, "best is NoneType"),
+        ({"schema": 99}, "has schema 99; this version reads 1"),
+    ],
+)
+def test_a_table_that_lacks_something_is_refused_with_what_it_lacks(made, changed, reason):
+    with pytest.raises(ValueError, match=rf"record\.json .*{reason}"):
+        load(copy_with(made, "other", **changed))
+
+
+def test_a_record_without_its_table_says_that_the_table_is_missing(made):
+    (made.folder / "record.json").unlink()
+    with pytest.raises(ValueError, match=r"has no record\.json, .*: copy it there"):
+        load(made.folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damaged_arrays_are_named_and_the_run_is_made_again(made, damage):
+    path = made.folder / "arrays.safetensors"
+    whole = bytearray(path.read_bytes())
+    if damage == "flipped":
+        whole[-3] ^= 1
+    path.write_bytes(whole[:-9] if damage == "cut" else whole)
+    with pytest.raises(ValueError, match=r"arrays\.safetensors is damaged: .* Delete the folder"):
+        _ = load(made.folder).arrays
+    with pytest.warns(UserWarning, match="passed over: .*damaged"):
+        assert recall(SMALL) is None
+    with pytest.warns(UserWarning, match="passed over: .*damaged"):
+        again = run(SMALL)
+    assert_equal_records(again, run(SMALL, fresh=True))
+
+
+def test_damaged_weights_teach_nobody(made):
+    path = made.folder / "best.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[-3] ^= 1
+    path.write_bytes(whole)
+    with pytest.warns(UserWarning, match=r"passed over: .*best\.safetensors is damaged"):
+        assert recall(SMALL, weights=True) is None
+    assert recall(SMALL).folder == made.folder
+
+
+def test_others_may_read_what_a_run_leaves_as_far_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        made = run(replace(SMALL, seed=5))
+        copy = publish(made, tmp_path / "home", weights=True)
+    finally:
+        os.umask(before)
+    for path in (*made.folder.glob("*.*"), *copy.glob("*.*")):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640, path
+
+
+def test_publishing_again_keeps_what_was_published_and_leaves_nothing_else(made, tmp_path):
+    publish(made, tmp_path / "home", weights=True)
+    copy = publish(made, tmp_path / "home")
+    assert {path.name for path in copy.iterdir()} == {*WEIGHTS, "arrays.safetensors", "record.json"}
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [copy.name]
+    assert_equal_records(load(copy), made)
+
+
+def test_a_publication_that_fails_leaves_the_one_before(made, tmp_path, monkeypatch):
+    copy = publish(made, tmp_path / "home", weights=True)
+
+    def full(source, target):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("ccnotes.records.store.shutil.copyfile", full)
+    with pytest.raises(OSError, match="no space"):
+        publish(made, tmp_path / "home")
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [copy.name]
+    assert_equal_records(load(copy), made)
+    assert all((copy / name).exists() for name in WEIGHTS)
+
+
+def test_what_is_not_finished_is_not_published(made, tmp_path):
+    partial = load(copy_with(made, "partial", finished=False, best=None, last=None))
+    with pytest.raises(ValueError, match="is not finished: the same run goes on from there"):
+        publish(partial, tmp_path)
+    assert not list(tmp_path.glob("*/record.json"))
+
+
+def test_a_run_that_asks_for_more_than_its_record_has_says_so(made, tmp_path):
+    (made.folder / "images.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no images\.safetensors to publish"):
+        publish(made, tmp_path, per_image=True)
+
+
+def test_only_recalling_refuses_to_train_and_says_what_is_missing(made, monkeypatch):
+    monkeypatch.setenv("CCNOTES_ONLY_RECALL", "1")
+    assert run(SMALL).folder == made.folder
+    with pytest.raises(RuntimeError, match=r"no record of 'small', seed 7, on 'planted' is publi"):
+        run(replace(SMALL, seed=7))
+    assert run(SMALL, fresh=True).finished
+    monkeypatch.setenv("CCNOTES_ONLY_RECALL", "0")
+    assert run(replace(SMALL, seed=7)).finished
+
+
+def test_several_experiments_come_in_the_order_in_which_they_are_asked_for():
+    found = ccnotes.runs(["planted-at", "planted-at-ema"], seeds=(1, 0))
+    named = [(record.experiment["name"], record.experiment["seed"]) for record in found]
+    assert named == [(n, s) for n in ("planted-at", "planted-at-ema") for s in (1, 0)]
+
+
+def test_published_records_are_recalled_where_there_is_no_home(monkeypatch):
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "CCNOTES_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+    assert ccnotes.runs("planted-at")[0].folder.parent == PUBLISHED
+
+
+def test_a_run_goes_on_in_the_precision_in_which_it_began(monkeypatch):
+    """Whatever the timing of the processor says meanwhile."""
+    e = replace(SMALL, precision="auto")
+    whole = run(e)
+    step, calls = training.train_step, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    chosen = whole.provenance["precision"]
+    other = "float32" if chosen == "bfloat16" else "bfloat16"
+    monkeypatch.setenv("CCNOTES_RUNS", str(runs_dir().with_name("others")))
+    monkeypatch.setattr(training, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(e)
+    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr("ccnotes.records.runner.pick_precision", lambda wanted, device: other)
+    assert_equal_records(run(e), whole)
+
+
+def test_records_of_the_first_edition_bear_their_fields_under_today_s_names():
+    record = next(r for r in find() if r.experiment["name"] == "planted-at-contrast-up-0.3")
+    assert record.content["experiment"]["objective"]["contrast"] == -0.3
+    assert record.experiment["objective"]["push_contrast"] == 0.3
+    taught = next(r for r in find() if r.experiment["name"] == "planted-at-distilled-0.9")
+    assert taught.experiment["objective"]["teacher_weights"] == (0.9,)
+
+
+def test_every_published_record_loads_without_a_word():
+    with warnings.catch_warnings(action="error"):
+        found = [record for record in find() if record.folder.parent == PUBLISHED]
+    assert len(found) == len([path for path in PUBLISHED.iterdir() if path.is_dir()])
+    for record in found:
+        record.check(["arrays.safetensors"])
+        e = rebuilt(record.content["experiment"])
+        assert asdict(e) == record.experiment
+        if e.name in EXPERIMENTS:
+            wanted = replace(EXPERIMENTS[e.name], seed=e.seed, data=e.data)
+            precision = record.provenance["precision"]
+            key = fingerprint(wanted, precision, record.content["dataset"]["identity"])
+            assert key == record.content["fingerprint"]
+
+
+def test_the_identity_of_known_data_needs_no_data():
+    assert identity_of("planted") == "planted-1"
+    assert identity_of("imagefolder:x") is None
+    assert fingerprint(Experiment(), "float32", identity_of("planted"))
