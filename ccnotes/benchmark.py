@@ -57,8 +57,10 @@ def bench(
     float32. (On CUDA torch convolves float32 as TF32, and that share may exceed 1.)
     ``cifar10_epoch_s`` is the time of our steps for 50,000 images.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds} must be at least 1.")
+    if rounds < 1 or not widths:
+        raise ValueError(
+            f"rounds={rounds} must be at least 1, and widths={widths} one or more, such as 16 64."
+        )
     where = pick_device(device)
     precision = pick_precision(precision, where)
     e = replace(CIFAR10_FULL, batch_size=batch_size, attack=PGD(steps=steps))

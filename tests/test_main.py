@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ccnotes import monitor, records
-from ccnotes.__main__ import main
+from ccnotes.__main__ import fraction, main
 from ccnotes.attribution import grad_cam
 from ccnotes.checkpoints import read_state
 from ccnotes.data import to_float
@@ -104,8 +104,9 @@ def test_maps_of_a_folder_s_images_are_made_of_those_images_only(command, tmp_pa
         command("cams", folder, "--data", "planted")
 
 
-def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
-    """A real process, sent a real SIGINT once its first epochs are kept."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_ends_in_a_line_that_says_how_to_go_on(number):
+    """A real process, sent a real signal once its first epochs are kept."""
     folder = Path(os.environ["CCNOTES_RUNS"])
     run = [sys.executable, "-m", "ccnotes", "run", "planted-at", *SHORT, "--epochs", "1000000"]
     # What a shell starts in the background ignores the signal, and so would the process.
@@ -122,13 +123,39 @@ def test_ctrl_c_ends_in_a_line_that_says_how_to_go_on():
                 )
             ):
                 time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             message = process.communicate(timeout=60)[1].splitlines()[-1]
         finally:
             process.kill()
     assert "`run` goes on from there" in message
+    assert process.returncode == 128 + number
     (partial,) = [record for record in find() if record.folder.parent == folder]
     assert len(partial.table) >= 1
+
+
+def test_a_reader_who_has_read_enough_is_no_error():
+    """As ``list | head -1``: the pipe closes while there is more to write."""
+    listing = [sys.executable, "-m", "ccnotes", "list"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(listing, **pipes, text=True, bufsize=1) as process:
+        assert process.stdout.readline().startswith("experiments: ")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("8/255", 8 / 255), ("0.1", 0.1), ("1e-3", 0.001), ("1e99999999", float("inf"))],
+)
+def test_a_fraction_is_a_number(word, value):
+    assert fraction(word) == value
+
+
+@pytest.mark.parametrize("word", ["1/0", "eight", "1/2/3", ""])
+def test_what_is_no_number_is_refused(word):
+    with pytest.raises(ValueError, match=r"divides by zero|could not convert"):
+        fraction(word)
 
 
 def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, capsys):
@@ -145,6 +172,10 @@ def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, cap
         (("show", "nothing"), "no record of 'nothing'"),
         (("attribute", "nothing.safetensors"), "cannot be read as a model"),
         (("run", "planted-at", "--epochs", "0"), "epochs=0 must be at least 1"),
+        (("run", "planted-at", "--threads", "0"), "threads=0 must be at least 1"),
+        (("run", "planted-at", "--publish-to", ""), "an empty name is no path"),
+        (("run", "planted-at", "--weights"), "they need --publish-to FOLDER"),
+        (("bench", "--widths"), "one or more, such as 16 64"),
         (("run", "cifar10-at", "--data", "imagefolder:/nowhere"), "/nowhere"),
     ],
 )

@@ -86,6 +86,57 @@ def test_the_constraints_pin_what_the_project_asks_for():
     assert not [name for name in pins if name.startswith(("nvidia-", "cuda-"))]
 
 
+def test_torch_is_new_enough_to_read_weights_of_strangers():
+    """Before 2.10 a checkpoint could run code even under weights_only=True (CVE-2026-24747)."""
+    (torch,) = (r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "torch")
+    assert not torch.specifier.contains("2.9.1")
+    assert torch.specifier.contains("2.10.0")
+
+
+def test_workflows_use_actions_by_commit_and_build_without_rights_to_publish():
+    for path in sorted((ROOT / ".github/workflows").glob("*.yml")):
+        workflow = yaml.safe_load(path.read_text())
+        assert workflow["permissions"] == {"contents": "read"}, path.name
+        for name, job in workflow["jobs"].items():
+            used = [step["uses"] for step in job["steps"] if "uses" in step]
+            assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action) for action in used), path.name
+            installs = any("run" in step for step in job["steps"])
+            assert not (installs and job.get("permissions")), f"{path.name}, {name}"
+            for step in job["steps"]:
+                if "actions/checkout@" in step.get("uses", ""):
+                    assert step["with"]["persist-credentials"] is False, path.name
+
+
+API = re.findall(r"automodule:: (ccnotes\.\S+)", (ROOT / "book/api.md").read_text())
+
+
+def imported(path):
+    """The modules of ours that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ccnotes"):
+            own = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in API else node.module for name in own)
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.startswith("ccnotes"))
+
+
+@pytest.mark.parametrize("module", API)
+def test_imports_run_one_way_in_the_order_of_the_api_page(module):
+    """A folder stands where the last of its modules does; ``ccnotes`` itself imports lazily."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    place = {name: number for number, name in enumerate(API)}
+    for name in set(imported(path)) - {"ccnotes"}:
+        last = max(n for known, n in place.items() if f"{known}.".startswith(f"{name}."))
+        assert last < place[module], f"{module} imports {name}, which stands below it"
+
+
+def test_the_readme_shows_the_house_in_the_order_of_the_api_page():
+    house = (ROOT / "README.md").read_text().split("## What is where")[1]
+    rooms = list(dict.fromkeys(name.split(".")[1] for name in API))
+    shown = [word for word in re.findall(r"[a-z_]+", house.split("ccnotes/")[1]) if word in rooms]
+    assert list(dict.fromkeys(shown)) == rooms
+
+
 def colab():
     """What Colab ships, as far as it concerns us: name, version."""
     pins = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / ".ci/colab-versions.txt").read_text(), re.M)
