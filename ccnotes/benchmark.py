@@ -20,7 +20,7 @@ from ccnotes.attacks import PGD
 from ccnotes.devices import hardware, pick_device, pick_precision
 from ccnotes.experiments import CIFAR10_FULL, Experiment
 from ccnotes.models import PreActResNet
-from ccnotes.training import sgd, train_step
+from ccnotes.steps import sgd, train_step
 from ccnotes.types import Images, Logits
 
 CIFAR10_IMAGES = 50_000
@@ -192,7 +192,8 @@ class Compiled(nn.Module):
     def forward(self, x: Images) -> Logits:
         self.requires_grad_(self.training)
         try:
-            return self.model(x)
+            logits: Logits = self.model(x)
+            return logits
         finally:
             self.requires_grad_()
 
@@ -202,7 +203,7 @@ def flops(step: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter:
         counter.mod_tracker.__exit__()  # the count by module cannot bear autograd.grad (#131753)
         step()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def matmul_peak(device: torch.device, precision: str) -> float:

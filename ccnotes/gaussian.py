@@ -11,6 +11,7 @@ Lengths (mu, sigma, eps) share one unit. Arguments are numbers or arrays that br
 function says otherwise, and what is impossible raises a ValueError.
 """
 
+from collections.abc import Callable
 from math import comb
 from typing import Literal, get_args
 
@@ -25,7 +26,7 @@ Values = float | np.ndarray
 Rivals = Literal["all", "one"]
 Attack = Literal["hard", "smoothed"]  # on the unsmoothed label, or on the smoothed loss itself
 
-_RULES = {
+_RULES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "mu": (lambda v: v > 0, "must be positive: it is the mean of a present feature"),
     "sigma": (lambda v: v >= 0, "must be >= 0: it is a standard deviation"),
     "absent": (lambda v: v >= 0, "must be >= 0: it is a standard deviation"),
@@ -97,7 +98,7 @@ def attacked(x: np.ndarray, y: np.ndarray, eps: Number) -> np.ndarray:
     """
     _checked(eps=eps)
     own = np.eye(3)[y]
-    return x - eps * np.concatenate([2 * own - 1, 1 - 2 * own], axis=1)
+    return np.asarray(x - eps * np.concatenate([2 * own - 1, 1 - 2 * own], axis=1))
 
 
 def margins(x: np.ndarray, y: np.ndarray, w1: Number, w2: Number, eps: Number = 0.0) -> np.ndarray:
@@ -105,7 +106,8 @@ def margins(x: np.ndarray, y: np.ndarray, w1: Number, w2: Number, eps: Number = 
     _checked(w1=w1, w2=w2)
     logits = attacked(x, y, eps) @ weight_matrix(w1, w2).T
     rivals = (y[:, None] + [1, 2]) % 3
-    return np.take_along_axis(logits, y[:, None], 1) - np.take_along_axis(logits, rivals, 1)
+    own, others = (np.take_along_axis(logits, index, 1) for index in (y[:, None], rivals))
+    return np.asarray(own - others)
 
 
 def simulated_accuracy(
@@ -154,7 +156,8 @@ def margin_loss(
         w1=w1, w2=w2, mu=mu, sigma=sigma, eps=eps, reg=reg, smoothing=smoothing, absent=absent
     )
     spread = (1 - beta) * np.hypot(w1 * absent, w2 * sigma) / np.sqrt(np.pi)
-    return spread - (w1 + w2) * (mu - 2 * eps) + reg / 2 * (w1**2 + w2**2)
+    loss: Values = spread - (w1 + w2) * (mu - 2 * eps) + reg / 2 * (w1**2 + w2**2)
+    return loss
 
 
 def optimal_weights(
@@ -182,7 +185,8 @@ def threshold(mu: Real, sigma: Real, smoothing: Real = 0.0) -> Values:
     spread = (1 - beta) * sigma / np.sqrt(np.pi)
     rule = "leaves no threshold: (1 - smoothing) sigma / sqrt(pi) must be < mu. Lower sigma"
     _need("sigma", sigma, spread < mu, rule)
-    return (mu - spread) / 2
+    radius: Values = (mu - spread) / 2
+    return radius
 
 
 def form2_weights(
@@ -209,7 +213,8 @@ def form2_threshold(mu: Real, sigma: Real, smoothing: Real, attack: Attack = "sm
     mu, sigma, beta = _checked(mu=mu, sigma=sigma, smoothing=smoothing)
     _one_of("attack", attack, get_args(Attack))
     factor = 2 - beta if attack == "smoothed" else 2 - 2 * beta
-    return ((1 - beta) * mu - sigma / np.sqrt(np.pi)) / factor
+    radius: Values = ((1 - beta) * mu - sigma / np.sqrt(np.pi)) / factor
+    return radius
 
 
 def robust_accuracy(
@@ -237,9 +242,10 @@ def robust_accuracy(
     shared = (w1 * sigma) ** 2 + (w2 * absent) ** 2
     alone = (w1 * absent) ** 2 + (w2 * sigma) ** 2
     h = (w1 + w2) * (mu - 2 * eps) / np.sqrt(shared + alone)
-    if rivals == "one":
-        return ndtr(h)
-    return ndtr(h) - 2 * owens_t(h, np.sqrt(alone / (2 * shared + alone)))
+    accuracy: Values = ndtr(h)
+    if rivals == "all":
+        accuracy -= 2 * owens_t(h, np.sqrt(alone / (2 * shared + alone)))
+    return accuracy
 
 
 def best_ratio(mu: Real, sigma: Real, eps: Real) -> Values:
@@ -272,7 +278,16 @@ _MASS = np.exp(-(_ZS**2 + _ZD**2) / 2) * np.where(_ZD > 0, 2, 1)
 _MASS /= _MASS.sum()
 
 
-def _cross_entropy(w, mu, sigma, eps, reg, beta, attack):
+def _cross_entropy(
+    w: tuple[Number, Number] | np.ndarray,
+    mu: Number,
+    sigma: Number,
+    eps: Number,
+    reg: Number,
+    beta: Number,
+    attack: Attack,
+) -> tuple[float, np.ndarray]:
+    """The loss and its slopes in the two weights; see :func:`cross_entropy`."""
     (w1, w2), spread = w, max(np.hypot(w[0], w[1] / np.sqrt(2)), 1e-300)
     best = None
     # Worst corners, as shifts of (half sum, half difference) in units of eps (w1 + w2).
@@ -404,9 +419,11 @@ def group_robust_accuracy(
         _attack_fits(eps, mu)
         k = (w1 + w2) * d / np.hypot(w1, w2)
         tail = owens_t(k, (w2 - w1) / (w1 + w2))
-        return (ndtr(d) + ndtr(k) - ndtr(d) * ndtr(-d)) / 2 - tail
+        alone: Values = (ndtr(d) + ndtr(k) - ndtr(d) * ndtr(-d)) / 2 - tail
+        return alone
     z = np.linspace(-9, 9, 1001)
     density = np.exp(-(z**2) / 2) * ndtr(z) ** (classes - 2)
     common = np.sqrt(w1**2 + w2**2 * n * (1 - factor))
     margin = ((w1 + n * w2) * d)[..., None] - (w2 * np.sqrt(n * factor))[..., None] * z
-    return ndtr(margin / common[..., None]) @ (density / density.sum())
+    shared: Values = ndtr(margin / common[..., None]) @ (density / density.sum())
+    return shared

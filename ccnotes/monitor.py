@@ -99,4 +99,5 @@ def robust_accuracy(model: Network, split: Split, e: Experiment, precision: str)
     features = features_of(
         model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
     )
-    return (model.head(features).argmax(1) == split.labels).float().mean().item()
+    right = model.head(features).argmax(1) == split.labels
+    return float(right.float().mean())

@@ -41,7 +41,7 @@ class Objective:
     push_contrast: float = 0.0  # the same for similarity inside the true groups less that across
     awp: float = 0.0  # how far weights are perturbed, relative to their norm
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (("loss", Loss), ("soft_labels", SoftLabels)):
             if (value := getattr(self, name)) not in get_args(known):
                 raise ValueError(f"{name}={value!r} is not one of {get_args(known)}.")
@@ -280,7 +280,7 @@ def placebo(
     )
     tiny = torch.finfo(torch.float32).tiny
     rest = other - other @ wanted / (wanted @ wanted).clamp_min(tiny) * wanted
-    push = flat(weights) @ rest * wanted.norm() / rest.norm().clamp_min(tiny)
+    push: Tensor = flat(weights) @ rest * wanted.norm() / rest.norm().clamp_min(tiny)
     return push - push.detach()
 
 

@@ -30,7 +30,7 @@ class Planted:
     amplitude_spread: float = 0.3  # standard deviation of an amplitude, relative to its mean
     noise: float = 0.1  # standard deviation of the smooth background
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.group_size < 1 or self.num_classes < 2 or self.num_classes % self.group_size:
             raise ValueError(
                 f"num_classes={self.num_classes} must be at least 2 and a multiple of "
@@ -136,7 +136,8 @@ def footprint(
         (pixels >= corner[:, None]) & (pixels < corner[:, None] + settings.pattern_size)
         for corner in corners.T
     )
-    return rows[:, :, None] & columns[:, None, :]
+    covered: Tensor = rows[:, :, None] & columns[:, None, :]
+    return covered
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -144,7 +145,7 @@ def smooth(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     noise = rng.standard_normal(shape)
     for axis in (-2, -1):
         neighbours = [np.roll(noise, shift, axis) for shift in (-1, 0, 1)]
-        noise = np.sum(neighbours, axis=0) / math.sqrt(3)
+        noise = np.asarray(np.sum(neighbours, axis=0) / math.sqrt(3))
     return noise
 
 
@@ -152,4 +153,4 @@ def patterns(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
     """Smooth patterns of zero mean and root mean square 1 in each channel."""
     pattern = smooth(rng, (count, 3, size, size))
     pattern -= pattern.mean((-2, -1), keepdims=True)
-    return pattern / np.sqrt((pattern**2).mean((-2, -1), keepdims=True)).clip(1e-12)
+    return np.asarray(pattern / np.sqrt((pattern**2).mean((-2, -1), keepdims=True)).clip(1e-12))

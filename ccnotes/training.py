@@ -245,7 +245,7 @@ class Keeper:
     minutes: float | None
     progressed: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.saved = self.begun
         self.started = self.begun - self.state.seconds  # as if all sessions had been one
 

@@ -69,7 +69,7 @@ class Experiment:
     precision: Precision = "auto"
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ValueError(
                 f"name={self.name!r} names the run's folder, so it must be 1 to 100 of the "

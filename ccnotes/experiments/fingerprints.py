@@ -134,7 +134,7 @@ def first_named(changed: dict[str, Any]) -> dict[str, Any]:
 
 def today(content: Mapping[str, Any]) -> dict[str, Any]:
     """A record's fields, as a tree, under today's names; see :func:`first_named`."""
-    tree = json.loads(json.dumps(content))
+    tree: dict[str, Any] = json.loads(json.dumps(content))
     objective = tree.get("objective", {})
     for name, first in FIRST_NAMES.items():
         _, old = first.split(".")

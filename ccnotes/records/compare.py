@@ -99,4 +99,5 @@ def at_loss(
     after = np.argmax(loss <= levels[:, None], axis=1)  # 0 where there is none, too
     before = np.maximum(after - 1, 0)
     fall = np.where(after > 0, loss[before] - loss[after], np.nan)
-    return values[before] + (loss[before] - levels) / fall * (values[after] - values[before])
+    share = (loss[before] - levels) / fall
+    return np.asarray(values[before] + share * (values[after] - values[before]))

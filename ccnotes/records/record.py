@@ -39,12 +39,13 @@ class Record:
     @property
     def finished(self) -> bool:
         """Whether the last epoch was reached; ``best`` and ``last`` are there only then."""
-        return self.content["finished"]
+        return bool(self.content["finished"])
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Version, commit, date, hardware, torch, precision, threads, seconds."""
-        return self.content["provenance"]
+        facts: dict[str, Any] = self.content["provenance"]
+        return facts
 
     @property
     def title(self) -> str:
@@ -54,12 +55,14 @@ class Record:
     @property
     def best(self) -> dict[str, float]:
         """Scalars on the final test images at the epoch of best validation robust accuracy."""
-        return self.content["best"]
+        scalars: dict[str, float] = self.content["best"]
+        return scalars
 
     @property
     def last(self) -> dict[str, float]:
         """Scalars on the final test images after the last epoch."""
-        return self.content["last"]
+        scalars: dict[str, float] = self.content["last"]
+        return scalars
 
     @property
     def table(self) -> pd.DataFrame:
