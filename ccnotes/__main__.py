@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -188,10 +189,11 @@ def attribute(
     if e.data != "planted":
         e = replace(e, train_size=None, validation_size=0)  # only test images are needed
     source = dataset(e, data_dir)
-    if len(source.classes) != model.head.out_features:
+    known = tuple(home.content["dataset"]["classes"])
+    if source.classes != known:
         raise ValueError(
-            f"the model tells {model.head.out_features} classes apart, the data have "
-            f"{len(source.classes)}: choose the data that it was trained on by --data."
+            f"the model tells apart {listed(known)}, in this order, but the classes of the data "
+            f"are {listed(source.classes)}: choose data with the classes that it was trained on."
         )
     test, precision = source.test.to(pick_device(device)), home.provenance["precision"]
     found = evaluate(
@@ -305,6 +307,11 @@ def data(
     print(f"{found.title}: {len(found.train)} training and {len(found.test)} test images")
     print(f"classes: {', '.join(found.classes)}")
     print(f"identity: {found.identity}")
+
+
+def listed(classes: Sequence[str]) -> str:
+    """Names of classes, the first ten of them."""
+    return ", ".join(classes[:10]) + (f" and {len(classes) - 10} more" if classes[10:] else "")
 
 
 def pick_record(name: str, seed: int) -> Record:

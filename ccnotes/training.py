@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
+from ccnotes.attacks import evaluating
 from ccnotes.checkpoints import State, read_state, write_state
-from ccnotes.data import Dataset, Split
+from ccnotes.data import Dataset, Split, to_float
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
 from ccnotes.monitor import Parts, evaluate_parts, examine, parts_of, robust_accuracy
@@ -130,6 +131,7 @@ def set_up(
     parts = parts_of(dataset, e, device)
     train = dataset.train.to(device)
     model = build(e, dataset).to(device).to(memory_format=torch.channels_last)
+    check_last_batch(model, train, e)
     average = averaged(model, e, len(train))
     networks = dict(teachers)
     if OWN_BEST in e.objective.teachers:
@@ -157,6 +159,18 @@ def set_up(
         train=train,
         parts=parts,
     )
+
+
+def check_last_batch(model: Network, train: Split, e: Experiment) -> None:
+    """ValueError where BatchNorm would be left with a single number for each of its maps."""
+    left = len(train) % e.batch_size or e.batch_size
+    with evaluating(model), torch.no_grad():
+        maps = model.body(to_float(train.images[:1]))
+    if left == 1 and maps.shape[2:] == (1, 1):
+        raise ValueError(
+            f"with batch_size={e.batch_size}, {len(train)} training images leave a last batch of "
+            f"one, of whose maps of one pixel BatchNorm has no variance: choose another batch_size."
+        )
 
 
 def learn(run: Run, state: State, epoch: int, keeper: "Keeper") -> None:

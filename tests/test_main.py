@@ -104,6 +104,17 @@ def test_maps_of_a_folder_s_images_are_made_of_those_images_only(command, tmp_pa
         command("cams", folder, "--data", "planted")
 
 
+def test_attributing_data_with_other_classes_names_both_lists(command, tmp_path):
+    """Else Hund would pass for cat, since both are the second of six."""
+    data = folder_of_images(tmp_path / "images")
+    ran = command("run", "planted-at", *SHORT)
+    folder = ran.split("record: ")[1].splitlines()[0]
+    with pytest.raises(
+        SystemExit, match=r"tells apart class 0, .* data are class0, class1, class2"
+    ):
+        command("attribute", f"{folder}/best.safetensors", "--data", data)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_a_signal_ends_in_a_line_that_says_how_to_go_on(number):
     """A real process, sent a real signal once its first epochs are kept."""

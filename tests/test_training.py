@@ -469,6 +469,18 @@ def test_parts_that_miss_a_class_are_refused_before_training():
         run(replace(SMALL, eval_size=3))
 
 
+@pytest.mark.parametrize(("size", "refused"), [(24, False), (25, True), (26, False)])
+def test_a_last_batch_of_one_image_of_one_pixel_is_refused_before_training(size, refused):
+    """Images of 4 pixels have maps of one pixel after two strides of two."""
+    tiny = Planted(image_size=4, pattern_size=4)
+    e = replace(SMALL, planted=tiny, train_size=size, batch_size=12, epochs=1)
+    if not refused:
+        assert run(e).finished
+        return
+    with pytest.raises(ValueError, match="batch_size=12, 25 training images leave a last batch"):
+        run(e)
+
+
 def test_channel_statistics_are_those_of_the_pixels():
     images = dataset(SMALL).train.images
     mean, std = channel_statistics(images)
