@@ -1,6 +1,7 @@
 """Downloads, from hosts on this machine that misbehave as real ones do."""
 
 import hashlib
+import importlib
 import io
 import pickle
 import tarfile
@@ -15,6 +16,8 @@ import torchvision
 
 from ccnotes import data
 from ccnotes.data import DataError, Download, download, load_photos
+
+room = importlib.import_module("ccnotes.data.download")  # the function hides the module
 
 BODY = np.random.default_rng(0).bytes(300_000)
 
@@ -89,9 +92,9 @@ def hosts():
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch):
-    monkeypatch.setattr(data, "TIMEOUT", 0.4)
-    monkeypatch.setattr(data, "SLOW_WINDOW", 0.1)
-    monkeypatch.setattr(data, "SLOW_RATE", 1_000_000)
+    monkeypatch.setattr(room, "TIMEOUT", 0.4)
+    monkeypatch.setattr(room, "SLOW_WINDOW", 0.1)
+    monkeypatch.setattr(room, "SLOW_RATE", 1_000_000)
 
 
 def offered(*hosts, body=BODY):
@@ -383,3 +386,24 @@ def test_every_host_offers_the_file_of_that_name():
     for file in data.ARCHIVES.values():
         assert all(url.startswith("https://") for url in file.urls)
         assert all(url.endswith(f"/{file.filename}") for url in file.urls)
+
+
+# --- the data folder
+
+
+def test_the_data_folder_is_the_argument_then_the_variable_then_the_users_cache(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(room, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.delenv("CCNOTES_DATA", raising=False)
+    assert data.data_folder() == tmp_path / "ccnotes" / "data"
+    monkeypatch.setenv("CCNOTES_DATA", str(tmp_path / "variable"))
+    assert data.data_folder() == tmp_path / "variable"
+    assert data.data_folder(str(tmp_path / "argument")) == tmp_path / "argument"
+    assert (tmp_path / "argument").is_dir()
+
+
+def test_a_data_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot be made .*--data-dir or \$CCNOTES_DATA"):
+        data.data_folder(tmp_path / "file" / "data")
