@@ -19,7 +19,8 @@ from ccnotes.data.download import (
     download,
     sha256_of,
 )
-from ccnotes.data.photos import ARCHIVES, EXTENSIONS, KNOWN, TITLES, Photos, load_photos
+from ccnotes.data.folders import EXTENSIONS
+from ccnotes.data.photos import ARCHIVES, KNOWN, TITLES, Photos, load_photos
 
 __all__ = [
     "ARCHIVES",

@@ -15,6 +15,11 @@ def augment(
     """A random crop after reflection by ``padding`` pixels, then a flip by a fair coin, per image.
 
     The numbers are drawn on the generator's device: give it the images' own to avoid a copy.
+
+    >>> image = torch.arange(3).expand(2, 1, 3, 3)
+    >>> augment(image, torch.Generator().manual_seed(0), padding=1)[:, 0, 0]
+    tensor([[1, 2, 1],
+            [1, 0, 1]])
     """
     batch, channels, height, width = images.shape
     if not 0 <= padding < min(height, width):
@@ -40,6 +45,12 @@ def cutout(images: Pixels, side: int, generator: torch.Generator) -> Pixels:
     """A mid-grey square of ``side`` pixels around a random pixel of each image, cut at its edge.
 
     DeVries and Taylor (2017), arXiv:1708.04552.
+
+    >>> images = torch.zeros(1, 1, 3, 5, dtype=torch.uint8)
+    >>> cutout(images, 3, torch.Generator().manual_seed(0))[0, 0]
+    tensor([[  0,   0,   0,   0,   0],
+            [  0,   0,   0, 128, 128],
+            [  0,   0,   0, 128, 128]], dtype=torch.uint8)
     """
 
     def hidden(length: int) -> Bool[Tensor, "batch length"]:
@@ -54,5 +65,9 @@ def cutout(images: Pixels, side: int, generator: torch.Generator) -> Pixels:
 
 
 def reflect(index: Int[Tensor, "batch side"], side: int) -> Int[Tensor, "batch side"]:
-    """Indices beyond 0 and ``side - 1`` mirrored back, the edge itself not repeated."""
+    """Indices beyond 0 and ``side - 1`` mirrored back, the edge itself not repeated.
+
+    >>> reflect(torch.arange(-2, 6)[None], side=4)
+    tensor([[2, 1, 0, 1, 2, 3, 2, 1]])
+    """
     return (side - 1) - ((side - 1) - index.abs()).abs()

@@ -285,7 +285,15 @@ def check(path: Path, file: Download) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Of the file's content; in hex."""
+    """Of the file's content; in hex.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "empty"
+    ...     path.touch()
+    ...     sha256_of(path)[:8]
+    'e3b0c442'
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -6,24 +6,23 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from tqdm import tqdm
 
 from ccnotes.data.dataset import DataError, Dataset, Split, split
-from ccnotes.data.download import Download, data_folder, download
-from ccnotes.types import Pixels
+from ccnotes.data.download import Download, data_folder, download, writing
+from ccnotes.data.folders import decode, digest, list_images
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+CACHES_KEPT = 8  # of image folders; each may take gigabytes
 # The home host comes last: it is throttled to some 60 kB/s (pytorch/vision#9536).
 ARCHIVES = {
     "cifar10": Download(
@@ -87,12 +86,28 @@ def load_photos(
     """Load ``"cifar10"``, ``"cifar100"``, ``"cifar10-jpeg"`` or ``"imagefolder:PATH"``.
 
     ``PATH/train/<class>/*`` and ``PATH/test/<class>/*`` are images, all of one size unless
-    ``image_size`` (pixels) gives the side of the square that they are fitted to. Validation images
-    are split off the training images, the same for every ``seed``, which draws the ``train_size``
-    images (``None``: all) from the rest. Both draws are balanced over the classes.
+    ``image_size`` (pixels) gives the side of the square that they are fitted to. Classes are
+    numbered in alphabetical order, as by torchvision's ``ImageFolder``: classes called 1 to 10 as
+    1, 10, 2, ... Photos are turned upright as their EXIF data say, which ``ImageFolder`` does not.
+    Of a file with several pictures the first counts. Refused are transparent images, whose hidden
+    colours mean nothing, and numbers whose range is not known, such as 32-bit TIFFs.
+
+    Validation images are split off the training images, the same for every ``seed``, which draws
+    the ``train_size`` images (``None``: all) from the rest. Both draws are balanced over classes.
 
     ValueError for a setting out of range, FileNotFoundError for a folder that is not there,
-    DataError for damaged files and for downloads that fail.
+    DataError for files that cannot be read or written and for downloads that fail.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> with TemporaryDirectory() as folder:
+    ...     for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+    ...         (Path(folder) / place).mkdir(parents=True)
+    ...         Image.new("RGB", (8, 6), "red").save(Path(folder) / place / "0.png")
+    ...     data = load_photos(f"imagefolder:{folder}", data_dir=folder, validation_size=0)
+    >>> data.classes, data.test.images.shape, data.test.labels
+    (('cat', 'dog'), torch.Size([2, 3, 6, 8]), tensor([0, 1]))
     """
     folder = data_folder(data_dir)
     if name in KNOWN and image_size not in (None, 32):
@@ -101,7 +116,7 @@ def load_photos(
             f"folders are resized. Leave it out, or load imagefolder:PATH."
         )
     if name in ARCHIVES:
-        photos = cached(folder / f"{name}.safetensors", lambda: unpack(name, folder))
+        photos = cached(folder, name, lambda: unpack(name, folder))
         title, identity = TITLES[name], KNOWN[name]
     elif name == "cifar10-jpeg":
         photos = decoded_before(name, folder)
@@ -129,17 +144,21 @@ def load_photos(
     )
 
 
-def cached(cache: Path, make: Callable[[], Photos]) -> Photos:
-    """What ``cache`` holds; where it is missing or damaged, what ``make`` gives, then kept."""
+def cached(folder: Path, name: str, make: Callable[[], Photos]) -> Photos:
+    """What the cache file ``name`` holds; where it is missing or damaged, what ``make`` gives."""
+    cache, kind = folder / f"{name}.safetensors", name.partition("-")[0]
     if (photos := read_cache(cache)) is None:
-        with FileLock(f"{cache}.lock"):
+        with writing(folder):
+            lock = FileLock(folder / f"{kind}.lock").acquire()
+        with lock:
             if (photos := read_cache(cache)) is None:  # another process may just have made it
                 photos = make()
-                write_cache(cache, photos)
+                with writing(folder):
+                    write_cache(cache, folder / f"{kind}.part", photos)
     return photos
 
 
-def write_cache(cache: Path, photos: Photos) -> None:
+def write_cache(cache: Path, unfinished: Path, photos: Photos) -> None:
     tensors = {
         "train_images": photos.train.images,
         "train_labels": photos.train.labels,
@@ -147,9 +166,32 @@ def write_cache(cache: Path, photos: Photos) -> None:
         "test_labels": photos.test.labels,
     }
     about = {"classes": json.dumps(photos.classes), "sha256": photos.sha256}
-    unfinished = cache.with_suffix(".part")  # what a killed run leaves, never half a cache
-    save_file(tensors, unfinished, metadata=about)
-    os.replace(unfinished, cache)
+    content = save(tensors, about)  # safetensors' save_file lets nobody else read the file
+    unfinished.unlink(missing_ok=True)  # what a killed run left
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, cache)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def drop_old(folder: Path, used: str) -> None:
+    """Delete caches of image folders, but for those last used and those of known data."""
+    with suppress(OSError):  # in a folder of others, say
+        os.utime(folder / f"{used}.safetensors")
+        caches = folder.glob("imagefolder-*.safetensors")
+        old = [path for path in caches if claimed(path) not in KNOWN.values()]
+        for path in sorted(old, key=lambda path: path.stat().st_mtime)[:-CACHES_KEPT]:
+            path.unlink()
+
+
+def claimed(cache: Path) -> str | None:
+    """The SHA-256 that a cache file says its content has."""
+    try:
+        with safe_open(cache, "pt") as file:
+            return str(file.metadata()["sha256"])
+    except Exception:  # as below
+        return None
 
 
 def read_cache(cache: Path) -> Photos | None:
@@ -163,16 +205,17 @@ def read_cache(cache: Path) -> Photos | None:
                 train=Split(images=tensor("train_images"), labels=tensor("train_labels")),
                 test=Split(images=tensor("test_images"), labels=tensor("test_labels")),
             )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        parts = (photos.train, photos.test)
+        typed = all((p.images.dtype, p.labels.dtype) == (torch.uint8, torch.int64) for p in parts)
+        return photos if typed and photos.sha256 == about["sha256"] else None
+    except Exception:  # flipped bits of its header make safetensors and torch raise nearly anything
         return None
-    return photos if photos.sha256 == about["sha256"] else None
 
 
 def decoded_before(name: str, folder: Path) -> Photos:
     """The known image folder ``name`` from the cache of an earlier run."""
     for cache in sorted(folder.glob("imagefolder-*.safetensors")):
-        photos = read_cache(cache)
-        if photos is not None and photos.sha256 == KNOWN[name]:
+        if claimed(cache) == KNOWN[name] and (photos := read_cache(cache)):
             return photos
     raise FileNotFoundError(
         f"{name!r} has not been loaded into {folder} yet. Load it once with --data "
@@ -181,7 +224,7 @@ def decoded_before(name: str, folder: Path) -> Photos:
 
 
 def image_folder(root: Path, folder: Path, image_size: int | None) -> Photos:
-    """All images under ``root``, decoded anew only when a file or ``image_size`` changed."""
+    """All images under ``root``, decoded anew only where a file or ``image_size`` changed."""
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size={image_size} must be at least 1 pixel.")
     train, test = list_images(root / "train"), list_images(root / "test")
@@ -192,10 +235,8 @@ def image_folder(root: Path, folder: Path, image_size: int | None) -> Photos:
         )
     files = [path for part in (train, test) for paths in part.values() for path in paths]
     key = hashlib.sha256(str(image_size).encode())
-    for path in files:
-        about = path.stat()
-        name = path.relative_to(root).as_posix()
-        key.update(json.dumps([name, about.st_size, about.st_mtime_ns]).encode())
+    for path in tqdm(files, "reading", unit=" files", delay=5):
+        key.update(json.dumps([path.relative_to(root).as_posix(), digest(path)]).encode())
 
     def make() -> Photos:
         images = decode(files, image_size)
@@ -210,59 +251,10 @@ def image_folder(root: Path, folder: Path, image_size: int | None) -> Photos:
             test=Split(images=images[cut:], labels=labels[1]),
         )
 
-    return cached(folder / f"imagefolder-{key.hexdigest()[:16]}.safetensors", make)
-
-
-def list_images(part: Path) -> dict[str, list[Path]]:
-    """The images of each class under ``part``, both in alphabetical order."""
-    if not part.is_dir():
-        raise FileNotFoundError(
-            f"{part} is not a folder. imagefolder:PATH needs images as PATH/train/<class>/* and "
-            f"PATH/test/<class>/*."
-        )
-    names = sorted(p.name for p in part.glob("[!.]*") if p.is_dir())
-    if len(names) < 2:
-        raise DataError(f"{part} has {len(names)} class folders. Classifying takes at least two.")
-    found = {}
-    for name in names:
-        files = (p for p in (part / name).rglob("[!.]*") if p.suffix.lower() in EXTENSIONS)
-        found[name] = sorted(files, key=Path.as_posix)
-        if not found[name]:
-            raise DataError(
-                f"{part / name} has no images ({', '.join(EXTENSIONS)}). Add some, or remove it."
-            )
-    return found
-
-
-def decode(files: list[Path], image_size: int | None) -> Pixels:
-    """RGB images, fitted to squares of side ``image_size``, or all as large as the first."""
-    width, height = read_image(files[0], image_size).size
-    images = np.empty((len(files), height, width, 3), np.uint8)
-
-    def read(index: int) -> None:
-        image = read_image(files[index], image_size)
-        if image.size != (width, height):
-            raise DataError(
-                f"{files[index]} has {image.width} x {image.height} pixels, {files[0]} has "
-                f"{width} x {height}. Fit all to one size with --image-size N."
-            )
-        images[index] = np.asarray(image)
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in tqdm(pool.map(read, range(len(files))), "decoding", len(files), unit=" images"):
-            pass
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-
-def read_image(path: Path, image_size: int | None) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except Exception as error:  # PIL's decoders raise nearly anything on damaged files
-        raise DataError(
-            f"{path} cannot be read as an image ({error}). Replace or delete it."
-        ) from error
-    return image if image_size is None else ImageOps.fit(image, (image_size, image_size))
+    name = f"imagefolder-{key.hexdigest()[:16]}"
+    photos = cached(folder, name, make)
+    drop_old(folder, used=name)
+    return photos
 
 
 def unpack(name: str, folder: Path) -> Photos:
@@ -270,16 +262,14 @@ def unpack(name: str, folder: Path) -> Photos:
     from torchvision.datasets import CIFAR10, CIFAR100  # takes seconds to import
 
     archive = download(ARCHIVES[name], folder)  # its SHA-256 matches: safe to unpickle
-    unpacked = folder / f"{name}.unpacked"
-    shutil.rmtree(unpacked, ignore_errors=True)  # what a killed run left
-    try:
+    for left in folder.glob(f"{name}.unpacked*"):  # by a killed run: the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
+    with writing(folder), TemporaryDirectory(prefix=f"{name}.unpacked-", dir=folder) as unpacked:
         with tarfile.open(archive) as tar:
             tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.11.0 to 3.11.3
             tar.extractall(unpacked)
         kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
         train, test = kind(unpacked, train=True), kind(unpacked, train=False)
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
 
     def whole(part: CIFAR10) -> Split:
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
