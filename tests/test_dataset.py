@@ -60,15 +60,34 @@ def test_small_classes_give_what_they_have():
 @pytest.mark.parametrize(
     ("train_size", "validation_size", "message"),
     [
-        (None, 22, r"validation_size=22 must lie in 0\.\.21.*smallest has 8"),
+        (None, 22, r"validation_size=22 must lie in 0\.\.21.*smallest has 8\)\. Try 2\."),
         (None, -1, r"validation_size=-1 must lie in 0\.\.21"),
-        (19, 6, r"train_size=19 must lie in 3\.\.18.*Leave it out to train on all 18"),
+        (19, 6, r"train_size=19 must lie in 3\.\.18.*Set it to 18 or None to train on all"),
+        (10**12, 6, r"train_size=1000000000000 must lie in 3\.\.18"),
         (2, 6, r"train_size=2 must lie in 3\.\.18: at least one image of each class"),
     ],
 )
 def test_sizes_out_of_range(train_size, validation_size, message, photos):
     with pytest.raises(ValueError, match=message):
         split(photos, train_size, validation_size, 0)
+
+
+@pytest.mark.parametrize(
+    ("train_size", "validation_size"), [(None, 2), (18, 6), (None, 6), (3, 21)]
+)
+def test_sizes_that_the_messages_name_work(train_size, validation_size, photos):
+    train, validation = split(photos, train_size, validation_size, 0)
+    assert len(validation) == validation_size
+    assert len(train) == train_size or len(train) + validation_size == 24
+    assert set(train.labels.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("labels", "counts"), [([0, 2, 2], r"\[1, 0, 2\]"), ([], r"\[\]")])
+def test_a_class_without_images_will_not_do(labels, counts):
+    images = torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8)
+    photos = Split(images=images, labels=torch.tensor(labels, dtype=torch.long))
+    with pytest.raises(ValueError, match=rf"{counts} images .* each class needs one"):
+        split(photos, None, 0, 0)
 
 
 def test_no_validation_images_can_be_had(photos):

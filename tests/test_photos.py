@@ -1,7 +1,10 @@
 """Image folders and caches, on small folders that are made anew for each test."""
 
 import io
+import itertools
+import os
 import random
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,6 +122,33 @@ def test_a_change_that_keeps_the_size_is_seen(folder, load):
     assert load().identity != before.identity
 
 
+def test_folders_whose_files_agree_in_name_size_and_time_are_told_apart(tmp_path):
+    """As `tar --mtime` and `git archive` make them."""
+    found = {}
+    for name, shade in (("day", 200), ("night", 20)):
+        for place in ("train/a", "train/b", "test/a", "test/b"):
+            path = tmp_path / name / place / "0.bmp"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (4, 4), (shade,) * 3).save(path)
+            os.utime(path, (0, 0))
+        where = f"imagefolder:{tmp_path / name}"
+        found[name] = load_photos(where, data_dir=tmp_path / "cache", validation_size=0)
+    assert found["day"].test.images.unique().tolist() == [200]
+    assert found["night"].test.images.unique().tolist() == [20]
+    assert found["day"].identity != found["night"].identity
+
+
+def test_a_file_that_was_only_touched_or_copied_is_not_decoded_again(folder, load, no_decoding):
+    before = load()
+    no_decoding()
+    for path in folder.rglob("*.jpg"):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+        os.utime(path, (0, 0))
+    assert load().identity == before.identity
+
+
 def test_each_image_size_has_a_cache_of_its_own(load):
     assert load(image_size=4).test.images.shape == (6, 3, 4, 4)
     assert load(image_size=5).test.images.shape == (6, 3, 5, 5)
@@ -186,17 +216,82 @@ def test_a_damaged_cache_is_made_again(damage, load, tmp_path):
 
 
 def test_an_interrupted_run_leaves_no_half_cache(load, tmp_path, monkeypatch):
-    def interrupted(tensors, path, metadata):
-        Path(path).write_bytes(b"half a file")
+    def interrupted(path, content):
+        Path.open(path, "wb").write(content[:100])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "save_file", interrupted)
+        patch.setattr(Path, "write_bytes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load()
-    assert not list((tmp_path / "cache").glob("*.safetensors"))
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["imagefolder.lock"]
     assert len(load().test) == 6
+
+
+def test_a_killed_run_leaves_one_unfinished_file_until_the_next(load, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "imagefolder.part").write_bytes(b"half a file")
+    load()
     assert not list((tmp_path / "cache").glob("*.part"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_a_full_disk_is_said_and_leaves_no_cache(load, tmp_path, monkeypatch):
+    def full(path, content):
+        with open("/dev/full", "wb") as file:
+            file.write(content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DataError, match=r"cache cannot be written to \(No space.*--data-dir"):
+        load()
+    assert not list((tmp_path / "cache").glob("*.safetensors"))
+
+
+def test_others_may_read_the_cache_as_the_umask_says(load, tmp_path):
+    before = os.umask(0o027)
+    try:
+        load()
+    finally:
+        os.umask(before)
+    (cache,) = (tmp_path / "cache").glob("*.safetensors")
+    assert stat.filemode(cache.stat().st_mode) == "-rw-r-----"
+
+
+def test_every_flipped_bit_of_a_cache_s_header_is_found(load, tmp_path):
+    whole = load()
+    (cache,) = (tmp_path / "cache").glob("*.safetensors")
+    content = cache.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    assert room.read_cache(cache)
+    for place in range(header):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << place % 8
+        cache.write_bytes(spoilt)
+        if (found := room.read_cache(cache)) is not None:  # white space, or the key's own name
+            assert torch.equal(found.test.images, whole.test.images)
+            assert (found.classes, found.sha256) == (whole.classes, whole.identity)
+
+
+def test_a_cache_of_other_types_is_none(load, tmp_path):
+    """Signed bytes have the same digest."""
+    load()
+    (cache,) = (tmp_path / "cache").glob("*.safetensors")
+    content = cache.read_bytes()
+    assert content.count(b'"U8"') == 2
+    cache.write_bytes(content.replace(b'"U8"', b'"I8"'))
+    assert room.read_cache(cache) is None
+
+
+def test_caches_of_folders_that_were_changed_do_not_pile_up(folder, load, tmp_path, monkeypatch):
+    """Those last used are kept, and the one of known data, which is found by its content."""
+    monkeypatch.setattr(room, "CACHES_KEPT", 2)
+    clock = itertools.count(1000)
+    utime = os.utime
+    monkeypatch.setattr(room.os, "utime", lambda path: utime(path, (next(clock),) * 2))
+    monkeypatch.setitem(room.KNOWN, "cifar10-jpeg", load().identity)
+    found = [load(image_size=size).identity for size in (2, 3, 2, 4)]
+    kept = {room.claimed(cache) for cache in (tmp_path / "cache").glob("*.safetensors")}
+    assert kept == {room.KNOWN["cifar10-jpeg"], found[0], found[3]}
 
 
 def test_image_size_fits_the_shorter_side_and_crops_the_middle(folder, load):

@@ -16,7 +16,7 @@ from ccnotes.data.download import sha256_of
 from ccnotes.types import Pixels
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no others: some run other programs
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # PIL lets others run programs
 HIDDEN = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # beside .anything
 JOINERS = str.maketrans("", "", "\u200c\u200d")  # unseen, but words and emoji need them
 MOST_PIXELS = 80_000_000  # of a file; eight are decoded at once
