@@ -43,9 +43,11 @@ def test_every_page_is_listed_and_every_listed_page_is_there():
 
 
 def test_every_module_is_in_the_api_and_the_other_way_round():
-    modules = {p.stem for p in (ROOT / "ccnotes").glob("*.py") if not p.stem.startswith("_")}
+    package = ROOT / "ccnotes"
+    files = [p.relative_to(package).with_suffix("") for p in package.rglob("[!_]*.py")]
+    modules = [".".join(path.parts) for path in files]
     api = (ROOT / "book/api.md").read_text()
-    assert set(re.findall(r"automodule:: ccnotes\.(\w+)", api)) == modules
+    assert sorted(re.findall(r"automodule:: ccnotes\.(\S+)", api)) == sorted(modules)
 
 
 @each_notebook

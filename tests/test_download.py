@@ -1,12 +1,17 @@
 """Downloads, from hosts on this machine that misbehave as real ones do."""
 
 import hashlib
+import importlib
 import io
+import itertools
+import os
 import pickle
+import stat
 import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,18 +21,32 @@ import torchvision
 from ccnotes import data
 from ccnotes.data import DataError, Download, download, load_photos
 
+room = importlib.import_module("ccnotes.data.download")  # the function hides the module
+
 BODY = np.random.default_rng(0).bytes(300_000)
 
 
 class Host(ThreadingHTTPServer):
     """Serves ``body``, and does to it what it is told to."""
 
-    def __init__(self, body=BODY, *, status=200, ranges="honoured", cut=None, silent=0, rate=None):
+    def __init__(
+        self,
+        body=BODY,
+        *,
+        status=200,
+        says=None,
+        ranges="honoured",
+        cut=None,
+        silent=None,
+        rate=None,
+    ):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.status, self.ranges = body, status, ranges
         self.cut = cut  # bytes of an answer after which it hangs up
-        self.silent = silent  # seconds of silence before it does
+        self.silent = silent  # an event for which it waits before it does
+        self.waited_in_vain = False
         self.rate = rate  # bytes per second
+        self.says = says  # the pieces of an answer, or what makes them for each request
         self.asked = []  # the first byte that each request asked for
         self.url = f"http://127.0.0.1:{self.server_port}/file.bin"
 
@@ -40,6 +59,10 @@ class Handler(BaseHTTPRequestHandler):
         host = self.server
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
         host.asked.append(start)
+        if host.says is not None:
+            for piece in host.says() if callable(host.says) else host.says:
+                self.wfile.write(piece)
+            return None
         if host.status != 200:
             return self.send_error(host.status)
         if start and host.ranges == "refused":
@@ -63,8 +86,8 @@ class Handler(BaseHTTPRequestHandler):
         for at in range(0, len(body[: host.cut]), step):
             self.wfile.write(body[: host.cut][at : at + step])
             time.sleep(step / host.rate if host.rate else 0)
-        if host.cut:
-            time.sleep(host.silent)
+        if host.silent:
+            host.waited_in_vain = not host.silent.wait(30)
 
     def log_message(self, *about):
         pass
@@ -89,9 +112,10 @@ def hosts():
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch):
-    monkeypatch.setattr(data, "TIMEOUT", 0.4)
-    monkeypatch.setattr(data, "SLOW_WINDOW", 0.1)
-    monkeypatch.setattr(data, "SLOW_RATE", 1_000_000)
+    monkeypatch.setattr(room, "TIMEOUT", 0.4)
+    monkeypatch.setattr(room, "ANSWER_TIME", 0.4)
+    monkeypatch.setattr(room, "SLOW_WINDOW", 0.1)
+    monkeypatch.setattr(room, "SLOW_RATE", 1_000_000)
 
 
 def offered(*hosts, body=BODY):
@@ -165,7 +189,15 @@ def test_a_part_longer_than_the_file_is_started_over(hosts, tmp_path):
 
 
 def test_a_host_that_hangs_up_is_asked_again_for_the_rest(hosts, tmp_path):
+    (host,) = hosts(Host(cut=160_000))
+    assert download(offered(host), tmp_path).read_bytes() == BODY
+    assert host.asked == [0, 160_000]
+
+
+def test_a_host_has_two_turns_in_one_call(hosts, tmp_path):
     (host,) = hosts(Host(cut=110_000))
+    with pytest.raises(DataError, match=r"Run again to resume after 220,000 bytes"):
+        download(offered(host), tmp_path)
     assert download(offered(host), tmp_path).read_bytes() == BODY
     assert host.asked == [0, 110_000, 220_000]
 
@@ -184,11 +216,11 @@ def test_a_host_that_hangs_up_and_cannot_resume_is_given_up(hosts, tmp_path):
 
 
 def test_a_host_that_falls_silent_is_left(hosts, tmp_path):
-    silent, host = hosts(Host(cut=110_000, silent=2), Host())
-    begin = time.monotonic()
+    silent, host = hosts(Host(cut=110_000, silent=threading.Event()), Host())
     assert download(offered(silent, host), tmp_path).read_bytes() == BODY
-    assert time.monotonic() - begin < 1.5
+    silent.silent.set()
     assert host.asked == [110_000]
+    assert not silent.waited_in_vain  # else it was waited for as long as it liked
 
 
 def test_a_throttled_host_is_left_for_the_next_and_what_it_sent_is_kept(hosts, tmp_path):
@@ -243,13 +275,131 @@ def test_a_page_in_place_of_the_file_does_not_cost_what_was_received(ranges, hos
 
 @pytest.mark.parametrize(
     ("body", "asked"),
-    [(BODY, []), (BODY + b"more", []), (BODY[:-1], [len(BODY) - 1])],
+    [(BODY, []), (BODY + b"more", []), (BODY[:-1], [0])],
     ids=["same", "long", "short"],
 )
 def test_a_host_that_does_not_tell_the_length(body, asked, hosts, tmp_path):
     odd, host = hosts(Host(body, ranges="no length"), Host())
     assert download(offered(odd, host), tmp_path).read_bytes() == BODY
     assert host.asked == asked
+
+
+def test_a_host_that_starts_over_and_hangs_up_does_not_cost_what_was_received(hosts, tmp_path):
+    cut, host = hosts(Host(ranges="ignored", cut=1000), Host())
+    started(tmp_path, BODY[:1234])
+    assert download(offered(cut, host), tmp_path).read_bytes() == BODY
+    assert host.asked == [1234]
+
+
+def test_parked_pages_around_a_good_host_do_not_spoil_what_it_sends(hosts, tmp_path):
+    page = CHUNKED + b"6\r\n<html>\r\n0\r\n\r\n"
+    parked, good, other = hosts(Host(says=[page]), Host(cut=160_000), Host(says=[page]))
+    assert download(offered(parked, good, other), tmp_path).read_bytes() == BODY
+    assert good.asked == [0, 160_000]
+    assert parked.asked == [0]
+
+
+def test_what_one_host_spoilt_the_next_sends_from_its_first_byte(hosts, tmp_path):
+    spoilt, good, other = hosts(Host(bytes(len(BODY)), cut=50_000), Host(), Host())
+    assert download(offered(spoilt, good, other), tmp_path).read_bytes() == BODY
+    assert (good.asked, other.asked) == ([50_000, 0], [])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_a_full_disk_is_no_fault_of_the_hosts(hosts, tmp_path):
+    first, second = hosts(Host(), Host())
+    (tmp_path / "file.bin.part").symlink_to("/dev/full")
+    with pytest.raises(DataError, match=rf"{tmp_path} cannot be written to \(No space.*Make room"):
+        download(offered(first, second), tmp_path)
+    assert (first.asked, second.asked) == ([0], [])
+
+
+def test_others_may_read_what_was_fetched_as_the_umask_says(hosts, tmp_path):
+    (host,) = hosts(Host())
+    before = os.umask(0o027)
+    try:
+        path = download(offered(host), tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.filemode(path.stat().st_mode) == "-rw-r-----"
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+MOVED = b"HTTP/1.1 302 Found\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def moved(to):
+    return [MOVED, b"Location: " + to + b"\r\nContent-Length: 0\r\n\r\n"]
+
+
+ODD = {
+    "a page in chunks": [CHUNKED, b"6\r\n<html>\r\n0\r\n\r\n"],
+    "a page without its length": [OK, b"\r\n<html>"],
+    "a length that is no number": [OK, b"Content-Length: abc\r\n\r\n", BODY],
+    "a negative length": [OK, b"Content-Length: -1\r\n\r\n", BODY],
+    "a chunk that is none": [CHUNKED, b"six\r\n<html>"],
+    "a part of no range": [b"HTTP/1.1 206 Partial Content\r\n\r\n", BODY],
+    "an end before the file's": [
+        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 1234-1299/1300\r\n\r\n",
+        bytes(66),
+    ],
+    "moved to half an address": moved(b"http://[::1"),
+    "moved to no port": moved(b"http://127.0.0.1:99999/"),
+    "moved to no host": moved(b"http://" + b"a" * 64 + b".invalid/"),
+    "moved to a local file": moved(b"file:///etc/hostname"),
+    "moved for ever": moved(b"/file.bin"),
+    "a page of moving that never ends": itertools.chain(
+        [MOVED, b"Location: /\r\n\r\n"], itertools.repeat(bytes(10_000))
+    ),
+    "too many headers": [OK, b"X: y\r\n" * 1000, b"\r\n"],
+    "a header without end": [OK, b"X" * 100_000],
+    "another protocol": [b"SSH-2.0-dropbear\r\n"],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("says", ODD.values(), ids=ODD)
+def test_after_an_answer_that_is_not_the_file_another_host_goes_on(says, hosts, tmp_path):
+    odd, host = hosts(Host(says=says), Host())
+    started(tmp_path, BODY[:1234])
+    assert download(offered(odd, host), tmp_path).read_bytes() == BODY
+    assert host.asked == [1234]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.bin", "file.bin.lock"]
+
+
+@pytest.mark.parametrize("says", [ODD["a page in chunks"], [b"HTTP/1.1 200 \x1b[2J\r\n"] * 2])
+def test_a_page_alone_is_asked_for_once_and_shows_nothing_but_text(says, hosts, tmp_path):
+    (page,) = hosts(Host(says=says))
+    with pytest.raises(DataError, match=r"could not be downloaded") as caught:
+        download(offered(page), tmp_path)
+    assert page.asked == [0]
+    assert "\x1b" not in str(caught.value)
+
+
+def slowly(*pieces):
+    for piece in pieces:
+        for byte in piece:
+            time.sleep(0.01)
+            yield bytes([byte])
+
+
+FOREVER = itertools.repeat(ord("1"))
+SLOW = {
+    "headers": lambda: slowly(OK, b"X: ", FOREVER),
+    "continue": lambda: itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "bytes": lambda: itertools.chain([OK, b"Content-Length: 300000\r\n\r\n"], slowly(FOREVER)),
+    "chunk": lambda: itertools.chain([CHUNKED], slowly(FOREVER)),
+    "moving": lambda: itertools.chain([MOVED, b"Location: /\r\n\r\n"], slowly(FOREVER)),
+}
+
+
+@pytest.mark.parametrize("says", SLOW.values(), ids=SLOW)
+def test_a_host_that_answers_for_ever_is_left_even_when_it_is_the_last(says, hosts, tmp_path):
+    """Each byte comes within the time-out; the answer never ends."""
+    (slow,) = hosts(Host(says=says))
+    with pytest.raises(DataError, match=r"no answer in|sends only 0\.1 kB/s"):
+        download(offered(slow), tmp_path)
 
 
 def test_when_all_fail_one_error_says_why_and_what_to_do(hosts, tmp_path):
@@ -262,7 +412,7 @@ def test_when_all_fail_one_error_says_why_and_what_to_do(hosts, tmp_path):
     message = str(caught.value)
     for host, why in [
         (missing, "HTTP Error 404: Not Found"),
-        (page, "offers a file of 6 bytes, not 300,000"),
+        (page, "offers 6 bytes, not the 300,000 asked for"),
         (gone, "Connection refused"),
         (cut, "hung up after 5,000 of 300,000 bytes"),
     ]:
@@ -383,3 +533,32 @@ def test_every_host_offers_the_file_of_that_name():
     for file in data.ARCHIVES.values():
         assert all(url.startswith("https://") for url in file.urls)
         assert all(url.endswith(f"/{file.filename}") for url in file.urls)
+
+
+# --- the data folder
+
+
+def test_the_data_folder_is_the_argument_then_the_variable_then_the_users_cache(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(room, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.delenv("CCNOTES_DATA", raising=False)
+    assert data.data_folder() == tmp_path / "ccnotes" / "data"
+    monkeypatch.setenv("CCNOTES_DATA", str(tmp_path / "variable"))
+    assert data.data_folder() == tmp_path / "variable"
+    assert data.data_folder(str(tmp_path / "argument")) == tmp_path / "argument"
+    assert (tmp_path / "argument").is_dir()
+
+
+def test_a_data_folder_of_nobody(monkeypatch):
+    """A user without a home, as in some containers."""
+    monkeypatch.setattr(room, "user_cache_path", lambda name: Path("~nobody-at-all") / name)
+    monkeypatch.delenv("CCNOTES_DATA", raising=False)
+    with pytest.raises(DataError, match=r"cannot be made .*--data-dir or \$CCNOTES_DATA"):
+        data.data_folder()
+
+
+def test_a_data_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot be made .*--data-dir or \$CCNOTES_DATA"):
+        data.data_folder(tmp_path / "file" / "data")

@@ -1,5 +1,10 @@
+"""Image folders and caches, on small folders that are made anew for each test."""
+
 import io
+import itertools
+import os
 import random
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ccnotes import data
-from ccnotes.data import KNOWN, DataError, augment, cutout, load_photos, to_float
+from ccnotes.data import KNOWN, DataError, Split, load_photos, photos as room
 
 
 def photo(number, size=(8, 6)):
@@ -52,7 +56,7 @@ def no_decoding(monkeypatch):
     def decode(files, image_size):
         raise AssertionError("decoded again")
 
-    return lambda: monkeypatch.setattr(data, "decode", decode)
+    return lambda: monkeypatch.setattr(room, "decode", decode)
 
 
 def rows(split):
@@ -118,20 +122,47 @@ def test_a_change_that_keeps_the_size_is_seen(folder, load):
     assert load().identity != before.identity
 
 
+def test_folders_whose_files_agree_in_name_size_and_time_are_told_apart(tmp_path):
+    """As `tar --mtime` and `git archive` make them."""
+    found = {}
+    for name, shade in (("day", 200), ("night", 20)):
+        for place in ("train/a", "train/b", "test/a", "test/b"):
+            path = tmp_path / name / place / "0.bmp"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (4, 4), (shade,) * 3).save(path)
+            os.utime(path, (0, 0))
+        where = f"imagefolder:{tmp_path / name}"
+        found[name] = load_photos(where, data_dir=tmp_path / "cache", validation_size=0)
+    assert found["day"].test.images.unique().tolist() == [200]
+    assert found["night"].test.images.unique().tolist() == [20]
+    assert found["day"].identity != found["night"].identity
+
+
+def test_a_file_that_was_only_touched_or_copied_is_not_decoded_again(folder, load, no_decoding):
+    before = load()
+    no_decoding()
+    for path in folder.rglob("*.jpg"):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+        os.utime(path, (0, 0))
+    assert load().identity == before.identity
+
+
 def test_each_image_size_has_a_cache_of_its_own(load):
     assert load(image_size=4).test.images.shape == (6, 3, 4, 4)
     assert load(image_size=5).test.images.shape == (6, 3, 5, 5)
 
 
 def test_two_at_once_decode_once(load, monkeypatch):
-    calls, decode = [], data.decode
+    calls, decode = [], room.decode
 
     def slowly(files, image_size):
         calls.append(len(files))
         time.sleep(0.1)
         return decode(files, image_size)
 
-    monkeypatch.setattr(data, "decode", slowly)
+    monkeypatch.setattr(room, "decode", slowly)
     with ThreadPoolExecutor(2) as pool:
         a, b = pool.map(lambda _: load(), range(2))
     assert a.identity == b.identity
@@ -154,10 +185,10 @@ def test_identity_is_of_all_the_images_whatever_is_made_of_them(folder, load):
 
 def test_the_recipe_of_identities_stays_as_it_is():
     """Else no record would be found again, and CIFAR-10 as JPEG not be recognised."""
-    part = data.Split(
+    part = Split(
         images=torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2), labels=torch.tensor([0, 1])
     )
-    photos = data.Photos(classes=("cat", "dog"), train=part, test=part)
+    photos = room.Photos(classes=("cat", "dog"), train=part, test=part)
     assert photos.sha256 == "03a137328619286791cc86edfff9bace5037033fd3af4d0a71be64be7e1430f0"
 
 
@@ -185,17 +216,82 @@ def test_a_damaged_cache_is_made_again(damage, load, tmp_path):
 
 
 def test_an_interrupted_run_leaves_no_half_cache(load, tmp_path, monkeypatch):
-    def interrupted(tensors, path, metadata):
-        Path(path).write_bytes(b"half a file")
+    def interrupted(path, content):
+        Path.open(path, "wb").write(content[:100])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "save_file", interrupted)
+        patch.setattr(Path, "write_bytes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load()
-    assert not list((tmp_path / "cache").glob("*.safetensors"))
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["imagefolder.lock"]
     assert len(load().test) == 6
+
+
+def test_a_killed_run_leaves_one_unfinished_file_until_the_next(load, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "imagefolder.part").write_bytes(b"half a file")
+    load()
     assert not list((tmp_path / "cache").glob("*.part"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_a_full_disk_is_said_and_leaves_no_cache(load, tmp_path, monkeypatch):
+    def full(path, content):
+        with open("/dev/full", "wb") as file:
+            file.write(content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DataError, match=r"cache cannot be written to \(No space.*--data-dir"):
+        load()
+    assert not list((tmp_path / "cache").glob("*.safetensors"))
+
+
+def test_others_may_read_the_cache_as_the_umask_says(load, tmp_path):
+    before = os.umask(0o027)
+    try:
+        load()
+    finally:
+        os.umask(before)
+    (cache,) = (tmp_path / "cache").glob("*.safetensors")
+    assert stat.filemode(cache.stat().st_mode) == "-rw-r-----"
+
+
+def test_every_flipped_bit_of_a_cache_s_header_is_found(load, tmp_path):
+    whole = load()
+    (cache,) = (tmp_path / "cache").glob("*.safetensors")
+    content = cache.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    assert room.read_cache(cache)
+    for place in range(header):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << place % 8
+        cache.write_bytes(spoilt)
+        if (found := room.read_cache(cache)) is not None:  # white space, or the key's own name
+            assert torch.equal(found.test.images, whole.test.images)
+            assert (found.classes, found.sha256) == (whole.classes, whole.identity)
+
+
+def test_a_cache_of_other_types_is_none(load, tmp_path):
+    """Signed bytes have the same digest."""
+    load()
+    (cache,) = (tmp_path / "cache").glob("*.safetensors")
+    content = cache.read_bytes()
+    assert content.count(b'"U8"') == 2
+    cache.write_bytes(content.replace(b'"U8"', b'"I8"'))
+    assert room.read_cache(cache) is None
+
+
+def test_caches_of_folders_that_were_changed_do_not_pile_up(folder, load, tmp_path, monkeypatch):
+    """Those last used are kept, and the one of known data, which is found by its content."""
+    monkeypatch.setattr(room, "CACHES_KEPT", 2)
+    clock = itertools.count(1000)
+    utime = os.utime
+    monkeypatch.setattr(room.os, "utime", lambda path: utime(path, (next(clock),) * 2))
+    monkeypatch.setitem(room.KNOWN, "cifar10-jpeg", load().identity)
+    found = [load(image_size=size).identity for size in (2, 3, 2, 4)]
+    kept = {room.claimed(cache) for cache in (tmp_path / "cache").glob("*.safetensors")}
+    assert kept == {room.KNOWN["cifar10-jpeg"], found[0], found[3]}
 
 
 def test_image_size_fits_the_shorter_side_and_crops_the_middle(folder, load):
@@ -290,7 +386,7 @@ def test_image_size_must_be_positive(load):
 def test_a_folder_of_known_content_gets_its_name_and_is_found_without_its_path(
     load, monkeypatch, tmp_path, no_decoding
 ):
-    monkeypatch.setitem(data.KNOWN, "cifar10-jpeg", load().identity)
+    monkeypatch.setitem(room.KNOWN, "cifar10-jpeg", load().identity)
     assert (load().name, load().title) == ("cifar10-jpeg", "CIFAR-10 (JPEG)")
     no_decoding()
     (tmp_path / "cache" / "imagefolder-0.safetensors").write_bytes(b"damaged")
@@ -321,155 +417,8 @@ def test_cifar_is_not_resized(tmp_path):
         load_photos("cifar10", data_dir=tmp_path, image_size=64)
 
 
-def test_the_data_folder_is_the_argument_then_the_variable_then_the_users_cache(
-    monkeypatch, tmp_path
-):
-    monkeypatch.setattr(data, "user_cache_path", lambda name: tmp_path / name)
-    monkeypatch.delenv("CCNOTES_DATA", raising=False)
-    assert data.data_folder() == tmp_path / "ccnotes" / "data"
-    monkeypatch.setenv("CCNOTES_DATA", str(tmp_path / "variable"))
-    assert data.data_folder() == tmp_path / "variable"
-    assert data.data_folder(str(tmp_path / "argument")) == tmp_path / "argument"
-    assert (tmp_path / "argument").is_dir()
-
-
-def test_a_data_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match=r"cannot be made .*--data-dir or \$CCNOTES_DATA"):
-        data.data_folder(tmp_path / "file" / "data")
-
-
-# --- splits
-
-
-def test_validation_is_the_same_for_every_seed_balanced_and_not_trained_on(load):
-    a, b = load(seed=0, train_size=9), load(seed=1, train_size=9)
+def test_sizes_and_seed_reach_the_split(load):
+    a, b = load(train_size=9, validation_size=3), load(train_size=9, validation_size=3, seed=1)
+    assert (len(a.train), len(a.validation), len(a.test)) == (9, 3, 6)
     assert rows(a.validation) == rows(b.validation)
-    assert a.validation.labels.bincount().tolist() == [2, 2, 2]
     assert rows(a.train) != rows(b.train)
-    for photos in (a, b, load(seed=2)):
-        assert not rows(photos.train) & rows(photos.validation)
-
-
-def test_the_training_subset_is_balanced_and_the_same_for_a_seed(load):
-    a, b = load(train_size=11, seed=3), load(train_size=11, seed=3)
-    assert torch.equal(a.train.images, b.train.images)
-    assert sorted(a.train.labels.bincount().tolist()) == [3, 4, 4]
-    assert rows(a.train) < rows(load().train)
-
-
-def test_by_default_all_the_rest_is_trained_on_in_the_folders_order(load):
-    photos = load()
-    assert photos.train.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
-    assert len(rows(photos.train) | rows(photos.validation)) == 24
-
-
-def test_a_split_does_not_depend_on_the_global_generator(load):
-    torch.manual_seed(0)
-    a = load(train_size=9)
-    torch.manual_seed(1)
-    assert torch.equal(a.train.images, load(train_size=9).train.images)
-
-
-def test_small_classes_give_what_they_have():
-    labels = torch.tensor([0] * 10 + [1] * 2)
-    chosen = data.balanced(labels, 8, 0)
-    assert labels[chosen].bincount().tolist() == [6, 2]
-    assert chosen.tolist() == sorted(set(chosen.tolist()))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"validation_size": 22}, r"validation_size=22 must lie in 0\.\.21.*smallest has 8"),
-        ({"validation_size": -1}, r"validation_size=-1 must lie in 0\.\.21"),
-        ({"train_size": 19}, r"train_size=19 must lie in 3\.\.18.*Leave it out to train on all 18"),
-        ({"train_size": 2}, r"train_size=2 must lie in 3\.\.18: at least one image of each class"),
-    ],
-)
-def test_sizes_out_of_range(settings, message, load):
-    with pytest.raises(ValueError, match=message):
-        load(**settings)
-
-
-def test_no_validation_images_can_be_had(load):
-    assert len(load(validation_size=0).validation) == 0
-
-
-def test_a_split_moves_between_devices(load):
-    moved = load().test.to("meta")
-    assert moved.images.device.type == moved.labels.device.type == "meta"
-    assert len(moved) == 6
-
-
-# --- batches
-
-
-def naive_augment(images, generator, padding):
-    """One image at a time, with torch's own reflection and crops by slicing."""
-    batch, _, height, width = images.shape
-    top, left, flip = (
-        torch.randint(high, (batch, 1), generator=generator).flatten().tolist()
-        for high in (2 * padding + 1, 2 * padding + 1, 2)
-    )
-    result = []
-    for n, image in enumerate(images):
-        padded = torch.nn.functional.pad(image[None].double(), [padding] * 4, mode="reflect")[0]
-        crop = padded[:, top[n] : top[n] + height, left[n] : left[n] + width]
-        result.append((crop.flip(-1) if flip[n] else crop).to(images.dtype))
-    return torch.stack(result)
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("padding", [0, 1, 4])
-def test_augment_agrees_with_one_image_at_a_time(dtype, padding):
-    images = torch.randint(256, (200, 3, 5, 9)).to(dtype)
-    seeded = [torch.Generator().manual_seed(7) for _ in range(2)]
-    result = augment(images, seeded[0], padding)
-    assert result.dtype == dtype
-    assert result.is_contiguous()
-    assert torch.equal(result, naive_augment(images, seeded[1], padding))
-
-
-def test_augment_draws_every_crop_and_flip_per_image():
-    images = torch.arange(25, dtype=torch.uint8).view(1, 1, 5, 5).repeat(2000, 1, 1, 1)
-    results = augment(images, torch.Generator().manual_seed(0), padding=1)
-    assert len(results.flatten(1).unique(dim=0)) == 3 * 3 * 2
-
-
-@pytest.mark.parametrize("side", [3, 4])
-def test_cutout_hides_one_square_around_each_pixel_as_often(side):
-    """Every pixel of 5 x 6 is a centre; the square ends where the image does."""
-    images = torch.full((6000, 3, 5, 6), 7, dtype=torch.uint8)
-    results = cutout(images, side, torch.Generator().manual_seed(0))
-    assert (images == 7).all()
-    expected = {}
-    for row, column in np.ndindex(5, 6):
-        wanted = torch.full((3, 5, 6), 7, dtype=torch.uint8)
-        first, left = row - side // 2, column - side // 2
-        wanted[:, max(first, 0) : first + side, max(left, 0) : left + side] = 128
-        expected[bytes(wanted.numpy())] = 0
-    for image in results:
-        expected[bytes(image.numpy())] += 1
-    counts = np.array(list(expected.values()))
-    assert len(counts) == 30
-    assert abs(counts - 200).max() < 5 * 200**0.5  # five standard deviations of a count
-
-
-def test_augment_leaves_its_input_alone():
-    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
-    before = images.clone()
-    augment(images, torch.Generator().manual_seed(0)).zero_()
-    assert torch.equal(images, before)
-
-
-@pytest.mark.parametrize("padding", [-1, 5])
-def test_reflection_needs_padding_less_than_the_side(padding):
-    with pytest.raises(ValueError, match=rf"padding={padding} must be .* here 5 x 9 pixels"):
-        augment(torch.zeros(2, 3, 5, 9), torch.Generator(), padding)
-
-
-def test_to_float_spans_the_unit_interval():
-    pixels = to_float(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3))
-    assert pixels.dtype == torch.float32
-    torch.testing.assert_close(pixels.flatten(), torch.tensor([0, 0.2, 1]))

@@ -1,0 +1,178 @@
+"""Folders of image files: which files count, and what their pixels are."""
+
+import os
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from ccnotes.data.dataset import DataError
+from ccnotes.data.download import sha256_of
+from ccnotes.types import Pixels
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # PIL lets others run programs
+HIDDEN = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # beside .anything
+JOINERS = str.maketrans("", "", "\u200c\u200d")  # unseen, but words and emoji need them
+MOST_PIXELS = 80_000_000  # of a file; eight are decoded at once
+SAMPLE_FORMAT, BITS_PER_SAMPLE, PHOTOMETRIC = 339, 258, 262  # TIFF's tags
+
+
+def list_images(part: Path) -> dict[str, list[Path]]:
+    """The images of each class under ``part``, both in alphabetical order."""
+    if not part.is_dir():
+        raise FileNotFoundError(
+            f"{part} is not a folder. imagefolder:PATH needs images as PATH/train/<class>/* and "
+            f"PATH/test/<class>/*."
+        )
+    classes = class_folders(part)
+    if len(classes) < 2:
+        raise DataError(f"{part} has {len(classes)} class folders. Classifying takes at least two.")
+    found = {name: files_under(folder) for name, folder in sorted(classes.items())}
+    if empty := [classes[name] for name, files in found.items() if not files]:
+        raise DataError(
+            f"{empty[0]} has no images ({', '.join(EXTENSIONS)}). Add some, or remove it."
+        )
+    return found
+
+
+def class_folders(part: Path) -> dict[str, Path]:
+    """Class names, and where each class's images lie.
+
+    Names are composed (Unicode's NFC), since file systems differ in how they write an é.
+    """
+    found: dict[str, Path] = {}
+    for folder in part.iterdir():
+        if not folder.is_dir() or hidden(folder.name):
+            continue
+        name = unicodedata.normalize("NFC", folder.name)
+        if not name.translate(JOINERS).isprintable():
+            raise DataError(
+                f"the class folder {folder.name!r} in {part} has a character in its name that "
+                f"cannot be shown. Rename it."
+            )
+        if name in found:
+            raise DataError(
+                f"{part} has two class folders called {name}, one with its accents composed, one "
+                f"with them apart. Move the images of one into the other."
+            )
+        found[name] = folder
+    return found
+
+
+def files_under(folder: Path) -> list[Path]:
+    """The images at any depth; hidden ones and those in hidden folders do not count."""
+
+    def unreadable(error: OSError) -> None:
+        raise error  # else such folders would be passed over
+
+    found = []
+    for where, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not hidden(name)]
+        images = [name for name in files if name.lower().endswith(EXTENSIONS) and not hidden(name)]
+        found += [Path(where, name) for name in images]
+    return sorted(found, key=Path.as_posix)
+
+
+def hidden(name: str) -> bool:
+    return name.startswith(".") or name in HIDDEN
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of an image file's content."""
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise DataError(f"{path} is no file, or a link to none. Replace or delete it.")
+    return sha256_of(path)
+
+
+def decode(files: list[Path], image_size: int | None) -> Pixels:
+    """RGB images, fitted to squares of side ``image_size``, or all as large as the first."""
+    size = (image_size, image_size) if image_size else read_image(files[0], None).size
+    width, height = size
+    demand_memory(len(files), width, height)
+    images = np.empty((len(files), 3, height, width), np.uint8)
+
+    def read(index: int) -> None:
+        image = read_image(files[index], image_size)
+        if image.size != size:
+            raise DataError(
+                f"{files[index]} has {image.width} x {image.height} pixels, {files[0]} has "
+                f"{width} x {height}. Fit all to one size with --image-size N."
+            )
+        images[index] = np.asarray(image).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for _ in tqdm(pool.map(read, range(len(files))), "decoding", len(files), unit=" images"):
+            pass
+    return torch.from_numpy(images)
+
+
+def demand_memory(count: int, width: int, height: int) -> None:
+    """DataError where this machine cannot hold so many images twice, as their split does."""
+    needed, there = 2 * 3 * width * height * count, main_memory()
+    if needed > there:
+        raise DataError(
+            f"{count:,} images of {width:,} x {height:,} pixels take {needed / 1e9:,.1f} GB while "
+            f"they are split; this machine has {there / 1e9:,.1f}. Fit them to a smaller size "
+            f"with --image-size N."
+        )
+
+
+def main_memory() -> float:
+    """In bytes; infinite where the system does not tell."""
+    with suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return float("inf")
+
+
+def read_image(path: Path, image_size: int | None) -> Image.Image:
+    """The file's first picture, as people see it: upright, in RGB, 8 bits a channel."""
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise ValueError(f"{file.width} x {file.height} pixels are too many; shrink it")
+            ImageOps.exif_transpose(file, in_place=True)
+            if is_transparent(file):
+                raise ValueError("it has transparent pixels: put it on a background, and save that")
+            image = to_rgb(file)
+    except Exception as error:  # PIL's decoders raise nearly anything on damaged files
+        raise DataError(
+            f"{path} cannot be read as an image ({error}). Replace or delete it."
+        ) from error
+    return image if image_size is None else ImageOps.fit(image, (image_size, image_size))
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether what is seen depends on a background; the colours of such pixels mean nothing."""
+    if not image.has_transparency_data:
+        return False
+    key = image.info.get("transparency")  # the colour that is not seen
+    if image.mode.startswith("I") or (isinstance(key, tuple) and max(key) > 255):
+        return True  # such colours of 16 bits PIL does not find
+    return bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Three channels of 8 bits; of grey images with 16 bits, the nearest of the 256 levels.
+
+    ValueError where the range of the numbers is not known: PIL would clip them without a word.
+    """
+    tags = getattr(image, "tag_v2", {})
+    signed = set(tags.get(SAMPLE_FORMAT, (1,))) != {1}
+    if image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr") and not signed:
+        return image.convert("RGB")
+    # 16 bits are "I;16" or, of some formats and before PIL 10.3, "I", which of TIFF has 32.
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format != "TIFF")
+    black_is_zero = (tags.get(BITS_PER_SAMPLE, (16,)), tags.get(PHOTOMETRIC, 1)) == ((16,), 1)
+    if not sixteen or signed or not black_is_zero:
+        raise ValueError(
+            f"what its numbers mean as pixels is not known, mode {image.mode}; save it with 8 bits "
+            f"a channel, or as a grey PNG with 16"
+        )
+    levels = np.asarray(image).astype(np.int64)
+    return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")

