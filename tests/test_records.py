@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 
 import ccnotes
-from ccnotes import records, training
+from ccnotes import evaluation, records, training
 from ccnotes.attacks import PGD, pgd
 from ccnotes.attribution import cas, class_attribution, class_similarity
 from ccnotes.data import to_float
@@ -49,10 +50,10 @@ def test_a_record_keeps_what_its_models_give():
     """Under an attack of other radius than training's, at the run's seed."""
     e = replace(SMALL, eval_eps=0.08, seed=3)
     attack = PGD(eps=0.08, step_size=0.02, steps=2)
-    found, test = run(e), dataset(e).test
+    found, data = run(e), dataset(e)
     for which in ("best", "last"):
         model = found.model(which)
-        features, labels = attacked_features(model, test, attack, 3)
+        features, labels = attacked_features(model, data.test, attack, 3)
         attribution = class_attribution(features, labels, model.head.weight.detach())
         similarity = class_similarity(attribution)
         scalars = getattr(found, which)
@@ -67,6 +68,33 @@ def test_a_record_keeps_what_its_models_give():
         right = found.images[f"{which}_robust_correct"].float()
         torch.testing.assert_close(right, (model.head(features).argmax(1) == labels).float())
         assert scalars["robust_accuracy"] == pytest.approx(right.mean().item())
+    for name in ("train", "validation", "test"):  # the model is still that of the last epoch
+        features, labels = attacked_features(model, getattr(data, name), attack, 3)
+        similarity = class_similarity(class_attribution(features, labels, model.head.weight))
+        row = found.table.iloc[-1]
+        assert row[f"{name}_robust_cas"] == pytest.approx(cas(similarity).item(), abs=1e-4)
+        loss = F.cross_entropy(model.head(features), labels).item()
+        assert row[f"{name}_robust_loss"] == pytest.approx(loss, rel=1e-4)  # six digits
+
+
+def test_every_attack_that_evaluates_is_the_experiment_s_own_at_its_seed(monkeypatch):
+    """Between evaluations, too; of radii there are six."""
+    e = replace(SMALL, eval_eps=0.08, seed=3, eval_every=4, validate_every=1)
+    seen = []
+
+    def watched(model, x, y, attack, generator):
+        seen.append((generator.initial_seed(), attack))
+        return pgd(model, x, y, attack, generator)
+
+    monkeypatch.setattr(evaluation, "pgd", watched)
+    run(e)
+    own = PGD(eps=0.08, step_size=0.02, steps=2)
+    radii = [replace(own, eps=0.08 * n, step_size=0.02 * n) for n in (0, 0.25, 0.5, 1, 1.5, 2)]
+    assert {seed for seed, _ in seen} == {3}
+    assert {attack for _, attack in seen} == set(radii)
+    # Four epochs' validation images; training and test images and samples of the last epoch; test
+    # images, a few for stages and a few for the radius itself of the best and the last network.
+    assert [attack for _, attack in seen].count(own) == 4 + 3 + 2 * 3
 
 
 def test_samples_are_the_first_test_image_of_each_class():
