@@ -16,7 +16,7 @@ from ccnotes import evaluation, records, training
 from ccnotes.attacks import PGD, pgd
 from ccnotes.attribution import cas, class_attribution, class_similarity
 from ccnotes.data import to_float
-from ccnotes.experiments import EXPERIMENTS, dataset, fingerprint, rebuilt
+from ccnotes.experiments import EXPERIMENTS, dataset
 from ccnotes.objectives import Objective
 from ccnotes.records import (
     Record,
@@ -25,11 +25,12 @@ from ccnotes.records import (
     best_and_last,
     best_minus_last,
     differences,
-    find,
     recall,
     run,
 )
 from tests.helpers import SMALL, assert_equal_records, numbers, taught
+
+pytestmark = pytest.mark.usefixtures("no_published")
 
 
 def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
@@ -312,21 +313,3 @@ def test_runs_are_compared_where_the_losses_of_all_have_been():
             at_equal_loss({"a": slow[:1], "b": other}, ["value"])
     with pytest.raises(ValueError, match="runs of seed 0 have no training loss in common"):
         at_equal_loss({"a": slow[:1], "b": [with_losses([0.3, 0.2], 1.0)]}, ["value"])
-
-
-def test_published_records_are_found_by_the_start_of_their_names():
-    found = records.published("planted-at-eps", seed=3)
-    assert sorted(found) == ["12", "16", "2", "4", "6"]
-    assert all(record.experiment["seed"] == 3 for record in found.values())
-
-
-def test_every_published_record_loads_and_bears_its_own_fingerprint():
-    published = [r for r in find() if r.folder.parent == records.PUBLISHED]
-    for record in published:
-        e, precision = rebuilt(record.experiment), record.provenance["precision"]
-        identity = record.content["dataset"]["identity"]
-        assert fingerprint(e, precision, identity) == record.content["fingerprint"]
-        assert record.content["finished"]
-        assert len(record.table) == len(record.arrays["test_robust_similarity"])
-        assert "best_head.weight" in record.arrays
-    assert sum(p.stat().st_size for p in records.PUBLISHED.rglob("*")) < 10_000_000

@@ -23,6 +23,8 @@ from ccnotes.planted import Planted
 from ccnotes.records import find, recall, run
 from tests.helpers import CARRYING, SMALL, SWA, assert_equal_records, numbers, taught
 
+pytestmark = pytest.mark.usefixtures("no_published")
+
 
 @pytest.mark.parametrize("batchnorm", ["eval", "paper"])
 def test_training_equals_the_naive_loop(batchnorm):
@@ -103,43 +105,58 @@ def test_an_interrupted_run_goes_on_to_the_same_record(monkeypatch):
     assert_equal_records(run(SMALL), whole)
 
 
-def run_and_save_after_every_batch(experiment, runs_dir):
+def run_and_save_after_every_batch(experiment, runs_dir, begun):
     """What the processes do that the next test kills."""
     os.environ["CCNOTES_RUNS"] = runs_dir
     torch.set_num_threads(1)
     training.SAVE_EVERY = 0.0
+    build = training.build
+
+    def built(*arguments):
+        begun.set()  # from here on there is work to interrupt
+        return build(*arguments)
+
+    training.build = built
     run(experiment)
 
 
 @pytest.mark.parametrize("e", [SMALL, CARRYING], ids=lambda e: e.name)
 def test_a_run_killed_ten_times_at_random_moments_ends_in_the_same_record(e, monkeypatch, tmp_path):
     """kill -9, in the middle of batches, evaluations and of writing; then the same run again."""
-    whole, others = run(e), str(tmp_path / "others")
+    whole, others = run(e), tmp_path / "others"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.test_training"])
+    # The first optimiser of a process imports torch._dynamo, which takes longer than the run.
+    context.set_forkserver_preload(["tests.test_training", "torch._dynamo"])
 
     def start():
-        process = context.Process(target=run_and_save_after_every_batch, args=(e, others))
+        begun = context.Event()
+        process = context.Process(
+            target=run_and_save_after_every_batch, args=(e, str(others), begun)
+        )
         process.start()
+        while process.is_alive() and not begun.wait(0.05):
+            pass
         return process
 
-    moments, kills = np.random.default_rng(0), 0
+    moments, kills, resumed = np.random.default_rng(0), 0, 0
     while kills < 10:
         process = start()
-        process.join(moments.uniform(0.1, 0.6))
+        process.join(moments.uniform(0, 0.4))
         if process.is_alive():
             process.kill()
             kills += 1
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
+        resumed += bool(list(others.glob("*/checkpoint.pt")))
         if process.exitcode == 0:  # finished between the kills: once more from the beginning
-            monkeypatch.setenv("CCNOTES_RUNS", others)
+            monkeypatch.setenv("CCNOTES_RUNS", str(others))
             assert_equal_records(recall(e), whole)
             shutil.rmtree(others)
+    assert resumed
     process = start()
     process.join()
     assert process.exitcode == 0
-    monkeypatch.setenv("CCNOTES_RUNS", others)
+    monkeypatch.setenv("CCNOTES_RUNS", str(others))
     assert_equal_records(recall(e), whole)
 
 
