@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 import ccnotes
 from ccnotes import evaluation, records, training
@@ -96,6 +97,32 @@ def test_every_attack_that_evaluates_is_the_experiment_s_own_at_its_seed(monkeyp
     # Four epochs' validation images; training and test images and samples of the last epoch; test
     # images, a few for stages and a few for the radius itself of the best and the last network.
     assert [attack for _, attack in seen].count(own) == 4 + 3 + 2 * 3
+
+
+def test_the_ends_are_examined_on_final_size_test_images_and_radii_on_eval_size():
+    e = replace(SMALL, eval_size=12, final_size=18)
+    found, test = run(e), dataset(e).test
+    for which in ("best", "last"):
+        model = found.model(which)
+        for count, accuracy, similarity in (
+            (
+                18,
+                found.images[f"{which}_clean_correct"].float().mean(),
+                found.arrays[f"{which}_clean_similarity"],
+            ),
+            (12, found.arrays[f"{which}_radius_accuracy"][0], None),  # at radius 0
+        ):
+            few = training.part(test, count)
+            features = model.features(to_float(few.images)).detach()
+            right = (model.head(features).argmax(1) == few.labels).float().mean()
+            assert accuracy.item() == pytest.approx(right.item())
+            wanted = class_similarity(class_attribution(features, few.labels, model.head.weight))
+            if similarity is not None:
+                torch.testing.assert_close(similarity, wanted.detach())
+            else:
+                at_zero = found.arrays[f"{which}_radius_cas"][0]
+                assert at_zero.item() == pytest.approx(cas(wanted).item(), abs=1e-5)
+        assert len(found.images[f"{which}_robust_correct"]) == 18
 
 
 def test_samples_are_the_first_test_image_of_each_class():
@@ -243,6 +270,40 @@ def ends_of(values):
         for which, shift in (("best", 0.5), ("last", 0.0))
     ]
     return pd.DataFrame(rows)
+
+
+def similarity_of(inside, across):
+    """Of four classes in two groups, one pair of kin being 0.1 more alike and one 0.1 less."""
+    matrix = torch.full((4, 4), across).fill_diagonal_(1.0)
+    for i, shift in ((0, 0.1), (2, -0.1)):
+        matrix[i, i + 1] = matrix[i + 1, i] = inside + shift
+    return matrix
+
+
+def test_similarity_inside_and_across_the_true_groups_is_that_of_each_kind_and_moment(tmp_path):
+    pairs = {  # robust, clean
+        "test": [((0.7, 0.1), (0.5, 0.2)), ((0.8, 0.3), (0.6, 0.4))],
+        "best": [((0.31, 0.32), (0.33, 0.34))],
+        "last": [((0.41, 0.42), (0.43, 0.44))],
+    }
+    arrays = {}
+    for name, moments in pairs.items():
+        for number, kind in enumerate(("robust", "clean")):
+            matrices = torch.stack([similarity_of(*moment[number]) for moment in moments])
+            arrays[f"{name}_{kind}_similarity"] = matrices if name == "test" else matrices[0]
+    save_file(arrays, tmp_path / "arrays.safetensors")
+    content = {
+        "experiment": {"name": "a", "attack": {"eps": 0.06}, "seed": 0},
+        "dataset": {"groups": [0, 0, 1, 1]},
+        "evaluations": {"epoch": [1, 2]},
+        "best": {"epoch": 1},
+        "last": {"epoch": 2},
+    }
+    record = Record(folder=tmp_path, content=content)
+    columns = ["inside", "across", "clean_inside", "clean_across"]
+    for found, names in ((record.table, ["test"]), (best_and_last([record]), ["best", "last"])):
+        wanted = [[*robust, *clean] for name in names for robust, clean in pairs[name]]
+        np.testing.assert_allclose(found[columns], wanted, rtol=1e-6)  # single precision
 
 
 def test_best_minus_last_is_what_a_run_loses_after_its_best_epoch():
