@@ -1,5 +1,7 @@
 """What every test stands on: shapes checked at run time, one thread, no file of the user's."""
 
+import sys
+
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
@@ -24,3 +26,11 @@ def own_folders(tmp_path, monkeypatch):
     """Runs and data of a test live and die with it."""
     monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("CCNOTES_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def no_published(tmp_path, monkeypatch):
+    """No published records: every run would read them all, to say how long such runs took."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("ccnotes") and "PUBLISHED" in vars(module):
+            monkeypatch.setattr(module, "PUBLISHED", tmp_path / "published")

@@ -8,8 +8,17 @@ import torch
 
 from ccnotes.attacks import PGD
 from ccnotes.data import KNOWN
-from ccnotes.experiments import EXPERIMENTS, PLANTED, Experiment, dataset, fingerprint, rebuilt
-from ccnotes.planted import planted
+from ccnotes.experiments import (
+    EXPERIMENTS,
+    PLANTED,
+    Experiment,
+    changes,
+    dataset,
+    fingerprint,
+    rebuilt,
+    teacher,
+)
+from ccnotes.planted import Planted, planted
 from tests.helpers import CARRYING, SMALL, folder_of_images, taught
 
 
@@ -95,6 +104,31 @@ def test_fingerprint_depends_on_changed_fields_data_and_precision_only():
         fingerprint(Experiment(), "float32", "other data"),
     ]
     assert len({base, *others}) == 5
+
+
+def test_what_is_planted_does_not_count_for_photographs():
+    drawn = {"planted": Planted(noise=0.2), "test_size": 60}
+    for data, identity in (("planted", PLANTED), ("cifar10", KNOWN["cifar10"])):
+        keys = [fingerprint(Experiment(data=data), "float32", identity)]
+        for name, value in drawn.items():
+            keys.append(fingerprint(Experiment(data=data, **{name: value}), "float32", identity))
+        assert len(set(keys)) == (3 if data == "planted" else 1)
+
+
+def test_a_teacher_is_the_named_run_on_the_student_s_data_at_its_seed(monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "small", SMALL)
+    shared = {"data": "imagefolder:x", "image_size": 8, "planted": Planted(noise=0.2), "seed": 5}
+    student = replace(taught(), epochs=9, width=8, **shared)
+    assert teacher(student, "small") == replace(SMALL, **shared)
+
+
+def test_changes_are_the_fields_that_differ_by_their_whole_names():
+    e = replace(SMALL, attack=PGD(eps=0.1, step_size=0.02, steps=2), lr_drops=(0.5,))
+    assert changes(json.loads(json.dumps(asdict(e))), SMALL) == {
+        "attack.eps": 0.1,
+        "lr_drops": [0.5],
+    }
+    assert changes(asdict(e), e) == {}
 
 
 def test_the_fingerprints_of_early_experiments_stand():

@@ -195,6 +195,37 @@ def test_the_whole_is_the_sum_of_its_parts(model, batch):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"smoothing": 0.3}, lambda c, a, y: cross_entropy(a, y, 0.3)),
+        (
+            {"loss": "trades", "beta": 2.0, "smoothing": 0.1},
+            lambda c, a, y: trades(c, a, y, 2.0, 0.1),
+        ),
+        ({"loss": "mart", "beta": 2.0}, lambda c, a, y: mart(c, a, y, 2.0)),
+    ],
+    ids=["cross-entropy", "trades", "mart"],
+)
+def test_the_whole_hands_each_loss_its_settings(settings, wanted, model, batch):
+    clean, attacked, labels, _ = batch
+    o = Objective(**settings)
+    given = None if o.loss == "cross-entropy" else clean
+    found = total(o, model, given, None, attacked, labels, [])
+    torch.testing.assert_close(found, wanted(clean, attacked, labels))
+
+
+def test_smoothing_in_trades_is_that_of_the_clean_images_labels(batch):
+    clean, attacked, labels, teacher = batch
+    smooth = slow_smoothing(attacked, clean, labels, teacher)  # 0.3, of the clean logits
+    divergences = [
+        slow_divergence(slow_softmax(p), slow_softmax(q))
+        for p, q in zip(clean, attacked, strict=True)
+    ]
+    wanted = smooth + 2 * sum(divergences) / len(labels)
+    torch.testing.assert_close(trades(clean, attacked, labels, 2.0, 0.3), wanted)
+
+
 def test_the_placebo_pushes_as_hard_as_cas_and_leaves_it_where_it_is(model):
     x, labels = torch.rand(24, 3, 8, 8), torch.arange(24) % CLASSES
     model.to(memory_format=torch.channels_last).train()
@@ -213,6 +244,25 @@ def test_the_placebo_pushes_as_hard_as_cas_and_leaves_it_where_it_is(model):
     assert lengths[0] == pytest.approx(lengths[1], rel=1e-4)
     assert lengths[0] > 0.01
     assert abs((pushes[0] @ pushes[1]).item()) < 1e-4 * lengths[0] * lengths[1]
+
+
+def test_the_whole_has_the_placebo_s_gradient_at_its_weight_the_same_every_time(model):
+    """Its value is 0, so that the gradient alone shows it."""
+    labels = torch.arange(24) % CLASSES
+    weights, features = list(model.parameters()), model.features(torch.rand(24, 3, 8, 8))
+    logits = model.head(features)
+
+    def gradient(value):
+        found = torch.autograd.grad(value, weights, retain_graph=True, materialize_grads=True)
+        return torch.cat([g.flatten() for g in found])
+
+    def whole(**settings):
+        return gradient(total(Objective(**settings), model, None, features, logits, labels, []))
+
+    push = gradient(placebo(features, labels, model))
+    assert push.norm() > 0.01
+    # In single precision, of sums of some 0.1.
+    torch.testing.assert_close(whole(push_placebo=-0.5) - whole(), 0.5 * push, atol=1e-5, rtol=1e-3)
 
 
 def test_the_placebo_of_a_batch_without_similar_classes_is_nothing(model):

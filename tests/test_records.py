@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
+from safetensors.torch import save_file
 
 import ccnotes
-from ccnotes import records, training
+from ccnotes import evaluation, training
 from ccnotes.attacks import PGD, pgd
 from ccnotes.attribution import cas, class_attribution, class_similarity
 from ccnotes.data import to_float
-from ccnotes.experiments import EXPERIMENTS, dataset, fingerprint, rebuilt
+from ccnotes.experiments import EXPERIMENTS, dataset
+from ccnotes.monitor import part
 from ccnotes.objectives import Objective
 from ccnotes.records import (
     Record,
@@ -25,11 +28,12 @@ from ccnotes.records import (
     best_and_last,
     best_minus_last,
     differences,
-    find,
     recall,
     run,
 )
 from tests.helpers import SMALL, assert_equal_records, numbers, taught
+
+pytestmark = pytest.mark.usefixtures("no_published")
 
 
 def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
@@ -50,10 +54,10 @@ def test_a_record_keeps_what_its_models_give():
     """Under an attack of other radius than training's, at the run's seed."""
     e = replace(SMALL, eval_eps=0.08, seed=3)
     attack = PGD(eps=0.08, step_size=0.02, steps=2)
-    found, test = run(e), dataset(e).test
+    found, data = run(e), dataset(e)
     for which in ("best", "last"):
         model = found.model(which)
-        features, labels = attacked_features(model, test, attack, 3)
+        features, labels = attacked_features(model, data.test, attack, 3)
         attribution = class_attribution(features, labels, model.head.weight.detach())
         similarity = class_similarity(attribution)
         scalars = getattr(found, which)
@@ -68,6 +72,59 @@ def test_a_record_keeps_what_its_models_give():
         right = found.per_image[f"{which}_robust_correct"].float()
         torch.testing.assert_close(right, (model.head(features).argmax(1) == labels).float())
         assert scalars["robust_accuracy"] == pytest.approx(right.mean().item())
+    for name in ("train", "validation", "test"):  # the model is still that of the last epoch
+        features, labels = attacked_features(model, getattr(data, name), attack, 3)
+        similarity = class_similarity(class_attribution(features, labels, model.head.weight))
+        row = found.table.iloc[-1]
+        assert row[f"{name}_robust_cas"] == pytest.approx(cas(similarity).item(), abs=1e-4)
+        loss = F.cross_entropy(model.head(features), labels).item()
+        assert row[f"{name}_robust_loss"] == pytest.approx(loss, rel=1e-4)  # six digits
+
+
+def test_every_attack_that_evaluates_is_the_experiment_s_own_at_its_seed(monkeypatch):
+    """Between evaluations, too; of radii there are six."""
+    e = replace(SMALL, eval_eps=0.08, seed=3, eval_every=4, validate_every=1)
+    seen = []
+
+    def watched(model, x, y, attack, generator):
+        seen.append((generator.initial_seed(), attack))
+        return pgd(model, x, y, attack, generator)
+
+    monkeypatch.setattr(evaluation, "pgd", watched)
+    run(e)
+    own = PGD(eps=0.08, step_size=0.02, steps=2)
+    radii = [replace(own, eps=0.08 * n, step_size=0.02 * n) for n in (0, 0.25, 0.5, 1, 1.5, 2)]
+    assert {seed for seed, _ in seen} == {3}
+    assert {attack for _, attack in seen} == set(radii)
+    # Four epochs' validation images; training and test images and samples of the last epoch; test
+    # images, a few for stages and a few for the radius itself of the best and the last network.
+    assert [attack for _, attack in seen].count(own) == 4 + 3 + 2 * 3
+
+
+def test_the_ends_are_examined_on_final_size_test_images_and_radii_on_eval_size():
+    e = replace(SMALL, eval_size=12, final_size=18)
+    found, test = run(e), dataset(e).test
+    for which in ("best", "last"):
+        model = found.model(which)
+        for count, accuracy, similarity in (
+            (
+                18,
+                found.per_image[f"{which}_clean_correct"].float().mean(),
+                found.arrays[f"{which}_clean_similarity"],
+            ),
+            (12, found.arrays[f"{which}_radius_accuracy"][0], None),  # at radius 0
+        ):
+            few = part(test, count)
+            features = model.features(to_float(few.images)).detach()
+            right = (model.head(features).argmax(1) == few.labels).float().mean()
+            assert accuracy.item() == pytest.approx(right.item())
+            wanted = class_similarity(class_attribution(features, few.labels, model.head.weight))
+            if similarity is not None:
+                torch.testing.assert_close(similarity, wanted.detach())
+            else:
+                at_zero = found.arrays[f"{which}_radius_cas"][0]
+                assert at_zero.item() == pytest.approx(cas(wanted).item(), abs=1e-5)
+        assert len(found.per_image[f"{which}_robust_correct"]) == 18
 
 
 def test_samples_are_the_first_test_image_of_each_class():
@@ -219,6 +276,40 @@ def ends_of(values):
     return pd.DataFrame(rows)
 
 
+def similarity_of(inside, across):
+    """Of four classes in two groups, one pair of kin being 0.1 more alike and one 0.1 less."""
+    matrix = torch.full((4, 4), across).fill_diagonal_(1.0)
+    for i, shift in ((0, 0.1), (2, -0.1)):
+        matrix[i, i + 1] = matrix[i + 1, i] = inside + shift
+    return matrix
+
+
+def test_similarity_inside_and_across_the_true_groups_is_that_of_each_kind_and_moment(tmp_path):
+    pairs = {  # robust, clean
+        "test": [((0.7, 0.1), (0.5, 0.2)), ((0.8, 0.3), (0.6, 0.4))],
+        "best": [((0.31, 0.32), (0.33, 0.34))],
+        "last": [((0.41, 0.42), (0.43, 0.44))],
+    }
+    arrays = {}
+    for name, moments in pairs.items():
+        for number, kind in enumerate(("robust", "clean")):
+            matrices = torch.stack([similarity_of(*moment[number]) for moment in moments])
+            arrays[f"{name}_{kind}_similarity"] = matrices if name == "test" else matrices[0]
+    save_file(arrays, tmp_path / "arrays.safetensors")
+    content = {
+        "experiment": {"name": "a", "attack": {"eps": 0.06}, "seed": 0},
+        "dataset": {"groups": [0, 0, 1, 1]},
+        "evaluations": {"epoch": [1, 2]},
+        "best": {"epoch": 1},
+        "last": {"epoch": 2},
+    }
+    record = Record(folder=tmp_path, content=content)
+    columns = ["inside", "across", "clean_inside", "clean_across"]
+    for found, names in ((record.table, ["test"]), (best_and_last([record]), ["best", "last"])):
+        wanted = [[*robust, *clean] for name in names for robust, clean in pairs[name]]
+        np.testing.assert_allclose(found[columns], wanted, rtol=1e-6)  # single precision
+
+
 def test_best_minus_last_is_what_a_run_loses_after_its_best_epoch():
     """One seed loses 0.2 of its accuracy in 30 epochs, the other gains 0.1 in 10."""
     records = []
@@ -287,21 +378,3 @@ def test_runs_are_compared_where_the_losses_of_all_have_been():
             at_equal_loss({"a": slow[:1], "b": other}, ["value"])
     with pytest.raises(ValueError, match="runs of seed 0 have no training loss in common"):
         at_equal_loss({"a": slow[:1], "b": [with_losses([0.3, 0.2], 1.0)]}, ["value"])
-
-
-def test_published_records_are_found_by_the_start_of_their_names():
-    found = records.published("planted-at-eps", seed=3)
-    assert sorted(found) == ["12", "16", "2", "4", "6"]
-    assert all(record.experiment["seed"] == 3 for record in found.values())
-
-
-def test_every_published_record_loads_and_bears_its_own_fingerprint():
-    published = [r for r in find() if r.folder.parent == records.PUBLISHED]
-    for record in published:
-        e, precision = rebuilt(record.experiment), record.provenance["precision"]
-        identity = record.content["dataset"]["identity"]
-        assert fingerprint(e, precision, identity) == record.content["fingerprint"]
-        assert record.content["finished"]
-        assert len(record.table) == len(record.arrays["test_robust_similarity"])
-        assert "best_head.weight" in record.arrays
-    assert sum(p.stat().st_size for p in records.PUBLISHED.rglob("*")) < 10_000_000
