@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from PIL import Image
 
-from ccnotes.attacks import PGD
+from ccnotes.attacks import PGD, pgd
+from ccnotes.data import to_float
 from ccnotes.experiments import Experiment
 from ccnotes.objectives import Objective
 from ccnotes.planted import planted
@@ -61,6 +62,13 @@ def taught(weight=0.5, **settings):
     return replace(
         SMALL, objective=Objective(teachers=("small",), teacher_weights=(weight,), **settings)
     )
+
+
+def attacked_features(model, split, attack, seed):
+    """Features of a split's attacked images, and their labels; all in one batch."""
+    x = to_float(split.images).contiguous(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(seed)
+    return model.features(pgd(model, x, split.labels, attack, generator)).detach(), split.labels
 
 
 def folder_of_images(root):

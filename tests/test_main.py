@@ -13,13 +13,15 @@ import pytest
 import torch
 
 from ccnotes import monitor, records
-from ccnotes.__main__ import fraction, main
-from ccnotes.attribution import grad_cam
+from ccnotes.__main__ import METRICS, fraction, main
+from ccnotes.attacks import PGD
+from ccnotes.attribution import cas, class_attribution, class_similarity, grad_cam
 from ccnotes.checkpoints import read_state
-from ccnotes.data import to_float
-from ccnotes.experiments import dataset, rebuilt
+from ccnotes.data import Split, to_float
+from ccnotes.experiments import EXPERIMENTS, dataset, rebuilt
+from ccnotes.planted import planted
 from ccnotes.records import find
-from tests.helpers import folder_of_images
+from tests.helpers import attacked_features, folder_of_images
 
 
 @pytest.fixture
@@ -63,6 +65,112 @@ def test_the_command_line_runs_shows_and_attributes(command, tmp_path):
     assert given["robust_cas"] == pytest.approx(shown["best"]["robust_cas"], abs=1e-5)
     weaker = command("attribute", f"{folder}/best.safetensors", "--eps", "1/255", "--json")
     assert json.loads(weaker)["robust_loss"] < given["robust_loss"]
+
+
+def folder_of(ran):
+    """The record's folder, from what ``run`` prints."""
+    return Path(ran.split("record: ")[1].splitlines()[0])
+
+
+def by_hand(folder, seed, eps, step_size):
+    """Accuracy and CAS of the best network on 30 planted images under PGD of 10 steps."""
+    model, drawn = records.load(folder).model("best"), planted(30, seed=seed, split="test")
+    attack = PGD(eps=eps, step_size=step_size, steps=10)
+    split = Split(images=drawn.images, labels=drawn.labels)
+    features, labels = attacked_features(model, split, attack, seed)
+    similarity = class_similarity(class_attribution(features, labels, model.head.weight))
+    accuracy = (model.head(features).argmax(1) == labels).float().mean()
+    return [pytest.approx(value.item(), abs=1e-4) for value in (accuracy, cas(similarity))]
+
+
+def test_attribute_takes_the_seed_and_the_radius_that_it_is_given(command):
+    folder = folder_of(command("run", "planted-at", *SHORT, "--precision", "float32"))
+    for options, settings in (
+        ((), (0, 0.06, 0.015)),
+        (("--seed", "7"), (7, 0.06, 0.015)),
+        (("--eps", "0.2"), (0, 0.2, 0.05)),
+    ):
+        found = json.loads(command("attribute", folder / "best.safetensors", "--json", *options))
+        assert [found["robust_accuracy"], found["robust_cas"]] == by_hand(folder, *settings)
+
+
+@pytest.mark.xfail(strict=True, reason="the run's own eval_eps goes before --eps, silently")
+def test_attribute_takes_the_radius_that_it_is_given_for_a_standard_run_too(command):
+    folder = folder_of(command("run", "planted-standard", *SHORT, "--precision", "float32"))
+    found = json.loads(command("attribute", folder / "best.safetensors", "--json", "--eps", "0.2"))
+    assert [found["robust_accuracy"], found["robust_cas"]] == by_hand(folder, 0, 0.2, 0.05)
+
+
+def test_a_table_ends_with_the_best_and_the_last_epoch_s_figures(command):
+    ran = command("run", "planted-at", *SHORT)
+    record = records.load(folder_of(ran))
+    for text in (ran, command("show", folder_of(ran))):
+        lines = [line.split() for line in text.splitlines()]
+        for which in ("best", "last"):
+            (row,) = [line for line in lines if line[:1] == [which]]
+            wanted = [record.content[which][name] for name in ("epoch", *METRICS)]
+            assert [float(value) for value in row[1:]] == pytest.approx(wanted, abs=5.1e-4)
+
+
+def test_show_finds_the_exact_record_of_a_name_else_the_newest_of_that_seed(command):
+    folder = folder_of(command("run", "planted-at", *SHORT))
+    content = records.load(folder).content
+    content["experiment"]["name"] = "my-run"
+    for day in ("03", "21", "11"):
+        copy = folder.with_name(f"copy-{day}")
+        copy.mkdir()
+        content["provenance"]["date"] = f"2026-01-{day}T00:00:00+00:00"
+        (copy / "record.json").write_text(json.dumps(content))
+    shown = json.loads(command("show", "my-run", "--json"))
+    assert shown["provenance"]["date"].startswith("2026-01-21")
+    with pytest.raises(SystemExit, match="no record of 'my-run' with seed 1"):
+        command("show", "my-run", "--seed", "1")
+    exact = json.loads(command("show", "planted-at", "--seed", "2", "--json"))
+    assert (exact["experiment"]["seed"], exact["experiment"]["epochs"]) == (2, 100)
+
+
+def test_the_list_has_finished_and_stopped_runs_and_what_they_changed(command):
+    folder = folder_of(command("run", "planted-at", *SHORT, "--seed", "5"))
+    content = records.load(folder).content
+    stopped = folder.with_name("stopped")
+    stopped.mkdir()
+    (stopped / "record.json").write_text(json.dumps(content | {"finished": False}))
+    listed = json.loads(command("list", "--json"))
+    assert listed["experiments"] == list(EXPERIMENTS)
+    rows = {row["folder"]: row for row in listed["records"]}
+    assert rows[str(folder)] == {
+        "experiment": "planted-at",
+        "data": "planted images",
+        "seed": 5,
+        "fields changed": "train_size=24, validation_size=24, test_size=30, width=4, epochs=2",
+        "published": False,
+        "finished": True,
+        "folder": str(folder),
+    }
+    assert rows[str(stopped)]["finished"] is False
+    assert sum(row["published"] for row in rows.values()) == len(rows) - 2 > 0
+
+
+def test_a_fresh_run_that_was_stopped_goes_on_by_the_same_command_without_fresh(command):
+    folder = folder_of(command("run", "planted-at", *SHORT))
+    with pytest.raises(SystemExit):
+        command("run", "planted-at", *SHORT, "--fresh", "--minutes", "0")
+    assert (folder / "checkpoint.pt").exists()
+    assert folder_of(command("run", "planted-at", *SHORT)) == folder
+    assert not (folder / "checkpoint.pt").exists()
+
+
+def test_a_run_computes_with_as_many_threads_as_it_is_told(command, monkeypatch):
+    def counted(*arguments, **settings):
+        raise RuntimeError(f"on {torch.get_num_threads()} threads")
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("ccnotes.__main__.run", counted)
+    try:
+        with pytest.raises(SystemExit, match=f"error: on {before + 1} threads"):
+            command("run", "planted-at", "--threads", before + 1)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_maps_are_made_afterwards_from_the_run_s_networks(command, tmp_path):
@@ -188,6 +296,7 @@ def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, cap
         (("run", "planted-at", "--weights"), "they need --publish-to FOLDER"),
         (("bench", "--widths"), "one or more, such as 16 64"),
         (("run", "cifar10-at", "--data", "imagefolder:/nowhere"), "/nowhere"),
+        (("run", "planted-at", *SHORT, "--lr", "1e30"), "error: the training loss became nan"),
     ],
 )
 def test_mistakes_on_the_command_line_get_one_clear_line(command, capsys, arguments, message):

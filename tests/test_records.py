@@ -31,7 +31,7 @@ from ccnotes.records import (
     recall,
     run,
 )
-from tests.helpers import SMALL, assert_equal_records, numbers, taught
+from tests.helpers import SMALL, assert_equal_records, attacked_features, numbers, taught
 
 pytestmark = pytest.mark.usefixtures("no_published")
 
@@ -41,13 +41,6 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "file"))
     with pytest.raises(OSError, match=r"cannot write to .*file.* another folder by .CCNOTES_RUNS"):
         run(SMALL)
-
-
-def attacked_features(model, split, attack, seed):
-    """Features of a split's attacked images, and their labels; all in one batch."""
-    x = to_float(split.images).contiguous(memory_format=torch.channels_last)
-    generator = torch.Generator().manual_seed(seed)
-    return model.features(pgd(model, x, split.labels, attack, generator)).detach(), split.labels
 
 
 def test_a_record_keeps_what_its_models_give():

@@ -1,0 +1,99 @@
+"""What a drawn figure says, read from the picture that Vega draws of it."""
+
+import re
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+import vl_convert
+
+import ccnotes
+from ccnotes import _altair, plots
+
+
+@pytest.fixture(scope="module")
+def record():
+    return ccnotes.runs("planted-at")[0]
+
+
+@pytest.fixture(scope="module")
+def drawn(record):
+    """The scrubber at its first position, as SVG."""
+    spec = plots.scrubber(record, "text").to_dict()
+    return vl_convert.vegalite_to_svg(spec, vl_version=_altair.VEGA_LITE)
+
+
+def marks(svg, pattern):
+    """The values that the labels of an SVG's marks name, where they match."""
+    labels = [label.replace("\N{MINUS SIGN}", "-") for label in re.findall('label="([^"]*)"', svg)]
+    return [found.groups() for found in map(re.compile(pattern).fullmatch, labels) if found]
+
+
+def test_the_scrubber_draws_accuracy_of_training_and_test_and_cas_in_units_of_its_maximum(
+    record, drawn
+):
+    for name, values in (
+        ("robust accuracy, training", record.table.train_robust_accuracy),
+        ("robust accuracy, test", record.table.test_robust_accuracy),
+        ("CAS / 30", record.table.test_robust_cas / 30),  # six classes: 30 ordered pairs
+    ):
+        # A line is one mark, named by its first point.
+        ((epoch, share),) = marks(drawn, rf"epoch: (\d+); share: ([\d.]+); curve: {name}")
+        assert int(epoch) == record.table.epoch[0]
+        assert float(share) == pytest.approx(values[0], abs=1e-6)
+
+
+def moment(record):
+    """The last evaluation up to the best epoch, at which the slider starts."""
+    return (record.table.epoch <= record.best["epoch"]).sum() - 1
+
+
+def test_the_scrubber_draws_every_cosine_in_its_place_and_dark_cells_have_white_numbers(
+    record, drawn
+):
+    similarity = record.arrays["test_robust_similarity"][moment(record)]
+    found = torch.full((6, 6), torch.nan)
+    for column, row, value in marks(drawn, r"column: (\d+); row: class (\d+); cosine: (\S+); .*"):
+        found[int(row), int(column)] = float(value)
+    assert (found - similarity).abs().max() <= 0.005 + 1e-6  # hundredths
+    numbers = re.findall(
+        r'<text aria-label="column: (\d+); row: class (\d+);[^>]* fill="(\w+)">', drawn
+    )
+    assert len(numbers) == 36
+    for column, row, colour in numbers:
+        strong = found[int(row), int(column)].abs() > 0.6
+        assert colour == ("white" if strong else "black")
+
+
+def test_the_scrubber_draws_a_strip_of_all_features_for_each_class(record, drawn):
+    found = torch.full(record.samples.shape[1:], torch.nan)
+    pattern = r"feature: (\d+); row: class (\d+); share of the vector: (\S+); .*"
+    for feature, row, value in marks(drawn, pattern):
+        found[int(row), int(feature)] = float(value)
+    unit = torch.nn.functional.normalize(record.samples[moment(record)], dim=1)
+    # The features are in another order, the same for all classes.
+    assert (found.sort().values - unit.sort().values).abs().max() <= 0.005 + 1e-6
+    assert (found.sum(0).sort().values - unit.sum(0).sort().values).abs().max() <= 6 * 0.005
+
+
+@pytest.mark.parametrize(("best", "start"), [(20, 20), (24, 20), (25, 25), (1, 5)])
+def test_the_scrubber_starts_at_the_last_evaluation_up_to_the_best_epoch(record, best, start):
+    """The first one, where the best epoch lies before it; evaluated was every fifth."""
+    moved = replace(record, content=record.content | {"best": record.best | {"epoch": best}})
+    (slider,) = [p for p in plots.scrubber(moved, "t").to_dict()["params"] if p["name"] == "epoch"]
+    assert slider["value"] == start
+
+
+def test_curves_mark_the_drops_of_the_learning_rate_only_where_they_are_wanted(record):
+    for drops in (True, False):
+        ax = plt.subplots()[1]
+        columns = {"test_robust_accuracy": "test"}
+        plots.curves([record], columns, ax=ax, ylabel="accuracy", drops=drops)
+        dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
+        assert len(dotted) == (2 if drops else 0)
+
+
+def test_a_similarity_matrix_has_its_colours_from_minus_one_to_one():
+    ax = plots.similarity_matrix(torch.tensor([[1.0, 0.2], [0.2, 1.0]]), ["a", "b"])
+    assert ax.collections[0].get_clim() == (-1, 1)
