@@ -10,8 +10,8 @@ __version__ = version("ccnotes")
 
 _HOMES = {"runs": "records", "EXPERIMENTS": "experiments", "about": "records"}
 _MODULES = (
-    "types gaussian planted verdicts data devices models attacks objectives attribution evaluation "
-    "training experiments records benchmark plots"
+    "types gaussian planted verdicts checks weights data devices models attacks objectives "
+    "attribution evaluation training experiments records benchmark plots"
 ).split()
 __all__ = [*_HOMES, *_MODULES]
 

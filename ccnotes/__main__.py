@@ -183,7 +183,7 @@ def attribute(
     test, precision = source.test.to(pick_device(device)), home.provenance["precision"]
     found = evaluate(
         model, test.images, test.labels, e.eval_attack, seed=e.seed, precision=precision
-    )
+    ).flat()
     if json:
         print_json({name: value.tolist() for name, value in found.items()})
         return

@@ -326,7 +326,7 @@ def inputs(
     clean = to_float(x).contiguous(memory_format=torch.channels_last)
     if e.attack.eps == 0:
         return clean, clean
-    how: dict[str, Any] = {"batchnorm": e.batchnorm}
+    how: dict[str, Any] = {"batchnorm": "train" if e.batchnorm == "paper" else e.batchnorm}
     if e.objective.loss == "trades":
         how["loss"] = "kl"
     return clean, pgd(model, clean, y, e.attack, generators["attack"], **how)
@@ -379,7 +379,7 @@ def evaluate_splits(
         found = evaluate(
             model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
         )
-        for key, value in found.items():
+        for key, value in found.flat().items():
             if value.ndim == 0:
                 results[f"{name}_{key}"] = value.item()
             elif value.ndim == 1 or (name == "test" and key.endswith("_similarity")):
@@ -398,9 +398,9 @@ def examine(
     """
     attack = e.eval_attack
     how: dict[str, Any] = {"seed": e.seed, "precision": precision}
-    found = evaluate(model, test.images, test.labels, attack, draws=1000, **how)
+    found = evaluate(model, test.images, test.labels, attack, draws=1000, **how).flat()
     found["robust_stage_similarity"] = stage_similarity(model, few, attack, **how)
-    return found | radii(model, few, attack, **how)
+    return found | radii(model, few, attack, **how).flat()
 
 
 def samples_attribution(

@@ -22,3 +22,11 @@ def own_folders(tmp_path, monkeypatch):
     """Runs and data of a test live and die with it."""
     monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("CCNOTES_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def unchecked():
+    """Annotations count for nothing, as outside tests, so that our own errors are heard."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
