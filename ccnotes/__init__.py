@@ -11,8 +11,9 @@ __version__ = version("ccnotes")
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=(
-        "types files gaussian planted verdicts data devices models attacks attribution objectives "
-        "evaluation experiments monitor checkpoints steps training records benchmark plots"
+        "types files gaussian planted verdicts checks weights data devices models attacks "
+        "attribution objectives evaluation experiments monitor checkpoints steps training records "
+        "benchmark plots plots_gaussian"
     ).split(),
     submod_attrs={"records": ["runs", "about"], "experiments": ["EXPERIMENTS"]},
 )

@@ -185,7 +185,7 @@ def attribute(
     given: dict[str, Any] = {"data": data, "image_size": image_size, "seed": seed}
     e = replace(e, **{name: value for name, value in given.items() if value is not None})
     if eps is not None:
-        e = replace(e, attack=replace(e.attack, eps=eps))
+        e = replace(e, eval_eps=eps)
     if e.data != "planted":
         e = replace(e, train_size=None, validation_size=0)  # only test images are needed
     source = dataset(e, data_dir)
@@ -198,7 +198,7 @@ def attribute(
     test, precision = source.test.to(pick_device(device)), home.provenance["precision"]
     found = evaluate(
         model, test.images, test.labels, e.eval_attack, seed=e.seed, precision=precision
-    )
+    ).flat()
     if json:
         print_json({name: value.tolist() for name, value in found.items()})
         return

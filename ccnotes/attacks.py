@@ -1,7 +1,7 @@
 """Worst-case inputs inside a small ball around an image."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ccnotes.types import Images, Labels, Soft
+from ccnotes.checks import check_labels, check_pixels, check_trackable, extremes, logits_of
+from ccnotes.types import Images, Labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,9 @@ class PGD:
     """Projected gradient ascent (Madry et al., 2018; arXiv:1706.06083).
 
     Lengths are in units of the [0, 1] pixel range: the literature's "8" is 8 / 255.
+
+    >>> PGD(norm="l2", eps=0.5, step_size=0.1).steps
+    10
     """
 
     norm: Literal["linf", "l2"] = "linf"
@@ -50,42 +54,84 @@ def pgd(
     attack: PGD,
     generator: torch.Generator | None = None,
     *,
-    batchnorm: Literal["eval", "paper"] = "eval",
+    batchnorm: Literal["eval", "train"] = "eval",
     loss: Literal["cross-entropy", "kl"] = "cross-entropy",
+    stuck: list[Tensor] | None = None,
 ) -> Images:
     """Images near ``x``, in [0, 1], on which ``model`` does as badly as ``attack`` can manage.
 
     ``x`` holds raw pixels in [0, 1]; the model normalises its own input. The model is attacked
     in eval mode and left as it was found: same modes, no gradients on its weights.
-    ``batchnorm="paper"`` instead attacks it in the mode that it is in, as the reference code of
-    Wei et al. (2025) does while training: BatchNorm then sees, and counts, every step.
+    ``batchnorm="train"`` instead attacks it in the mode that it is in while it trains, as the
+    reference code of Wei et al. (2025) does: BatchNorm then sees, and counts, every step.
     ``loss="kl"`` attacks the probabilities at ``x`` rather than the labels, from a normal start
-    of standard deviation 0.001 (TRADES; Zhang et al., 2019, arXiv:1901.08573).
+    of standard deviation 0.001 (TRADES; Zhang et al., 2019, arXiv:1901.08573). A list given as
+    ``stuck`` gets one more entry: which images had a gradient of exactly zero, or NaN, at the last
+    step, so that the attack could not move them.
+
+    Raises ValueError for ``x`` outside [0, 1], for labels that the model has no logit for, and
+    where no gradient reaches the images.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> x, y = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    >>> adversarial = pgd(model, x, y, PGD(eps=0.1, step_size=0.05))
+    >>> round((adversarial - x).abs().max().item(), 4)
+    0.1
     """
-    adv = x = x.detach()
-    if loss == "kl":
-        noise = 1e-3 * torch.empty_like(x).normal_(generator=generator)
-        adv = (x + project(noise, attack)).clamp(0, 1)
-    elif attack.random_start:
-        adv = (x + random_point(x, attack, generator)).clamp(0, 1)
-    with evaluating(model) if batchnorm == "eval" else nullcontext():
-        target = model(x).float().softmax(1).detach() if loss == "kl" else y
+    for name, value, known in (
+        ("batchnorm", batchnorm, ("eval", "train")),
+        ("loss", loss, ("cross-entropy", "kl")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, known))}.")
+    check_pixels(x)
+    check_trackable(model)
+    ends = [] if loss == "kl" else extremes(y)
+    with recording(), evaluating(model) if batchnorm == "eval" else nullcontext():
+        adv = x = usable(x)
+        if loss == "kl":
+            noise = 1e-3 * torch.empty_like(x).normal_(generator=generator)
+            adv = (x + project(noise, attack)).clamp(0, 1)
+            target = logits_of(model(x)).float().softmax(1).detach()
+        else:
+            target = usable(y.long())
+            if attack.random_start:
+                adv = (x + random_point(x, attack, generator)).clamp(0, 1)
+
+        def loss_at(adv: Images) -> Float[Tensor, ""]:
+            logits = logits_of(model(adv)).float()
+            check_labels(ends, logits.shape[1])
+            # Summed, so that an image's gradient does not depend on how many share its batch.
+            # With probabilities for a target, the divergence from them grows as fast.
+            return F.cross_entropy(logits, target, reduction="sum")
+
         for _ in range(attack.steps):
-            step = attack.step_size * ascent_direction(model, adv, target, attack.norm)
-            adv = (x + project(adv + step - x, attack)).clamp(0, 1)
+            direction = ascent_direction(loss_at, adv, attack.norm)
+            adv = (x + project(adv + attack.step_size * direction - x, attack)).clamp(0, 1)
+        if stuck is not None:
+            stuck.append((direction == 0).flatten(1).all(1))
     return adv
 
 
-def ascent_direction(model: nn.Module, x: Images, y: Labels | Soft, norm: str) -> Images:
-    """The step of length 1 along which the cross-entropy grows fastest.
+def ascent_direction(
+    loss: Callable[[Images], Float[Tensor, ""]], x: Images, norm: Literal["linf", "l2"]
+) -> Images:
+    """The step of length 1 along which the loss grows fastest.
 
-    With probabilities for ``y``, the divergence from them grows as fast.
+    >>> ascent_direction(lambda x: (3 * x).sum(), torch.zeros(1, 1, 1, 2), "linf").tolist()
+    [[[[1.0, 1.0]]]]
     """
     x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        # Summed, so that an image's gradient does not depend on how many share its batch.
-        loss = F.cross_entropy(model(x).float(), y, reduction="sum")
-    (grad,) = torch.autograd.grad(loss, x)
+    value = loss(x)
+    grad = None
+    if value.requires_grad:
+        (grad,) = torch.autograd.grad(value, x, allow_unused=True)
+    if grad is None:
+        raise ValueError(
+            "no gradient reaches the images, so no attack can be made from gradients: the network "
+            "detaches or rounds them to integers, or runs under torch.no_grad(). Let it compute "
+            "on floating-point numbers from the images to the logits."
+        )
     return grad.sign() if norm == "linf" else grad / lengths(grad).clamp_min(1e-12)
 
 
@@ -111,8 +157,28 @@ def lengths(delta: Images) -> Float[Tensor, "batch 1 1 1"]:
 
 
 @contextmanager
+def recording() -> Iterator[None]:
+    """A block in which autograd records, under torch.no_grad() and inference_mode(), too."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def usable(values: Tensor) -> Tensor:
+    """The values, detached, such that autograd can use them if they come from inference mode."""
+    return values.clone() if values.is_inference() else values.detach()
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block in eval mode, then put every submodule's mode back."""
+    """Run a block in eval mode, then put every submodule's mode back.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(3).eval(), nn.Dropout())
+    >>> with evaluating(model):
+    ...     [module.training for module in model]
+    [False, False]
+    >>> [module.training for module in model]
+    [False, True]
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,60 +1,88 @@
 """Which features does a linear head use for which class?"""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ccnotes.attacks import evaluating, recording, usable
+from ccnotes.checks import check_floats, check_trackable, checked_labels, few, logits_of
+from ccnotes.types import Features, Images, Labels, Similarity
 
-def class_attribution(
-    features: Float[Tensor, "samples features"],
-    labels: Int[Tensor, " samples"],
-    head: Float[Tensor, "classes features"],
-) -> Float[Tensor, "classes features"]:
+Head = Float[Tensor, "classes features"]  # a linear layer's weights
+Attribution = Float[Tensor, "classes features"]  # in logits
+
+
+def class_attribution(features: Features, labels: Labels, head: Head) -> Attribution:
     r"""Mean contribution of each feature to the logit of the sample's own class, in logits.
 
     .. math:: A_{ik} = \mathbb{E}_{x : y(x) = i} \left[ g_k(x) \, W_{ik} \right]
 
     Summed over ``k`` it is the class's mean logit, less the bias (Wei et al., 2025,
     arXiv:2506.05032). Raises ValueError if a class has no sample.
+
+    >>> features = torch.tensor([[1.0, 0.0], [3.0, 2.0], [0.0, 1.0]])
+    >>> head = torch.tensor([[1.0, -1.0], [5.0, 2.0]])
+    >>> class_attribution(features, torch.tensor([0, 0, 1]), head)
+    tensor([[ 2., -1.],
+            [ 0.,  2.]])
     """
     return class_means(features, labels, len(head)) * head
 
 
 def class_means(
-    features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"], num_classes: int
+    features: Features, labels: Labels, num_classes: int
 ) -> Float[Tensor, "classes features"]:
     """Mean feature vector of each class.
 
     Raises ValueError if a class has no sample, or a sample another label than 0, ..., K - 1.
+
+    >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), num_classes=2)
+    tensor([[2.],
+            [5.]])
     """
-    if (strange := labels[(labels < 0) | (labels >= num_classes)]).numel():
-        raise ValueError(
-            f"label {strange.max().item()} is not one of the {num_classes} classes of the head, "
-            f"which are 0 to {num_classes - 1}: choose the data that the model was trained on."
-        )
+    labels = checked_labels(labels, num_classes)
     counts = torch.bincount(labels, minlength=num_classes)
-    if (missing := torch.where(counts == 0)[0]).numel():
+    if missing := torch.where(counts == 0)[0].tolist():
         raise ValueError(
-            f"no samples of class {missing.tolist()}, so its mean attribution is undefined. "
-            f"Got {len(labels)} samples for a head of {num_classes} classes."
+            f"no samples of class [{few(list(map(str, missing)))}], so the mean attribution is "
+            f"undefined: {num_classes - len(missing)} of the head's {num_classes} classes are "
+            f"among the {len(labels)} samples. Add samples, or keep of the head only the rows of "
+            f"the classes there are, and number the labels by these rows."
         )
     total = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
     return total / counts[:, None]
 
 
-def class_similarity(
-    attribution: Float[Tensor, "classes features"],
-) -> Float[Tensor, "classes classes"]:
+def class_similarity(attribution: Attribution) -> Similarity:
     r"""Cosine of the angle between the attribution vectors of each pair of classes.
 
     .. math:: C_{ij} = \langle A_i, A_j \rangle \,/\, (\|A_i\| \|A_j\|)
 
     Unitless, in [-1, 1]; high off the diagonal means that the classes lean on the same
-    features. This is the matrix of Wei et al. (2025), arXiv:2506.05032.
+    features. A vector of zeros has similarity 0 with all, itself included. This is the matrix of
+    Wei et al. (2025), arXiv:2506.05032.
+
+    >>> class_similarity(torch.tensor([[1.0, 0.0], [3.0, 3.0], [0.0, -2.0]]))
+    tensor([[ 1.0000,  0.7071,  0.0000],
+            [ 0.7071,  1.0000, -0.7071],
+            [ 0.0000, -0.7071,  1.0000]])
     """
-    unit = F.normalize(attribution, dim=1)
+    unit = normalised(attribution)
     return unit @ unit.T
+
+
+def normalised(vectors: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+    """The vectors at length 1; zeros stay zeros.
+
+    Of lengths that squares of single precision do not reach, the scale goes first; others are
+    divided by 1, which leaves every bit.
+    """
+    largest = vectors.detach().abs().amax(-1, keepdim=True)
+    extreme = ((largest < 1e-10) | (largest > 1e15)) & (largest > 0)
+    return F.normalize(vectors / largest.where(extreme, 1), dim=-1)
 
 
 def cas(similarity: Float[Tensor, "*batch classes classes"]) -> Float[Tensor, "*batch"]:
@@ -64,15 +92,18 @@ def cas(similarity: Float[Tensor, "*batch classes classes"]) -> Float[Tensor, "*
 
     Both triangles count, so it lies in [0, K (K - 1)] for K classes: at most 90 for ten. Not
     comparable between different K without dividing by K (K - 1). Wei et al. (2025).
+
+    >>> cas(torch.tensor([[1.0, 0.5, -0.7], [0.5, 1.0, 0.0], [-0.7, 0.0, 1.0]])).item()
+    1.0
     """
     diagonal = torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
     return similarity.clamp_min(0).masked_fill(diagonal, 0).sum((-2, -1))
 
 
 def cas_draws(
-    features: Float[Tensor, "samples features"],
-    labels: Int[Tensor, " samples"],
-    head: Float[Tensor, "classes features"],
+    features: Features,
+    labels: Labels,
+    head: Head,
     *,
     draws: int = 1000,
     seed: int = 0,
@@ -82,6 +113,10 @@ def cas_draws(
     Their 2.5 % and 97.5 % quantiles are an interval for what the choice of test images does.
     One seed draws the same images whatever the model, so draws of two models are paired.
     Efron and Tibshirani (1993). Raises ValueError if a class has no sample.
+
+    >>> features, labels = torch.eye(3).repeat(20, 1) + 0.1, torch.arange(60) % 3
+    >>> cas_draws(features, labels, head=torch.ones(3, 3), draws=5).shape
+    torch.Size([5])
     """
     generator = torch.Generator(features.device).manual_seed(seed)
     class_means(features, labels, len(head))  # for its error, where a class has no sample
@@ -91,62 +126,131 @@ def cas_draws(
         chosen = torch.randint(len(own), (draws, len(own)), generator=generator, device=own.device)
         times = own.new_zeros(draws, len(own)).scatter_add_(1, chosen, own.new_ones(chosen.shape))
         means.append(times @ own / len(own))
-    unit = F.normalize(torch.stack(means, 1) * head, dim=2)
+    unit = normalised(torch.stack(means, 1) * head)
     return cas(unit @ unit.mT)
 
 
 def layer_attribution(
     model: nn.Module,
     layer: nn.Module,
-    images: Float[Tensor, "samples channels height width"],
-    labels: Int[Tensor, " samples"],
-) -> Float[Tensor, "samples maps"]:
+    images: Images,
+    labels: Labels,
+    *,
+    channels: int | None = None,
+) -> Float[Tensor, "batch maps"]:
     r"""Contribution of each channel of a layer's output to the logit of the sample's own class.
 
     .. math:: a_k(x) = \sum_p h_{kp}(x) \, \partial f_{y(x)}(x) / \partial h_{kp}(x)
 
     Gradient times activation, summed over the places ``p``, in logits. Where nothing but an
     average over places and a linear head follow, it is exactly :math:`g_k(x) W_{yk}`; at
-    earlier layers it is a first-order account. Call it with the model in eval mode.
+    earlier layers it is a first-order account. The model is asked in eval mode.
+
+    ``channels`` is the dimension of the output that counts the channels, 1 of maps (images x
+    channels x rows x columns) and of vectors; of anything else it must be given, such as 2 of a
+    transformer's tokens (images x tokens x channels). Raises ValueError where that is missing and
+    for a layer that is not used exactly once, or not on the way from the images to the logits.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    >>> layer_attribution(model, model[1], torch.rand(5, 1, 2, 2), torch.arange(5) % 2).shape
+    torch.Size([5, 3])
     """
-    found: list[Tensor] = []
-    images = images.detach().requires_grad_()  # for networks whose weights are frozen
-    hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
-    with hook, torch.enable_grad():
-        logits = model(images)
-        own = logits.gather(1, labels[:, None]).sum()
-        (gradient,) = torch.autograd.grad(own, found[0])
-    return (found[0].detach().float() * gradient.float()).flatten(2).sum(2)
+    found, gradient = traced(model, layer, images, labels)
+    if channels is None:
+        channels = 1
+        if found.ndim != 2:
+            check_maps(found, images, "say by channels which dimension counts them")
+    elif not 0 < channels < found.ndim:
+        raise ValueError(
+            f"channels={channels} is no dimension of the layer's output beside the images': it has "
+            f"the shape {tuple(found.shape)}, so 1 to {found.ndim - 1} are."
+        )
+    return (found * gradient).transpose(1, channels)[..., None].flatten(2).sum(2)
 
 
 def grad_cam(
-    model: nn.Module,
-    layer: nn.Module,
-    images: Float[Tensor, "samples channels height width"],
-    labels: Int[Tensor, " samples"],
-) -> Float[Tensor, "samples rows columns"]:
+    model: nn.Module, layer: nn.Module, images: Images, labels: Labels
+) -> Float[Tensor, "batch rows columns"]:
     r"""Where in each image the layer's output speaks for the image's label, 0 or more.
 
     .. math:: \max\left(0, \; \sum_k \bar\alpha_k \, h_{kp}(x) \right)
 
     with :math:`\bar\alpha_k` the mean over places of the gradient of the label's logit in map
-    ``k``. Selvaraju et al. (2017), arXiv:1610.02391, as captum computes it. At a last layer that
-    only a mean over places and a linear head follow, the sum over places of what stands in the
-    max is the logit less the bias. Call it with the model in eval mode.
+    ``k``. Selvaraju et al. (2017), arXiv:1610.02391. At a last layer that only a mean over places
+    and a linear head follow, the sum over places of what stands in the max is the logit less the
+    bias. The model is asked in eval mode. Raises ValueError for a layer whose output is no maps,
+    and as :func:`layer_attribution` does.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    >>> grad_cam(model, model[1], torch.rand(5, 1, 2, 2), torch.arange(5) % 2).shape
+    torch.Size([5, 2, 2])
     """
-    from captum.attr import LayerGradCam  # comes with the book, not with the package
+    found, gradient = traced(model, layer, images, labels)
+    check_maps(found, images, "choose a layer that gives maps")
+    return (gradient.mean((2, 3), keepdim=True) * found).sum(1).relu()
 
-    maps = LayerGradCam(model, layer).attribute(images, target=labels, relu_attributions=True)
-    return maps.detach().squeeze(1)
+
+def traced(
+    model: nn.Module, layer: nn.Module, images: Images, labels: Labels
+) -> tuple[Tensor, Tensor]:
+    """A layer's output, and in it the gradient of the logit of each image's label; float32."""
+    check_floats(images)
+    check_trackable(model)
+    found: list[Tensor] = []
+
+    def look(module: nn.Module, given: object, output: object) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"the layer {type(module).__name__} returns {type(output).__name__}, no tensor: "
+                f"choose a layer inside it or after it."
+            )
+        found.append(output)
+        return output.clone()  # as what follows may write into it
+
+    with recording(), evaluating(model), layer.register_forward_hook(look):
+        images = usable(images).requires_grad_()  # for networks whose weights are frozen
+        logits = logits_of(model(images))
+        labels = usable(checked_labels(labels, logits.shape[1]))
+        if len(found) != 1:
+            raise ValueError(
+                f"the layer {type(layer).__name__} is used {len(found)} times from the images to "
+                f"the logits, where once is wanted: choose another, or give each use its own."
+            )
+        (output,), gradient = found, None
+        own = logits.gather(1, labels[:, None]).sum()
+        if own.requires_grad and output.requires_grad:
+            (gradient,) = torch.autograd.grad(own, output, allow_unused=True)
+    if gradient is None or len(output) != len(images):
+        raise ValueError(
+            f"the logits of these {len(images)} images have no gradient in the output of the layer "
+            f"{type(layer).__name__} (shape {tuple(output.shape)}): choose one on the way from the "
+            f"images to the logits, not under torch.no_grad(), whose first dimension counts images."
+        )
+    return output.detach().float(), gradient.float()
 
 
-def spread(maps: Float[Tensor, "samples rows columns"]) -> Float[Tensor, " samples"]:
+def check_maps(found: Tensor, images: Images, remedy: str) -> None:
+    """ValueError unless ``found`` are maps, as high and wide in proportion as the images are."""
+    rows, columns = images.shape[2:]
+    if found.ndim == 4:
+        off = abs(found.shape[2] * columns - found.shape[3] * rows)
+    if found.ndim != 4 or off > (0 if rows == columns else max(rows, columns)):
+        raise ValueError(
+            f"the layer's output has the shape {tuple(found.shape)} for images of {rows} x "
+            f"{columns} pixels, which are no maps (images x channels x rows x columns): {remedy}."
+        )
+
+
+def spread(maps: Float[Tensor, "batch rows columns"]) -> Float[Tensor, " batch"]:
     r"""The share of its places that a map, 0 or more, covers.
 
     .. math:: \exp\left(-\sum_p m_p \log m_p\right) / P, \qquad \sum_p m_p = 1
 
     From 1/P, where all of it lies in one of the ``P`` places, to 1, where it is everywhere the
     same; NaN for a map of zeros.
+
+    >>> spread(torch.tensor([[[0.0, 0.0], [0.0, 7.0]], [[1.0, 1.0], [1.0, 1.0]]]))
+    tensor([0.2500, 1.0000])
     """
     flat = maps.flatten(1)
     share = flat / flat.sum(1, keepdim=True)
@@ -154,10 +258,10 @@ def spread(maps: Float[Tensor, "samples rows columns"]) -> Float[Tensor, " sampl
 
 
 def instance_similarity(
-    features: Float[Tensor, "samples features"],
-    labels: Int[Tensor, " samples"],
-    head: Float[Tensor, "classes features"],
-) -> Float[Tensor, "classes classes"]:
+    features: Features,
+    labels: Labels,
+    head: Head,
+) -> Similarity:
     r"""Mean cosine between the attribution vectors of single samples of two classes.
 
     .. math:: S_{ij} = \mathbb{E}_{x \in i,\, z \in j,\, z \ne x}
@@ -166,8 +270,14 @@ def instance_similarity(
     Unitless, in [-1, 1]. The mean over all pairs of unit vectors is the product of their mean
     vectors, so this takes time linear in the samples. A class needs two samples for its
     diagonal entry, which is NaN otherwise; raises ValueError for a class without any.
+
+    >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> instance_similarity(features, torch.tensor([0, 0, 1]), head=torch.ones(2, 2))
+    tensor([[1., 0.],
+            [0., nan]])
     """
-    unit = F.normalize(features * head[labels], dim=1)
+    labels = checked_labels(labels, len(head))
+    unit = normalised(features * head[labels])
     means = class_means(unit, labels, len(head))
     similarity = means @ means.T
     # On the diagonal, n of the n^2 pairs join a sample with itself (cosine 1, or 0 for zeros).
@@ -178,10 +288,22 @@ def instance_similarity(
     return similarity
 
 
+class Groups(NamedTuple):
+    """Mean similarities of pairs of classes, in [-1, 1], one for each matrix."""
+
+    inside: Float[Tensor, "*batch"]  # of two classes of one group
+    across: Float[Tensor, "*batch"]  # of two classes of different groups
+
+
 def group_similarity(
     similarity: Float[Tensor, "*batch classes classes"], groups: Int[Tensor, " classes"]
-) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    """Mean similarity of two classes of one group, and of two classes of different groups."""
+) -> Groups:
+    """Mean similarity of two classes of one group, and of two classes of different groups.
+
+    >>> similarity = torch.tensor([[1.0, 0.5, 0.0], [0.5, 1.0, 0.25], [0.0, 0.25, 1.0]])
+    >>> group_similarity(similarity, groups=torch.tensor([0, 0, 1]))
+    Groups(inside=tensor(0.5000), across=tensor(0.1250))
+    """
     same = groups[:, None] == groups
     inside = same & ~torch.eye(len(groups), dtype=torch.bool, device=groups.device)
-    return similarity[..., inside].mean(-1), similarity[..., ~same].mean(-1)
+    return Groups(similarity[..., inside].mean(-1), similarity[..., ~same].mean(-1))

@@ -9,14 +9,24 @@ from pathlib import Path
 
 import torch
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device called ``name``, or the fastest one that there is."""
+    """The device called ``name``, or the fastest one that there is.
+
+    Raises ValueError for a device that does not compute here, such as "meta".
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
     if name is None:
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        probe = torch.ones(1, device=name)
+        probe.item()  # "meta" has tensors, but no numbers
+        return probe.device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device={name!r} cannot be used here ({str(error).splitlines()[0]}). "
@@ -25,8 +35,15 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """``wanted``, or for "auto" bfloat16 where the hardware gains by it, else float32."""
+    """``wanted``, or for "auto" bfloat16 where the hardware gains by it, else float32.
+
+    Raises ValueError for any other precision.
+
+    >>> pick_precision("bfloat16", torch.device("cpu"))
+    'bfloat16'
+    """
     if wanted != "auto":
+        check_precision(wanted)
         return wanted
     if device.type == "cuda":
         gains = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -52,8 +69,24 @@ def bfloat16_is_faster() -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """Multiply in ``precision``. One block an optimiser step: it keeps copies of the weights."""
+    """Multiply in ``precision``. One block an optimiser step: it keeps copies of the weights.
+
+    Raises ValueError for a precision other than "float32" and "bfloat16".
+
+    >>> with autocast(torch.device("cpu"), "bfloat16"):
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.bfloat16
+    """
+    check_precision(precision)
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"precision={precision!r} is not one of {', '.join(map(repr, PRECISIONS))}: float16 "
+            f"needs its losses scaled, and 'auto' is settled first, by pick_precision."
+        )
 
 
 def hardware(device: torch.device) -> str:

@@ -1,12 +1,14 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
 import math
+import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ccnotes.attacks import PGD, evaluating, pgd
@@ -18,9 +20,11 @@ from ccnotes.attribution import (
     instance_similarity,
     layer_attribution,
 )
+from ccnotes.checks import check_bytes, check_finite, checked_labels
 from ccnotes.data import Split, to_float
 from ccnotes.devices import autocast
 from ccnotes.models import Headed, Network
+from ccnotes.types import Features, Images, Labels, Pixels, Similarity
 from ccnotes.verdicts import (  # where they were before they had a room of their own
     bootstrapped as bootstrapped,
     described as described,
@@ -30,78 +34,182 @@ from ccnotes.verdicts import (  # where they were before they had a room of thei
     verdict as verdict,
 )
 
-BATCH = 500  # images that are evaluated together
+BATCH = 500  # images that are evaluated together,
+BATCH_PIXELS = 2**20  # unless they have more pixels than this: 20 images of 224 x 224
+FEW = 0.01  # share of images without a gradient that an attack may have
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What the head of a network makes of images' features; the fields are tensors."""
+
+    accuracy: Float[Tensor, ""]  # in [0, 1]
+    loss: Float[Tensor, ""]  # cross-entropy, in nats
+    cas: Float[Tensor, ""]  # see ccnotes.attribution.cas
+    instance_cas: Float[Tensor, ""]  # the same sum over instance_similarity
+    nc1: Float[Tensor, ""]  # see neural_collapse
+    nc2: Float[Tensor, ""]
+    class_accuracy: Float[Tensor, " classes"]  # in [0, 1]
+    class_means: Float[Tensor, "classes features"]  # of the features
+    similarity: Similarity
+    instance_similarity: Similarity
+    correct: UInt8[Tensor, " batch"] | None = None  # whether each image is recognised: 1 or 0
+    cas_draws: Float[Tensor, " draws"] | None = None  # see ccnotes.attribution.cas_draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A model on images as they are, and attacked."""
+
+    clean: Measures
+    robust: Measures
+
+    def flat(self) -> dict[str, Tensor]:
+        """All that was measured, by the names of records: ``clean_accuracy``, ``robust_cas``."""
+        return {
+            f"{kind}_{name}": value
+            for kind in ("clean", "robust")
+            for name, value in vars(getattr(self, kind)).items()
+            if value is not None
+        }
+
+
+class Collapse(NamedTuple):
+    """See :func:`neural_collapse`."""
+
+    nc1: Float[Tensor, ""]  # 0 or more
+    nc2: Float[Tensor, ""]  # 0 or more
+
+
+class Radii(NamedTuple):
+    """Accuracy and CAS by the radius of the attack."""
+
+    radius: Float[Tensor, " radii"]  # pixel fractions
+    accuracy: Float[Tensor, " radii"]  # in [0, 1]
+    cas: Float[Tensor, " radii"]
+
+    def flat(self) -> dict[str, Tensor]:
+        """By the names of records: ``radius``, ``radius_accuracy``, ``radius_cas``."""
+        return {
+            "radius": self.radius,
+            "radius_accuracy": self.accuracy,
+            "radius_cas": self.cas,
+        }
 
 
 def features_of(
     model: Network | Headed,
-    images: UInt8[Tensor, "samples channels height width"],
-    labels: Int[Tensor, " samples"],
+    images: Pixels,
+    labels: Labels,
     attack: PGD | None = None,
     *,
     seed: int = 0,
     precision: str = "float32",
-) -> Float[Tensor, "samples features"]:
+    batch_size: int | None = None,
+) -> Features:
     """The model's features of ``images``, or of what ``attack`` makes of them, in eval mode.
 
-    ``seed`` fixes the attack's random starts: one model gets the same attack every time.
-    ``precision`` is that of the model's products.
+    ``images`` are uint8. ``seed`` fixes the attack's random starts: one model gets the same
+    attack every time. ``precision`` is that of the model's products. ``batch_size`` images are
+    computed on together, by default 500 or, of large ones, as many as have 2^20 pixels: what a
+    ResNet-50 needs two gigabytes for. Raises ValueError for other images, for labels that the
+    head has no class for, and for features that are NaN. Warns where the attack has no gradient.
+
+    >>> from ccnotes.models import ConvNet
+    >>> images, labels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.arange(6) % 2
+    >>> features_of(ConvNet(2, width=2), images, labels, PGD(steps=1)).shape
+    torch.Size([6, 8])
     """
     with evaluating(model), torch.no_grad(), autocast(images.device, precision):
-        batches = attacked(model, images, labels, attack, seed)
-        return torch.cat([model.features(x).float() for x, _ in batches])
+        found = batches(model, images, labels, attack, seed, batch_size)
+        features = torch.cat([model.features(x).float() for x, _ in found])
+    if features.ndim != 2:
+        raise ValueError(
+            f"the features of {type(model).__name__} have the shape {tuple(features.shape)}, not "
+            f"images x features: wrap the network, Headed(network)."
+        )
+    check_finite(features, model)
+    return features
 
 
-def attacked(
-    model: nn.Module,
-    images: UInt8[Tensor, "samples channels height width"],
-    labels: Int[Tensor, " samples"],
+def batches(
+    model: Network | Headed,
+    images: Pixels,
+    labels: Labels,
     attack: PGD | None,
     seed: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
+    batch_size: int | None = None,
+) -> Iterator[tuple[Images, Labels]]:
     """Batches of float images, attacked where there is an attack, and their labels."""
+    if not isinstance(getattr(model, "head", None), nn.Linear):
+        raise ValueError(
+            f"{type(model).__name__} has no linear layer called head, and perhaps no features: "
+            f"wrap it, Headed(network)."
+        )
+    check_bytes(images, labels)
+    labels = checked_labels(labels, model.head.out_features)
+    if batch_size is None:
+        batch_size = max(1, min(BATCH, BATCH_PIXELS // images[0, 0].numel()))
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
     generator = torch.Generator(images.device).manual_seed(seed)
-    for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+    stuck: list[Tensor] = []
+    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         x = to_float(x).contiguous(memory_format=torch.channels_last)
-        yield (pgd(model, x, y, attack, generator) if attack else x), y
+        yield (pgd(model, x, y, attack, generator, stuck=stuck) if attack else x), y
+    share = torch.cat(stuck).float().mean().item() if stuck else 0.0
+    if share > FEW:
+        warnings.warn(
+            f"{share:.1%} of the images have a gradient of exactly zero, or NaN, so the attack "
+            f"does not move them and they look robust. Do not trust the robust accuracy: attack "
+            f"with another loss, of logits rather than probabilities, or without gradients, as "
+            f"AutoAttack does, and leave rounding out of the network.",
+            stacklevel=3,
+        )
 
 
-def measure(
-    features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"], head: nn.Linear
-) -> dict[str, Tensor]:
+def measure(features: Features, labels: Labels, head: nn.Linear, *, draws: int = 0) -> Measures:
     """What the head makes of the features.
 
-    ``accuracy`` in [0, 1], ``loss`` (cross-entropy in nats), ``cas``, ``instance_cas`` (the same
-    sum over ``instance_similarity``), ``nc1`` and ``nc2`` (see :func:`neural_collapse`) are
-    scalars; ``class_accuracy`` has one entry a class, ``class_means`` is classes x features,
-    and ``similarity`` and ``instance_similarity`` are classes x classes (see
-    :mod:`ccnotes.attribution`).
+    With ``draws`` also ``correct`` and as many ``cas_draws``. Raises ValueError for features that
+    are NaN, and where a class has no sample.
+
+    >>> head = nn.Linear(2, 2, bias=False)
+    >>> head.weight.data = torch.eye(2)
+    >>> features = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0]])
+    >>> found = measure(features, torch.tensor([0, 1, 1]), head)
+    >>> round(found.accuracy.item(), 3), found.class_accuracy.tolist()
+    (0.667, [1.0, 0.5])
     """
-    weight = head.weight.detach()
-    logits = F.linear(features, weight, head.bias)
-    correct = (logits.argmax(1) == labels).float()
+    check_finite(features, head)
+    labels = checked_labels(labels, head.out_features)
+    with evaluating(head):  # as what computes a weight in train mode may change with each use
+        weight = head.weight.detach().to(features.dtype)
+        bias = None if head.bias is None else head.bias.detach().to(features.dtype)
+    logits = F.linear(features, weight, bias)
+    correct = logits.argmax(1) == labels
     counts = torch.bincount(labels, minlength=len(weight))
     means = class_means(features, labels, len(weight))
     similarity = class_similarity(means * weight)
     instances = instance_similarity(features, labels, weight)
-    nc1, nc2 = neural_collapse(features, labels, len(weight))
-    return {
-        "accuracy": correct.mean(),
-        "loss": F.cross_entropy(logits, labels).detach(),
-        "cas": cas(similarity),
-        "instance_cas": cas(instances),
-        "nc1": nc1,
-        "nc2": nc2,
-        "class_accuracy": torch.bincount(labels, correct, minlength=len(weight)) / counts,
-        "class_means": means,
-        "similarity": similarity,
-        "instance_similarity": instances,
-    }
+    collapse = neural_collapse(features, labels, len(weight))
+    return Measures(
+        accuracy=correct.float().mean(),
+        loss=F.cross_entropy(logits, labels),
+        cas=cas(similarity),
+        instance_cas=cas(instances),
+        nc1=collapse.nc1,
+        nc2=collapse.nc2,
+        class_accuracy=torch.bincount(labels, correct.float(), minlength=len(weight)) / counts,
+        class_means=means,
+        similarity=similarity,
+        instance_similarity=instances,
+        correct=correct.byte() if draws else None,
+        cas_draws=cas_draws(features, labels, weight, draws=draws) if draws else None,
+    )
 
 
-def neural_collapse(
-    features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"], num_classes: int
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def neural_collapse(features: Features, labels: Labels, num_classes: int) -> Collapse:
     r"""How far the features are from neural collapse: NC1 and NC2, both 0 where it is complete.
 
     .. math:: \mathrm{NC1} = \mathrm{tr}(\Sigma_W \Sigma_B^{+}) / K, \qquad
@@ -112,9 +220,13 @@ def neural_collapse(
     (:math:`\Sigma_W`) and between classes (:math:`\Sigma_B`); the first is the spread within
     classes beside that between them, the second how unequal the angles are. Papyan, Han and
     Donoho (2020), arXiv:2008.08186. Raises ValueError if a class has no sample.
+
+    >>> labels = torch.arange(6) % 3
+    >>> [round(value.item(), 6) for value in neural_collapse(torch.eye(3)[labels], labels, 3)]
+    [0.0, 0.0]
     """
     # In double precision, as the centred means lack one rank, to rounding; Apple GPUs have none.
-    wide, labels = features.cpu().double(), labels.cpu()
+    wide, labels = features.cpu().double(), labels.cpu().long()
     means = class_means(wide, labels, num_classes)
     centred = means - means.mean(0)
     # As Sigma_B is centred.T @ centred / K, the trace needs no matrix of features x features.
@@ -122,43 +234,55 @@ def neural_collapse(
     cosines = class_similarity(centred)
     others = ~torch.eye(num_classes, dtype=torch.bool)
     unequal = (cosines + 1 / (num_classes - 1)).abs()[others].mean()
-    return spread.square().sum(1).mean().float(), unequal.float()
+    return Collapse(spread.square().sum(1).mean().float(), unequal.float())
 
 
 def evaluate(
     model: Network | Headed,
-    images: UInt8[Tensor, "samples channels height width"],
-    labels: Int[Tensor, " samples"],
+    images: Pixels,
+    labels: Labels,
     attack: PGD,
     *,
     seed: int = 0,
     precision: str = "float32",
     draws: int = 0,
-) -> dict[str, Tensor]:
-    """:func:`measure` of the images as they are (``clean_*``) and attacked (``robust_*``).
+    batch_size: int | None = None,
+) -> Evaluation:
+    """:func:`measure` of the images as they are and attacked, on the CPU.
 
-    With ``draws`` also ``correct``, whether each image is recognised (0 or 1), and
-    ``cas_draws``, as many of :func:`ccnotes.attribution.cas_draws`.
+    For ``seed``, ``precision``, ``batch_size`` and errors see :func:`features_of`, for ``draws``
+    :func:`measure`.
+
+    >>> from ccnotes.models import ConvNet
+    >>> images, labels = torch.randint(256, (6, 3, 8, 8)).byte(), torch.arange(6) % 2
+    >>> found = evaluate(ConvNet(2, width=2), images, labels, PGD(eps=0.0, steps=1))
+    >>> found.robust.accuracy == found.clean.accuracy, list(found.flat())[:2]
+    (tensor(True), ['clean_accuracy', 'clean_loss'])
     """
-    results: dict[str, Tensor] = {}
-    for kind, used in (("clean", None), ("robust", attack)):
-        features = features_of(model, images, labels, used, seed=seed, precision=precision)
-        found = measure(features, labels, model.head)
-        if draws:
-            found["correct"] = (model.head(features).argmax(1) == labels).byte()
-            head = model.head.weight.detach()
-            found["cas_draws"] = cas_draws(features, labels, head, draws=draws)
-        results |= {f"{kind}_{name}": value.cpu() for name, value in found.items()}
-    return results
+
+    def of(used: PGD | None) -> Measures:
+        features = features_of(
+            model, images, labels, used, seed=seed, precision=precision, batch_size=batch_size
+        )
+        found = measure(features, labels, model.head, draws=draws)
+        return replace(found, **{k: v.cpu() for k, v in vars(found).items() if v is not None})
+
+    return Evaluation(clean=of(None), robust=of(attack))
 
 
 def radii(
     model: Network | Headed, split: Split, attack: PGD, *, seed: int = 0, precision: str = "float32"
-) -> dict[str, Tensor]:
+) -> Radii:
     """How accuracy and CAS move with the strength of the attack that evaluates.
 
-    ``radius`` (pixel fractions; 0 to twice the attack's, the step in proportion),
-    ``radius_accuracy`` and ``radius_cas``, with one entry each.
+    At 0, 1/4, 1/2, 1, 3/2 and 2 times its radius, the step in proportion; in the l-infinity norm
+    neither is wider than the pixel range.
+
+    >>> from ccnotes.models import ConvNet
+    >>> split = Split(images=torch.zeros(4, 3, 8, 8).byte(), labels=torch.arange(4) % 2)
+    >>> found = radii(ConvNet(2, width=2), split, PGD(eps=0.75, step_size=0.5, steps=1))
+    >>> found.radius
+    tensor([0.0000, 0.1875, 0.3750, 0.7500, 1.0000, 1.0000])
     """
     rows = []
     for factor in (0, 0.25, 0.5, 1, 1.5, 2):
@@ -169,10 +293,8 @@ def radii(
             model, split.images, split.labels, scaled, seed=seed, precision=precision
         )
         found = measure(features, split.labels, model.head)
-        rows.append([scaled.eps, found["accuracy"].item(), found["cas"].item()])
-    names = ("radius", "radius_accuracy", "radius_cas")
-    columns = zip(*rows, strict=True)
-    return {name: torch.tensor(column) for name, column in zip(names, columns, strict=True)}
+        rows.append([scaled.eps, found.accuracy.item(), found.cas.item()])
+    return Radii(*map(torch.tensor, zip(*rows, strict=True)))
 
 
 def stage_similarity(
@@ -181,10 +303,15 @@ def stage_similarity(
     """The similarity matrix of attacked images after each stage of the network.
 
     From :func:`ccnotes.attribution.layer_attribution`; at the last stage it is the usual one.
+
+    >>> from ccnotes.models import ConvNet
+    >>> split = Split(images=torch.randint(256, (4, 3, 8, 8)).byte(), labels=torch.arange(4) % 2)
+    >>> stage_similarity(ConvNet(2, width=2), split, PGD(steps=1)).shape
+    torch.Size([3, 2, 2])
     """
     found: list[list[Tensor]] = [[] for _ in model.stages]
     with evaluating(model), autocast(split.images.device, precision):
-        for x, y in attacked(model, split.images, split.labels, attack, seed):
+        for x, y in batches(model, split.images, split.labels, attack, seed):
             for stage, layer in zip(found, model.stages, strict=True):
                 stage.append(layer_attribution(model, layer, x, y))
     classes = model.head.out_features

@@ -58,7 +58,7 @@ def evaluate_parts(model: Network, parts: Parts, e: Experiment, precision: str) 
         found = evaluate(
             model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
         )
-        for key, value in found.items():
+        for key, value in found.flat().items():
             if value.ndim == 0:
                 results[f"{name}_{key}"] = value.item()
             elif value.ndim == 1 or (name == "test" and key.endswith("_similarity")):
@@ -76,11 +76,11 @@ def examine(model: Network, parts: Parts, e: Experiment, precision: str) -> dict
     few, final, attack, seed = parts.test, parts.final, e.eval_attack, e.seed
     found = evaluate(
         model, final.images, final.labels, attack, draws=1000, seed=seed, precision=precision
-    )
+    ).flat()
     found["robust_stage_similarity"] = stage_similarity(
         model, few, attack, seed=seed, precision=precision
     )
-    return found | radii(model, few, attack, seed=seed, precision=precision)
+    return found | radii(model, few, attack, seed=seed, precision=precision).flat()
 
 
 def sample_attribution(

@@ -133,9 +133,10 @@ def inputs(
     clean = to_float(x).contiguous(memory_format=torch.channels_last)
     if e.attack.eps == 0:
         return clean, clean
-    mode: Literal["eval", "paper"] = "paper" if e.batchnorm == "train" else "eval"
     loss: Literal["kl", "cross-entropy"] = "kl" if e.objective.loss == "trades" else "cross-entropy"
-    return clean, pgd(model, clean, y, e.attack, generators["attack"], batchnorm=mode, loss=loss)
+    return clean, pgd(
+        model, clean, y, e.attack, generators["attack"], batchnorm=e.batchnorm, loss=loss
+    )
 
 
 def forward(

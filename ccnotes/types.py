@@ -1,11 +1,11 @@
 """The shapes that many modules speak of, each named once."""
 
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 Images = Float[Tensor, "batch channels height width"]  # pixels in [0, 1], float32
-Pixels = UInt8[Tensor, "samples channels height width"]  # as datasets hold them, 0 to 255
-Labels = Int[Tensor, " batch"]  # 0 to classes - 1
+Pixels = UInt8[Tensor, "batch channels height width"]  # as datasets hold them, 0 to 255
+Labels = Integer[Tensor, " batch"]  # 0 to classes - 1, of any width
 Logits = Float[Tensor, "batch classes"]
 Soft = Float[Tensor, "batch classes"]  # probabilities; each row sums to 1
 Features = Float[Tensor, "batch features"]

@@ -34,3 +34,11 @@ def no_published(tmp_path, monkeypatch):
     for name, module in list(sys.modules.items()):
         if name.startswith("ccnotes") and "PUBLISHED" in vars(module):
             monkeypatch.setattr(module, "PUBLISHED", tmp_path / "published")
+
+
+@pytest.fixture
+def unchecked():
+    """Annotations count for nothing, as outside tests, so that our own errors are heard."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

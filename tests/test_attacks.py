@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
 from torch import nn
 
-from ccnotes.attacks import PGD, pgd, random_point
+from ccnotes.attacks import PGD, evaluating, pgd, random_point
 from ccnotes.models import ConvNet
 
 ATTACKS = [PGD(norm="linf", eps=0.1, step_size=0.04), PGD(norm="l2", eps=0.5, step_size=0.2)]
@@ -115,13 +117,13 @@ def test_starts_fill_the_l2_ball_uniformly():
     assert inside == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / 4000) ** 0.5)
 
 
-def test_paper_mode_attacks_the_model_as_it_trains_and_moves_its_statistics():
+def test_in_train_mode_an_attack_moves_the_model_s_statistics():
     torch.manual_seed(3)
     model, x, y = ConvNet(3, width=4).train(), torch.rand(8, 3, 8, 8), torch.arange(8) % 3
     before = model.body[2].running_mean.clone()
     kept = pgd(model, x, y, ATTACKS[0], torch.Generator().manual_seed(0))
     assert torch.equal(model.body[2].running_mean, before)
-    moved = pgd(model, x, y, ATTACKS[0], torch.Generator().manual_seed(0), batchnorm="paper")
+    moved = pgd(model, x, y, ATTACKS[0], torch.Generator().manual_seed(0), batchnorm="train")
     assert model.training
     assert not torch.equal(model.body[2].running_mean, before)
     assert model.body[2].num_batches_tracked == ATTACKS[0].steps
@@ -146,3 +148,137 @@ def test_attacks_work_where_gradients_are_off(linear, batch):
 def test_impossible_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
         PGD(**setting)
+
+
+def test_a_frozen_batchnorm_survives_an_attack(batch):
+    """In eval mode inside a network that trains; afterwards every part is as it was."""
+    model = ConvNet(3, width=4).train()
+    frozen = model.body[2].eval()
+    modes = [module.training for module in model.modules()]
+    pgd(model, *batch, ATTACKS[0])
+    assert not frozen.training
+    assert [module.training for module in model.modules()] == modes
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_width_give_the_same_attack(linear, batch, dtype):
+    x, y = batch
+    found, expected = (
+        pgd(linear, x, labels, ATTACKS[0], torch.Generator().manual_seed(0))
+        for labels in (y.to(dtype), y)
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        (lambda y: y + 1, "3"),
+        (lambda y: y - 1, "-1"),
+        (lambda y: y - 100, "-100"),
+        (lambda y: y / 1, "0.0"),
+    ],
+)
+def test_labels_without_a_logit_are_named(linear, batch, change, label):
+    """-100 would pass for a label to be ignored, and the image for a robust one."""
+    with pytest.raises(ValueError, match=rf"label {label} is not one of the 3 classes"):
+        pgd(linear, batch[0], change(batch[1]), ATTACKS[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda x: 4 * x - 2, r"from -2 to 2 .*let the model normalise them"),
+        (lambda x: 2 * x, r"from 0 to 2 .*let the model normalise them"),
+        (lambda x: 255 * x, r"from 0 to 255 .*give images / 255"),
+        (lambda x: x / 0, r"nan .*not pixels in \[0, 1\]"),
+    ],
+)
+def test_images_that_are_no_pixels_are_refused(linear, batch, change, remedy):
+    x, y = batch
+    x[0, 0, 0] = torch.tensor([0.0, 1.0])
+    with pytest.raises(ValueError, match=remedy):
+        pgd(linear, change(x), y, ATTACKS[0])
+
+
+def test_images_that_resizing_rounded_are_pixels_still(linear, batch):
+    x, y = batch
+    x[0, 0, 0] = torch.tensor([-5e-7, 1 + 5e-7])
+    assert pgd(linear, x, y, ATTACKS[0]).max() <= 1
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bytes_are_no_pixels_in_0_to_1(linear, batch):
+    with pytest.raises(ValueError, match=r"torch.uint8 are not pixels.* give images / 255"):
+        pgd(linear, batch[0].byte(), batch[1], ATTACKS[0])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("setting", [{"batchnorm": "paper"}, {"loss": "margin"}])
+def test_unknown_ways_to_attack_are_named(linear, batch, setting):
+    (name,) = setting
+    with pytest.raises(ValueError, match=rf"{name}='{setting[name]}' is not one of '"):
+        pgd(linear, *batch, ATTACKS[0], **setting)
+
+
+class Given(nn.Module):
+    """A linear network after something that is done with its input."""
+
+    def __init__(self, prepare):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.prepare = nn.Linear(12, 3), prepare
+
+    def forward(self, x):
+        return self.linear(self.prepare(x).flatten(1))
+
+
+@pytest.mark.parametrize("prepare", [lambda x: x.detach(), lambda x: (255 * x).byte() / 255])
+def test_a_network_that_lets_no_gradient_through_is_refused(batch, prepare):
+    for model in (Given(prepare), Given(prepare).requires_grad_(False)):
+        with pytest.raises(ValueError, match="no gradient reaches the images"):
+            pgd(model, *batch, ATTACKS[0])
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.norm)
+def test_images_that_an_attack_cannot_move_are_counted(batch, attack):
+    """Where the first pixel is light the input is rounded, which has no gradient."""
+    x, y = batch
+    light = x[:, :1, :1, :1] > 0.5
+    model = Given(lambda x: torch.where(light, (255 * x).round() / 255, x))
+    stuck = []
+    adv = pgd(model, x, y, replace(attack, random_start=False), stuck=stuck)
+    assert torch.equal(stuck[0], light.flatten())
+    assert torch.equal((adv == x).flatten(1).all(1), light.flatten())
+
+
+def test_an_attack_works_in_inference_mode(linear, batch):
+    x, y = batch
+    for loss in ("cross-entropy", "kl"):
+        expected = pgd(linear, x, y, ATTACKS[0], torch.Generator().manual_seed(0), loss=loss)
+        with torch.inference_mode():
+            images, labels = x + 0, y + 0
+            generator = torch.Generator().manual_seed(0)
+            found = pgd(linear, images, labels, ATTACKS[0], generator, loss=loss)
+        assert torch.equal(found, expected)
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match=r"made under torch.inference_mode"),
+    ):
+        pgd(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), x, y, ATTACKS[0])
+
+
+def test_outputs_that_name_their_logits_can_be_attacked(linear, batch):
+    class Named(nn.Module):
+        def forward(self, x):
+            return {"logits": linear(x)}
+
+    found, expected = (
+        pgd(model, *batch, ATTACKS[0], torch.Generator().manual_seed(0))
+        for model in (Named(), linear)
+    )
+    assert torch.equal(found, expected)

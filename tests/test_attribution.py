@@ -1,10 +1,14 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ccnotes.attribution import (
     cas,
     cas_draws,
+    check_maps,
     class_attribution,
     class_similarity,
     grad_cam,
@@ -162,6 +166,223 @@ def test_grad_cam_at_the_last_layer_is_the_attribution_place_by_place(network):
     maps = grad_cam(network, network.stages[-1], images, labels)
     torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
     assert maps.max() > 0
+
+
+def test_grad_cam_agrees_with_captum():
+    """At an earlier layer, of a network in eval mode: the same sums, to rounding."""
+    captum = pytest.importorskip("captum.attr")
+    torch.manual_seed(0)
+    network, images, labels = PreActResNet(4, width=2).eval(), torch.rand(5, 3, 16, 16), CLASSES
+    for layer in network.stages:
+        expected = captum.LayerGradCam(network, layer).attribute(
+            images, target=labels, relu_attributions=True
+        )
+        found = grad_cam(network, layer, images, labels)
+        torch.testing.assert_close(found, expected.detach().squeeze(1), atol=1e-7, rtol=1e-5)
+
+
+CLASSES = torch.tensor([0, 1, 2, 3, 1])
+
+
+IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_an_activation_in_place_does_not_pass_for_the_layer_before_it():
+    """The whole attribution is the slope of the logit in a factor on the layer's output."""
+    torch.manual_seed(0)
+    first, *last = nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(216, 4)
+    plain = nn.Sequential(first, nn.SiLU(), *last).double()
+    inplace = nn.Sequential(first, nn.SiLU(inplace=True), *last)
+    with torch.no_grad():
+        expected = scaled_slope(plain, first)
+    maps = grad_cam(plain, first, IMAGES.double(), CLASSES)
+    for network in (plain, inplace):
+        found = layer_attribution(network, first, IMAGES.double(), CLASSES)
+        torch.testing.assert_close(found.sum(1).double(), expected, atol=1e-6, rtol=1e-5)
+        assert torch.equal(grad_cam(network, first, IMAGES.double(), CLASSES), maps)
+
+
+def scaled_slope(network, layer, step=1e-5):
+    """How fast the own logits grow with a factor on the layer's output, by central differences."""
+    logits = []
+    for factor in (1 + step, 1 - step):
+        with layer.register_forward_hook(lambda module, given, out, factor=factor: out * factor):
+            logits.append(network(IMAGES.double())[range(5), CLASSES])
+    return (logits[0] - logits[1]) / (2 * step)
+
+
+class Tokens(nn.Module):
+    """A small transformer: 4 x 4 patches of 2 x 2 pixels, one block, their mean, a head."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 2, 2)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.last = Last()
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        tokens = self.block(self.patches(x).flatten(2).mT)
+        return self.head(self.last(tokens.unflatten(1, (4, 4))).mean((1, 2)))
+
+
+class Last(nn.Module):
+    """Maps whose channels come last, as a Swin transformer has them."""
+
+    def forward(self, x):
+        return 2 * x
+
+
+def test_tokens_are_told_from_maps():
+    """Before a mean over tokens and a linear head the attribution is h_k W_yk, exactly."""
+    network = Tokens().eval()
+    with torch.no_grad():
+        tokens = network.block(network.patches(IMAGES).flatten(2).mT)
+        expected = 2 * tokens.mean(1) * network.head.weight[CLASSES]
+    for layer, channels in ((network.block, 2), (network.last, 3)):
+        found = layer_attribution(network, layer, IMAGES, CLASSES, channels=channels)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+        with pytest.raises(ValueError, match=r"are no maps .*: say by channels which"):
+            layer_attribution(network, layer, IMAGES, CLASSES)
+        with pytest.raises(ValueError, match=r"are no maps .*: choose a layer that gives maps"):
+            grad_cam(network, layer, IMAGES, CLASSES)
+    for channels in (0, 3, -1):
+        with pytest.raises(ValueError, match=rf"channels={channels} is no dimension .* 1 to 2 are"):
+            layer_attribution(network, network.block, IMAGES, CLASSES, channels=channels)
+
+
+@pytest.mark.parametrize("shape", [(17, 25), (25, 17), (224, 300), (12, 12), (30, 10)])
+def test_maps_of_images_of_any_proportion_are_maps(shape):
+    """Halved, rounded up, as convolutions with stride do, down to one place."""
+    rows, columns = shape
+    images = torch.empty(1, 3, rows, columns)
+    while rows * columns > 1:
+        rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
+        check_maps(torch.empty(1, 700, rows, columns), images, "")
+        with pytest.raises(ValueError, match="are no maps"):
+            check_maps(torch.empty(1, rows, columns, 700), images, "")
+
+
+def test_a_layer_of_vectors_gives_one_contribution_a_feature():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.Tanh(), nn.Linear(6, 4))
+    with torch.no_grad():
+        expected = network[:3](IMAGES) * network[3].weight[CLASSES]
+    found = layer_attribution(network, network[2], IMAGES, CLASSES)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+class Odd(nn.Module):
+    """Layers that are used twice, not at all, beside the way, without a gradient, or in pairs."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared, self.alien, self.pair = nn.ReLU(), nn.ReLU(), Pair()
+        self.aside, self.blind = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.turned, self.head = Turned(), nn.Linear(192, 4)
+
+    def forward(self, x):
+        self.aside(x)
+        with torch.no_grad():
+            blind = self.blind(x)
+        x = self.shared(self.shared(x) - 0.5) + blind + self.pair(x)[0]
+        return self.head(self.turned(x.flatten(1)).mT)
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class Turned(nn.Module):
+    def forward(self, x):
+        return 1 * x.mT
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("shared", "ReLU is used 2 times"),
+        ("alien", "ReLU is used 0 times"),
+        ("aside", "no gradient in the output of the layer Conv2d"),
+        ("blind", "no gradient in the output of the layer Conv2d"),
+        ("pair", "Pair returns tuple, no tensor"),
+        ("turned", r"the layer Turned \(shape \(192, 5\)\)"),
+    ],
+)
+def test_layers_that_cannot_be_asked_are_named_with_the_reason(name, message):
+    network = Odd()
+    for ask in (layer_attribution, grad_cam):
+        with pytest.raises(ValueError, match=message):
+            ask(network, getattr(network, name), IMAGES, CLASSES)
+
+
+def test_attribution_asks_a_network_in_eval_mode_and_leaves_it_as_it_was():
+    network = ConvNet(4, width=4).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found = layer_attribution(network, network.stages[0], IMAGES, CLASSES)
+    assert network.training
+    assert all(torch.equal(v, before[name]) for name, v in network.state_dict().items())
+    assert torch.equal(found, layer_attribution(network.eval(), network.stages[0], IMAGES, CLASSES))
+    assert all(weight.grad is None for weight in network.parameters())
+
+
+def test_attribution_works_in_inference_mode_and_for_labels_of_any_width():
+    network = ConvNet(4, width=4)
+    for ask in (layer_attribution, grad_cam):
+        expected = ask(network, network.stages[0], IMAGES, CLASSES)
+        assert torch.equal(ask(network, network.stages[0], IMAGES, CLASSES.byte()), expected)
+        with torch.inference_mode():
+            images, labels = IMAGES + 0, CLASSES.int()
+            assert torch.equal(ask(network, network.stages[0], images, labels), expected)
+        with pytest.raises(ValueError, match="label 4 is not one of the 4 classes"):
+            ask(network, network.stages[0], IMAGES, CLASSES + 1)
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-13, 1.0, 1e18, 1e25, 1e38])
+def test_similarity_does_not_depend_on_the_scale(sample, scale):
+    """Squares of float32 end at 1e-45 and at 3e38; at 1e-40 it has five digits still."""
+    torch.manual_seed(0)
+    vectors = torch.rand(4, 30) - 0.3
+    expected = class_similarity(vectors)
+    atol = 1e-4 if scale < 1e-38 else 1e-6
+    torch.testing.assert_close(class_similarity(scale * vectors), expected, atol=atol, rtol=0)
+    mixed = vectors * torch.tensor([[scale], [1.0], [scale], [2.0]])
+    torch.testing.assert_close(class_similarity(mixed), expected, atol=atol, rtol=0)
+    h, y, w = sample
+    if scale > 1e-38:  # below, single features lose digits
+        found = instance_similarity(scale * h, y, w)
+        torch.testing.assert_close(found, instance_similarity(h, y, w), atol=1e-5, rtol=0)
+    if 1e-38 < scale < 1e37:  # beyond, sums over images overflow
+        found = cas_draws(scale * h, y, w, draws=20)
+        torch.testing.assert_close(found, cas_draws(h, y, w, draws=20), atol=1e-5, rtol=0)
+
+
+def test_similarity_at_usual_scales_has_the_bits_of_plain_cosines():
+    torch.manual_seed(0)
+    vectors = torch.randn(10, 512) * torch.logspace(-8, 8, 10)[:, None]
+    unit = F.normalize(vectors, dim=1)
+    assert torch.equal(class_similarity(vectors), unit @ unit.T)
+
+
+def test_similarity_with_a_vector_of_zeros_is_zero():
+    found = class_similarity(torch.tensor([[0.0, 0.0], [1.0, 2.0]]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_width_give_the_same(sample, dtype):
+    h, y, w = sample
+    for ask in (class_attribution, instance_similarity, cas_draws):
+        assert torch.equal(ask(h, y.to(dtype), w), ask(h, y, w))
+
+
+def test_many_classes_without_samples_are_counted_not_listed():
+    with pytest.raises(
+        ValueError, match=r"\[2, 3, 4 and 995 more\].* 2 of the head's 1000"
+    ) as error:
+        class_attribution(torch.rand(4, 5), torch.tensor([0, 1, 0, 1]), torch.rand(1000, 5))
+    assert len(str(error.value)) < 400
 
 
 def test_the_spread_of_a_map_is_its_share_of_the_places():

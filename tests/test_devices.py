@@ -27,3 +27,30 @@ def test_the_processor_is_asked_once():
     assert isinstance(first, bool)
     assert devices.bfloat16_is_faster() is first
     assert devices.bfloat16_is_faster.cache_info().hits == 1
+
+
+@pytest.mark.parametrize("name", ["meta", "nowhere", "cuda:99", ""])
+def test_a_device_that_does_not_compute_is_refused(name):
+    with pytest.raises(ValueError, match=rf"device='{name}' cannot be used here .* Leave it out"):
+        devices.pick_device(name)
+
+
+def test_the_processor_can_be_named():
+    assert devices.pick_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("wanted", ["float16", "half", "Bfloat16", "float64", ""])
+def test_a_precision_that_is_not_ours_is_refused_rather_than_passed_over(wanted):
+    for ask in (
+        devices.pick_precision,
+        lambda precision, device: devices.autocast(device, precision),
+    ):
+        with pytest.raises(ValueError, match=rf"precision='{wanted}' is not one of 'float32'"):
+            ask(wanted, CPU)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_matrices_multiply_in_the_precision_asked_for(precision):
+    with devices.autocast(CPU, precision):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == getattr(torch, precision)

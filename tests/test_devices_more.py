@@ -16,8 +16,11 @@ from ccnotes import devices
 def test_the_fastest_device_is_cuda_then_mps_then_the_processor(monkeypatch, cuda, mps, picked):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    here = lambda *shape, device: SimpleNamespace(device=torch.device(device))  # noqa: E731
-    monkeypatch.setattr(torch, "empty", here)
+
+    def probe(size, device):
+        return SimpleNamespace(device=torch.device(device), item=lambda: 1.0)
+
+    monkeypatch.setattr(torch, "ones", probe)
     assert devices.pick_device().type == picked
     assert devices.pick_device("cpu").type == "cpu"
 

@@ -1,27 +1,26 @@
-import math
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
-from ccnotes.attacks import PGD
-from ccnotes.attribution import class_attribution, class_similarity
+from ccnotes.attacks import PGD, pgd
+from ccnotes.attribution import cas, class_attribution, class_similarity
 from ccnotes.data import Split
 from ccnotes.evaluation import (
-    bootstrapped,
-    described,
+    batches,
     evaluate,
     features_of,
-    interval,
-    judged,
-    mcnemar,
+    measure,
     neural_collapse,
     radii,
     stage_similarity,
-    verdict,
 )
-from ccnotes.models import ConvNet
+from ccnotes.models import ConvNet, Headed
 
 ATTACK = PGD(eps=0.05, step_size=0.0125, steps=3)
 
@@ -39,6 +38,35 @@ def photos():
     return Split(images=images, labels=torch.arange(40) % 4)
 
 
+def linear():
+    """A network of one linear layer for the photos, wrapped."""
+    torch.manual_seed(0)
+    return Headed(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)))
+
+
+def test_what_is_measured_agrees_with_a_loop_over_classes():
+    """By hand from the logits, for features whose head has a bias."""
+    torch.manual_seed(0)
+    features, labels, head = torch.rand(21, 5), torch.arange(21) % 3, nn.Linear(5, 3)
+    found = measure(features, labels, head)
+    with torch.no_grad():
+        logits = features @ head.weight.T + head.bias
+        chances = logits.exp() / logits.exp().sum(1, keepdim=True)
+    assert found.loss.item() == pytest.approx(-chances[range(21), labels].log().mean().item())
+    right = logits.argmax(1) == labels
+    assert found.accuracy.item() == pytest.approx(right.float().mean().item())
+    for c in range(3):
+        own = labels == c
+        assert found.class_accuracy[c].item() == pytest.approx(right[own].float().mean().item())
+        torch.testing.assert_close(found.class_means[c], features[own].mean(0))
+    attribution = class_attribution(features, labels, head.weight.detach())
+    torch.testing.assert_close(found.similarity, class_similarity(attribution))
+    assert found.cas == cas(found.similarity)
+    assert found.instance_cas == cas(found.instance_similarity)
+    assert (found.correct, found.cas_draws) == (None, None)
+    assert measure(features, labels, head, draws=3).correct.tolist() == right.int().tolist()
+
+
 def test_neural_collapse_agrees_with_its_definition():
     """With the two covariance matrices, a pseudo-inverse and a loop over pairs of classes."""
     random = np.random.default_rng(0)
@@ -52,8 +80,8 @@ def test_neural_collapse_agrees_with_its_definition():
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     nc2 = np.mean([abs(unit[i] @ unit[j] + 1 / 2) for i in range(3) for j in range(3) if i != j])
     found = neural_collapse(torch.tensor(features).float(), torch.tensor(labels), 3)
-    assert found[0].item() == pytest.approx(nc1, rel=1e-4)
-    assert found[1].item() == pytest.approx(nc2, abs=1e-5)
+    assert found.nc1.item() == pytest.approx(nc1, rel=1e-4)
+    assert found.nc2.item() == pytest.approx(nc2, abs=1e-5)
 
 
 def test_neural_collapse_is_zero_where_it_is_complete():
@@ -63,14 +91,81 @@ def test_neural_collapse_is_zero_where_it_is_complete():
     assert nc2.item() == pytest.approx(0, abs=1e-6)
 
 
+def test_evaluation_is_of_the_images_as_they_are_and_of_attacked_ones(network, photos):
+    """Against an attack and a forward pass written out, of all images at once."""
+    found = evaluate(network, photos.images, photos.labels, ATTACK, seed=3)
+    x = (photos.images / 255).contiguous(memory_format=torch.channels_last)
+    adv = pgd(network, x, photos.labels, ATTACK, torch.Generator().manual_seed(3))
+    for kind, images in (("clean", x), ("robust", adv)):
+        with torch.no_grad():
+            logits = network(images)
+        loss = F.cross_entropy(logits, photos.labels).item()
+        # The same sums in other memory layouts: float32's rounding.
+        assert getattr(found, kind).loss.item() == pytest.approx(loss, rel=1e-5)
+    assert found.robust.loss > found.clean.loss + 0.01
+
+
+def test_records_names_are_those_of_the_fields_clean_first(network, photos):
+    found = evaluate(network, photos.images, photos.labels, ATTACK, draws=2)
+    names = "accuracy loss cas instance_cas nc1 nc2 class_accuracy class_means similarity "
+    names += "instance_similarity correct cas_draws"
+    expected = [f"{kind}_{name}" for kind in ("clean", "robust") for name in names.split()]
+    assert list(found.flat()) == expected
+    assert found.flat()["robust_cas"] is found.robust.cas
+    without = evaluate(network, photos.images, photos.labels, ATTACK)
+    assert list(without.flat()) == [n for n in expected if not n.endswith(("correct", "draws"))]
+
+
+def test_one_seed_gives_one_evaluation_and_another_seed_another(network, photos):
+    def loss(seed):
+        return evaluate(network, photos.images, photos.labels, ATTACK, seed=seed).robust.loss
+
+    assert loss(0) == loss(0)
+    assert loss(0) != loss(1)
+
+
+@pytest.mark.parametrize("attack", [None, ATTACK])
+def test_products_are_made_in_the_precision_asked_for(network, photos, attack):
+    """Against autocast written out; bfloat16 keeps 8 bits, so it differs from float32."""
+    x, found = (photos.images / 255).contiguous(memory_format=torch.channels_last), {}
+    for precision in ("float32", "bfloat16"):
+        found[precision] = features_of(
+            network, photos.images, photos.labels, attack, seed=3, precision=precision
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            generator = torch.Generator().manual_seed(3)
+            used = pgd(network, x, photos.labels, attack, generator) if attack else x
+            expected = network.features(used).float()
+        torch.testing.assert_close(found[precision], expected, atol=0, rtol=0)
+    assert (found["bfloat16"] - found["float32"]).abs().max() > 1e-4
+    assert found["bfloat16"].dtype == torch.float32
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("precision", ["float16", "auto", torch.bfloat16])
+def test_a_precision_that_is_not_ours_is_refused(network, photos, precision):
+    with pytest.raises(ValueError, match=r"precision=.* is not one of 'float32', 'bfloat16'"):
+        features_of(network, photos.images, photos.labels, precision=precision)
+
+
 def test_radii_run_from_the_clean_images_through_the_attack_to_twice_its_radius(network, photos):
     found = radii(network, photos, ATTACK)
     usual = evaluate(network, photos.images, photos.labels, ATTACK)
-    assert found["radius"].tolist() == pytest.approx([0, 0.0125, 0.025, 0.05, 0.075, 0.1])
-    for index, kind in ((0, "clean"), (3, "robust")):
-        assert found["radius_cas"][index] == pytest.approx(usual[f"{kind}_cas"].item(), abs=1e-5)
-        accuracy = usual[f"{kind}_accuracy"].item()
-        assert found["radius_accuracy"][index].item() == pytest.approx(accuracy)
+    assert found.radius.tolist() == pytest.approx([0, 0.0125, 0.025, 0.05, 0.075, 0.1])
+    for index, kind in ((0, usual.clean), (3, usual.robust)):
+        assert found.cas[index] == pytest.approx(kind.cas.item(), abs=1e-5)
+        assert found.accuracy[index].item() == pytest.approx(kind.accuracy.item())
+    assert list(found.flat()) == ["radius", "radius_accuracy", "radius_cas"]
+    assert found.flat()["radius_cas"] is found.cas
+
+
+def test_radii_end_where_the_pixel_range_does(network, photos):
+    """Beyond it an l-infinity attack has nothing more to win; l2 lengths have no such end."""
+    wide = radii(network, photos, PGD(eps=0.75, step_size=0.75, steps=1))
+    assert wide.radius.tolist() == [0, 0.1875, 0.375, 0.75, 1, 1]
+    assert wide.cas[4] == wide.cas[5]
+    long = radii(network, photos, PGD(norm="l2", eps=0.75, step_size=0.75, steps=1))
+    assert long.radius.tolist() == [0, 0.1875, 0.375, 0.75, 1.125, 1.5]
 
 
 def test_the_last_stage_gives_the_usual_similarity_and_earlier_ones_another(network, photos):
@@ -85,84 +180,205 @@ def test_the_last_stage_gives_the_usual_similarity_and_earlier_ones_another(netw
 def test_draws_and_right_answers_come_where_they_are_wanted(network, photos):
     few = evaluate(network, photos.images, photos.labels, ATTACK)
     all_ = evaluate(network, photos.images, photos.labels, ATTACK, draws=200)
-    assert all_.keys() - few.keys() == {
-        f"{kind}_{name}" for kind in ("clean", "robust") for name in ("correct", "cas_draws")
-    }
-    right = all_["robust_correct"].float().mean()
-    assert right.item() == pytest.approx(few["robust_accuracy"].item())
-    low, high = all_["robust_cas_draws"].quantile(torch.tensor([0.001, 0.999])).tolist()
-    assert low < few["robust_cas"].item() < high
+    assert (few.clean.correct, few.robust.cas_draws) == (None, None)
+    right = all_.robust.correct.float().mean()
+    assert right.item() == pytest.approx(few.robust.accuracy.item())
+    low, high = all_.robust.cas_draws.quantile(torch.tensor([0.001, 0.999])).tolist()
+    assert low < few.robust.cas.item() < high
 
 
-def test_interval_is_students():
-    values = [0.31, 0.28, 0.35, 0.30, 0.41]
-    expected = stats.t.interval(0.95, 4, np.mean(values), np.std(values, ddof=1) / np.sqrt(5))
-    assert interval(values) == pytest.approx(expected)
-
-
-def test_interval_covers_the_truth_as_often_as_it_says():
-    """2,000 samples of five normal values: 95 % within five standard errors of a proportion."""
-    samples = np.random.default_rng(0).normal(1.0, 2.0, (2000, 5))
-    covered = [low < 1.0 < high for low, high in map(interval, samples)]
-    assert np.mean(covered) == pytest.approx(0.95, abs=5 * (0.95 * 0.05 / 2000) ** 0.5)
-
-
-def test_one_run_has_no_interval():
-    with pytest.raises(ValueError, match="needs two values or more, got 1"):
-        interval([0.3])
-
-
-def test_description_gives_mean_interval_and_number():
-    assert described([1.0, 3.0], ".1f") == "2.0 (-10.7 to 14.7, n\u00a0=\u00a02)"
-    assert described([2.0], "+.1f") == "+2.0 (n\u00a0=\u00a01)"
-    assert described([-0.01, 0.006], ".2f").startswith("0.00 (-0.10 to 0.10")
-    assert described([-0.001, 0.001], "+.1f") == "0.0 (0.0 to 0.0, n\u00a0=\u00a02)"
-
-
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ([1.0, 3.0], "2 (-11 to 15, n\u00a0=\u00a02)"),  # half widths: 12.7,
-        ([0.10, 0.12], "0.11 (-0.02 to 0.24, n\u00a0=\u00a02)"),  # 0.127,
-        ([0.100, 0.101], "0.1005 (0.0941 to 0.1069, n\u00a0=\u00a02)"),  # 0.00635
-        ([3.14159], "3.14 (n\u00a0=\u00a01)"),
-        ([-0.0123456], "-0.0123 (n\u00a0=\u00a01)"),
-        ([1234.5], "1234 (n\u00a0=\u00a01)"),
-        ([0.0], "0.00 (n\u00a0=\u00a01)"),
-        ([0.123, 0.123], "0.123 (0.123 to 0.123, n\u00a0=\u00a02)"),
-        ([0.35 - 0.30, 0.40 - 0.35], "0.0500 (0.0500 to 0.0500, n\u00a0=\u00a02)"),
-        ([math.nan, 1.0], "nan (nan to nan, n\u00a0=\u00a02)"),
-    ],
+    "wrong", [lambda x: x / 255, lambda x: x.float(), lambda x: x.short(), lambda x: x[0]]
 )
-def test_without_digits_a_description_has_two_of_the_intervals_half_width(values, text):
-    assert described(values, "") == text
+def test_images_that_are_not_bytes_are_refused(network, photos, wrong):
+    """Divided by 255 once more they would all be black."""
+    message = r"where uint8 \(0 to 255\).*give \(255 \* images\).round\(\).byte\(\)"
+    for ask in (features_of, lambda *given: evaluate(*given, ATTACK)):
+        with pytest.raises(ValueError, match=message):
+            ask(network, wrong(photos.images), photos.labels)
 
 
-def test_a_judgement_is_the_description_and_the_verdict():
-    for values in ([1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [0.3]):
-        word = verdict(values).split(" (")[0]
-        assert judged(values, "+.1f") == f"{described(values, '+.1f')}: **{word}**"
-    assert judged([0.0010, 0.0012, 0.0011], ".2f").startswith("0.001 (0.001 to 0.001, ")
-    assert judged([0.0, 0.0], ".2f").startswith("0.00 (0.00 to 0.00")
+@pytest.mark.usefixtures("unchecked")
+def test_as_many_labels_as_images_are_wanted_and_one_at_least(network, photos):
+    for count in (39, 0):
+        with pytest.raises(ValueError, match=r"give one label per image"):
+            list(batches(network, photos.images[: count and 40], photos.labels[:count], None, 0))
 
 
-def test_a_verdict_follows_the_interval_and_marks_a_single_run():
-    assert verdict([1.0, 1.1, 0.9]) == "agree (n\u00a0=\u00a03)"
-    assert verdict([-1.0, -1.1, -0.9]) == "disagree (n\u00a0=\u00a03)"
-    assert verdict([1.0, -1.0, 0.5]) == "cannot tell (n\u00a0=\u00a03)"
-    assert verdict([0.3]) == "agree (n\u00a0=\u00a01)"
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_width_give_the_same(network, photos, dtype):
+    expected = evaluate(network, photos.images, photos.labels, ATTACK, draws=3).flat()
+    found = evaluate(network, photos.images, photos.labels.to(dtype), ATTACK, draws=3).flat()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=0, rtol=0)
 
 
-def test_mcnemar_counts_the_images_that_one_model_alone_has_right():
-    """By hand: of six such images all six for one model is 2 / 2^6 on both sides."""
-    first = torch.tensor([1, 1, 1, 1, 1, 1, 1, 0], dtype=torch.uint8)
-    second = torch.tensor([0, 0, 0, 0, 0, 0, 1, 0], dtype=torch.uint8)
-    assert mcnemar(first, second) == pytest.approx(2 / 64)
-    assert mcnemar(second, first) == pytest.approx(2 / 64)
-    assert mcnemar(first, first) == 1
+@pytest.mark.usefixtures("unchecked")
+def test_labels_that_the_head_has_no_class_for_are_named(network, photos):
+    for labels, label in (
+        (photos.labels + 1, "4"),
+        (photos.labels - 1, "-1"),
+        (photos.labels / 1, "0.0"),
+    ):
+        for attack in (None, ATTACK):
+            with pytest.raises(ValueError, match=rf"label {label} is not one of the 4 classes"):
+                features_of(network, photos.images, labels, attack)
 
 
-def test_draws_are_described_by_their_middle_95_percent():
-    draws = torch.arange(1001.0) / 100  # 0 to 10
-    assert bootstrapped(4.0, draws) == "4.0 (0.2 to 9.8)"
-    assert bootstrapped(-4.0, draws - 5, "+.2f") == "-4.00 (-4.75 to +4.75)"
+def test_a_head_of_many_more_classes_than_the_data_is_answered_by_counts(photos):
+    wide = Headed(nn.Sequential(nn.Flatten(), nn.Linear(768, 1000)))
+    with pytest.raises(ValueError, match=r"class \[4, 5, 6 and 993 more\].* 4 of the head's 1000"):
+        evaluate(wide, photos.images, photos.labels, ATTACK)
+
+
+class Maps(ConvNet):
+    """What it calls features are maps, as torchvision's Swin transformers have them."""
+
+    def features(self, x):
+        return self.body(x)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_network_without_features_and_head_is_to_be_wrapped(photos):
+    torchvision = pytest.importorskip("torchvision")
+    with pytest.raises(ValueError, match=r"ResNet has no linear layer called head.*Headed\("):
+        evaluate(torchvision.models.resnet18(), photos.images, photos.labels, ATTACK)
+    with pytest.raises(ValueError, match=r"Maps have the shape \(40, 8, 4, 4\).*Headed\("):
+        features_of(Maps(4, width=2), photos.images, photos.labels)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient of exactly zero, or NaN")
+def test_a_network_that_gives_nan_is_refused_and_the_weights_named(photos):
+    broken = ConvNet(4, width=2)
+    broken.body[4].weight.data[0] = torch.nan
+    for attack in (None, ATTACK):
+        with pytest.raises(ValueError, match=r"NaN or infinity for 40 of 40.* in body.4.weight"):
+            features_of(broken, photos.images, photos.labels, attack)
+    features = torch.ones(40, 768)
+    features[3, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"for 1 of 40 images. Its weights are finite"):
+        measure(features, photos.labels, linear().head)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_of_other_types_are_evaluated(photos, dtype):
+    """As in float32: to eight bits of bfloat16, and better in float64."""
+    torch.manual_seed(0)
+    expected = evaluate(linear(), photos.images, photos.labels, ATTACK)
+    for network in (Headed(linear().network.to(dtype)), linear().to(dtype)):
+        found = evaluate(network, photos.images, photos.labels, ATTACK)
+        assert found.clean.loss.item() == pytest.approx(expected.clean.loss.item(), rel=2e-2)
+        assert found.robust.cas.item() == pytest.approx(expected.robust.cas.item(), rel=2e-2)
+    own = ConvNet(4, width=2).to(dtype)
+    assert evaluate(own, photos.images, photos.labels, ATTACK).clean.loss.isfinite()
+
+
+def test_inference_mode_around_an_evaluation_changes_nothing(network, photos):
+    expected = evaluate(network, photos.images, photos.labels, ATTACK).flat()
+    stages = stage_similarity(network, photos, ATTACK)
+    with torch.inference_mode():
+        found = evaluate(network, photos.images, photos.labels + 0, ATTACK).flat()
+        assert torch.equal(stage_similarity(network, photos, ATTACK), stages)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=0, rtol=0)
+
+
+def test_evaluation_leaves_a_network_in_train_mode_as_it_was(photos):
+    """Its BatchNorm, and a weight of spectral norm, which changes with each use in train mode."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten()]
+    network = Headed(nn.Sequential(*body, spectral_norm(nn.Linear(392, 4)))).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    evaluate(network, photos.images, photos.labels, ATTACK)
+    assert [module.training for module in network.modules()] == modes
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+class Counting(ConvNet):
+    """Knows how many images it was given at once."""
+
+    def __init__(self):
+        super().__init__(4, width=2)
+        self.sizes = set()
+
+    def features(self, x):
+        self.sizes.add(len(x))
+        return super().features(x)
+
+
+@pytest.mark.parametrize(("side", "size"), [(4, 500), (45, 500), (64, 256), (224, 20)])
+def test_large_images_come_in_smaller_batches(side, size):
+    """As many as have 2^20 pixels, at most 500: by hand, 1048576 / 224^2 = 20.9."""
+    images = torch.zeros(1, 3, side, side, dtype=torch.uint8).expand(501, -1, -1, -1)
+    x, y = next(batches(Counting(), images, torch.arange(501) % 4, None, 0))
+    assert (len(x), len(y)) == (size, size)
+
+
+def test_an_image_larger_than_a_batch_comes_alone():
+    images = torch.zeros(1, 3, 1025, 1024, dtype=torch.uint8).expand(2, -1, -1, -1)
+    x, _ = next(batches(Counting(), images, torch.tensor([0, 1]), None, 0))
+    assert len(x) == 1
+
+
+def test_the_size_of_batches_can_be_chosen_and_changes_nothing_but_memory(photos):
+    network = Counting()
+    few = evaluate(network, photos.images, photos.labels, ATTACK, batch_size=7)
+    assert network.sizes == {7, 5}
+    all_ = evaluate(network, photos.images, photos.labels, ATTACK)
+    for name, value in all_.flat().items():
+        # Random starts do not depend on it; sums of float32 round otherwise.
+        torch.testing.assert_close(few.flat()[name], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_no_images_is_refused(network, photos, batch_size):
+    with pytest.raises(ValueError, match=rf"batch_size={batch_size} must be at least 1"):
+        evaluate(network, photos.images, photos.labels, ATTACK, batch_size=batch_size)
+
+
+class Rounding(nn.Module):
+    """Rounds its input to eight bits, which has no gradient, where images are light."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.head = network, network.head
+
+    def features(self, x):
+        light = x.mean((1, 2, 3), keepdim=True) > 0.5
+        return self.network.features(torch.where(light, (x * 255).round() / 255, x))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_attack_without_gradients_is_warned_of_with_the_share_of_images(network, photos):
+    """Ten of forty are made light, so that their gradients vanish."""
+    images = photos.images // 2
+    images[::4] = 255 - images[::4]
+    with pytest.warns(UserWarning, match=r"^25.0% of the images .* zero.* AutoAttack"):
+        evaluate(Rounding(network), images, photos.labels, ATTACK)
+    with pytest.warns(UserWarning, match=r"^25.0% of the images"):
+        features_of(Rounding(network), images, photos.labels, ATTACK, batch_size=7)
+
+
+def test_a_saturated_network_is_warned_of(photos):
+    """Weights times 1e4: the other classes' chances are 0 in float32 where it is right."""
+    sure = linear()
+    sure.head.weight.data *= 1e4
+    labels = sure(photos.images / 255).argmax(1)
+    labels[:4] = torch.arange(4)
+    with pytest.warns(UserWarning, match=r"of the images have a gradient of exactly zero"):
+        found = evaluate(sure, photos.images, labels, replace(ATTACK, eps=1e-4))
+    assert found.robust.accuracy > 0.8
+
+
+def test_no_warning_where_gradients_are_there(network, photos):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(network, photos.images, photos.labels, ATTACK)
+        radii(network, photos, ATTACK)
+        stage_similarity(network, photos, ATTACK)

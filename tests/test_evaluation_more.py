@@ -18,7 +18,7 @@ def test_evaluation_counts_right_answers_per_class():
     )
     right = (model(x).argmax(1) == data.labels).float()
     result = evaluate(model, data.images, data.labels, SMALL.eval_attack)
-    assert result["robust_accuracy"].item() == pytest.approx(right.mean().item())
+    assert result.robust.accuracy.item() == pytest.approx(right.mean().item())
     for label in range(6):
         mean = right[data.labels == label].mean().item()
-        assert result["robust_class_accuracy"][label].item() == pytest.approx(mean)
+        assert result.robust.class_accuracy[label].item() == pytest.approx(mean)

@@ -94,7 +94,6 @@ def test_attribute_takes_the_seed_and_the_radius_that_it_is_given(command):
         assert [found["robust_accuracy"], found["robust_cas"]] == by_hand(folder, *settings)
 
 
-@pytest.mark.xfail(strict=True, reason="the run's own eval_eps goes before --eps, silently")
 def test_attribute_takes_the_radius_that_it_is_given_for_a_standard_run_too(command):
     folder = folder_of(command("run", "planted-standard", *SHORT, "--precision", "float32"))
     found = json.loads(command("attribute", folder / "best.safetensors", "--json", "--eps", "0.2"))

@@ -1,12 +1,17 @@
+from collections import OrderedDict
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import utils
+from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 from ccnotes.attacks import PGD
 from ccnotes.evaluation import evaluate
-from ccnotes.models import ConvNet, Headed, PreActBlock, PreActResNet, load_weights
+from ccnotes.models import ConvNet, Headed, Normalize, PreActBlock, PreActResNet
 
 MODELS = [ConvNet(6, width=8), PreActResNet(6, width=4)]
 
@@ -26,10 +31,10 @@ def test_the_model_normalises_its_own_input(network):
     """Pixels shifted and scaled as mean and std say give the same logits."""
     torch.manual_seed(0)
     plain = network(4, 8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).eval()
-    own = network(4, 8, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0)).eval()
+    own = network(4, 8, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0)).eval()
     own.load_state_dict(plain.state_dict() | {k: own.state_dict()[k] for k in NORMALISATION})
     x = torch.rand(3, 3, 16, 16)
-    moved = x * torch.tensor([0.5, 0.25, 2.0]).view(3, 1, 1)
+    moved = x * torch.tensor([0.5, 0.25, 1.0]).view(3, 1, 1)
     moved = moved + torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
     torch.testing.assert_close(own(moved), plain(x), atol=1e-4, rtol=1e-4)
 
@@ -89,8 +94,8 @@ def test_a_wrapped_network_gives_what_the_network_itself_does():
     torch.testing.assert_close(wrapped.features(images / 255), own.features(images / 255))
     attack = PGD(eps=0.05, step_size=0.02, steps=2)
     found, expected = (evaluate(m, images, labels, attack, draws=5) for m in (wrapped, own))
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value)
+    for name, value in expected.flat().items():
+        torch.testing.assert_close(found.flat()[name], value)
 
 
 def test_torchvision_s_networks_can_be_wrapped():
@@ -132,37 +137,242 @@ def test_a_network_whose_logits_come_from_elsewhere_is_refused():
 
 
 @pytest.mark.parametrize(
-    "nest", [lambda w: w, lambda w: {"state_dict": w, "epoch": 3}, lambda w: {"net": w}]
+    ("mean", "std"),
+    [
+        ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)),
+        ((0.0,), (255.0,)),
+        ((0.5, 0.5, 0.5), (57.0, 57.0, 57.0)),
+    ],
 )
-@pytest.mark.parametrize("prefix", ["", "module.", "module.model."])
-def test_weights_are_found_as_others_save_them(nest, prefix, tmp_path):
-    torch.manual_seed(0)
-    source, other = (ConvNet(4, width=2).eval() for _ in range(2))
-    weights = {prefix + name: value for name, value in source.state_dict().items()}
-    torch.save(nest(weights), tmp_path / "w.pt")
-    before = other(torch.ones(1, 3, 8, 8))
-    loaded = load_weights(other, tmp_path / "w.pt")
-    x = torch.ones(1, 3, 8, 8)
-    assert torch.equal(loaded(x), source(x))
-    assert torch.equal(other(x), before)
+def test_mean_and_std_of_0_to_255_are_told_by_their_size(mean, std):
+    for make in (lambda: Headed(nn.Linear(3, 2), mean=mean, std=std), lambda: Normalize(mean, std)):
+        with pytest.raises(ValueError, match=r"Did you mean those of 0..255, each divided by 255"):
+            make()
 
 
-def test_a_network_whose_own_names_begin_with_module_takes_its_weights(tmp_path):
-    torch.manual_seed(0)
-    source, other = (nn.DataParallel(ConvNet(4, width=2)).eval() for _ in range(2))
-    torch.save(source.state_dict(), tmp_path / "w.pt")
-    x = torch.ones(1, 3, 8, 8)
-    assert torch.equal(load_weights(other, tmp_path / "w.pt")(x), source(x))
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((0.5,), (0.0,), "a standard deviation above 0"),
+        ((0.5,), (-0.2,), "a standard deviation above 0"),
+        ((-0.1,), (0.2,), r"a mean lies in 0\.\.1"),
+        ((float("nan"),), (0.2,), r"a mean lies in 0\.\.1"),
+        ((0.5,), (float("nan"),), "a standard deviation above 0"),
+        ((0.5, 0.5, 0.5), (0.2,), "one number per channel"),
+        ((), (), "one number per channel"),
+    ],
+)
+def test_mean_and_std_that_cannot_be_are_refused(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        Headed(nn.Linear(3, 2), mean=mean, std=std)
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path):
-    network, path = ConvNet(4, width=2), tmp_path / "w.pt"
-    torch.save(ConvNet(6, width=2).state_dict(), path)
-    with pytest.raises(ValueError, match=r"(?s)w.pt does not fit: .*head.bias.*number of classes"):
-        load_weights(network, path)
-    torch.save({"epoch": 3}, path)
-    with pytest.raises(ValueError, match="holds no state dict"):
-        load_weights(network, path)
-    path.write_text("nothing")
-    with pytest.raises(ValueError, match="cannot be read as weights"):
-        load_weights(network, path)
+@pytest.mark.parametrize("network", [ConvNet(4, width=2), PreActResNet(4, width=2)])
+def test_images_with_other_channels_are_refused_rather_than_spread(network):
+    for channels in (1, 2, 4):
+        message = rf"images of {channels} channels, where 3 are normalised"
+        with pytest.raises(ValueError, match=message):
+            network.eval()(torch.rand(2, channels, 16, 16))
+    grey = ConvNet(4, width=2, mean=(0.5,), std=(0.25,)).eval()
+    assert grey(torch.rand(2, 1, 16, 16)).shape == (2, 4)
+
+
+class Small(nn.Module):
+    """Features, a head, and whatever is done with them."""
+
+    def __init__(self, use=lambda head, h: head(h), head=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU())
+        self.fc = head or nn.Linear(5, 3)
+        self.use = use
+
+    def forward(self, x):
+        return self.use(self.fc, self.body(x))
+
+
+class Cosine(nn.Linear):
+    def forward(self, h):
+        return 20 * F.linear(F.normalize(h), F.normalize(self.weight))
+
+
+class Shifted(nn.Linear):
+    """Less than rounding of half precision hides, more than float32's does."""
+
+    def forward(self, h):
+        return F.linear(h, self.weight, self.bias * 1.01)
+
+
+class Written(nn.Linear):
+    def forward(self, input):
+        return input @ self.weight.T + self.bias
+
+
+def changed(head, h):
+    logits = head(h)
+    logits /= 2
+    return logits
+
+
+def overwritten(head, h):
+    logits = head(h)
+    with torch.no_grad():
+        h.zero_()
+    return logits
+
+
+def masked(head, h):
+    logits = head(h)
+    logits[:, 1] -= 1
+    return logits
+
+
+X = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda head, h: head(h),
+        lambda head, h: head(input=h),
+        lambda head, h: head(h).clone(),
+        lambda head, h: head(h).double(),
+    ],
+    ids=["called", "by keyword", "copied", "widened"],
+)
+def test_features_of_a_wrapped_network_are_what_its_head_is_given(use):
+    network = Small(use)
+    expected = network.body(X)
+    assert torch.equal(Headed(network).features(X), expected)
+    assert torch.equal(Headed(Small(use, Written(5, 3))).features(X), expected)
+
+
+@torch.no_grad()
+def test_features_are_kept_from_what_is_written_over_them_later():
+    assert torch.equal(Headed(Small(overwritten)).features(X), Small().body(X))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Small(head=Cosine(5, 3)),
+        Small(head=Shifted(5, 3)),
+        Small(changed),
+        Small(masked),
+        Small(lambda head, h: head(h) / 20),
+        Small(lambda head, h: head(h)[:, :2]),
+        Small(lambda head, h: head(h.flip(1)) + h[:, :3]),
+        Small(lambda head, h: head(h[:, None]).squeeze(1)),
+    ],
+    ids=["cosine", "shifted", "halved", "masked", "cooled", "cut", "added", "of tokens"],
+)
+def test_logits_that_are_not_the_head_s_product_are_refused(network):
+    with pytest.raises(ValueError, match=r"are not what its layer 'fc' gives: .*weight.T \+ bias"):
+        Headed(network).features(X)
+
+
+def test_a_hook_that_changes_the_logits_is_noticed():
+    for place in (lambda network: network, lambda network: network.fc):
+        network = Small()
+        place(network).register_forward_hook(lambda module, given, out: out * 2)
+        with pytest.raises(ValueError, match="are not what its layer 'fc' gives"):
+            Headed(network).features(X)
+
+
+def test_a_hook_that_changes_the_features_gives_the_changed_ones():
+    network = Small()
+    network.fc.register_forward_pre_hook(lambda module, given: (given[0] + 1,))
+    assert torch.equal(Headed(network).features(X), network.body(X) + 1)
+
+
+@pytest.mark.parametrize(
+    ("use", "times"),
+    [
+        (lambda head, h: (head(h) + head(h)) / 2, r"it is called 2 times"),
+        (lambda head, h: F.linear(h, head.weight, head.bias), r"it is never called"),
+    ],
+)
+def test_a_head_that_is_not_called_once_is_refused(use, times):
+    with pytest.raises(ValueError, match=times):
+        Headed(Small(use)).features(X)
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    loss: None = None
+
+
+class ModelOutput(OrderedDict):
+    """As transformers has it: a dictionary whose entries are attributes, too."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
+@pytest.mark.parametrize(
+    "pack", [Output, lambda z: {"loss": None, "logits": z}, lambda z: ModelOutput(logits=z)]
+)
+def test_logits_are_found_in_an_output_that_names_them(pack):
+    packed = Headed(Small(lambda head, h: pack(head(h))))
+    torch.testing.assert_close(packed(X), Small()(X))
+    torch.testing.assert_close(packed.features(X), Small().body(X))
+    wrong = Headed(Small(lambda head, h: pack(head(h) / 2)))
+    with pytest.raises(ValueError, match="are not what its layer"):
+        wrong.features(X)
+
+
+@pytest.mark.parametrize(
+    ("pack", "message"),
+    [
+        (lambda z: (z, z), "returns tuple, in which logits .* none is found"),
+        (lambda z: [z], "returns list, in which logits"),
+        (lambda z: {"out": z}, "returns dict, in which logits"),
+        (lambda z: None, "returns NoneType, in which logits"),
+        (lambda z: z[:, None], r"a tensor of shape \(6, 1, 3\) is found"),
+    ],
+)
+def test_an_output_without_logits_is_answered_by_one_line(pack, message):
+    with pytest.raises(ValueError, match=message):
+        Headed(Small(lambda head, h: pack(head(h))))(X)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_wrapped_networks_of_other_types_take_float32_images(dtype):
+    expected = Headed(Small(), mean=(0.4,), std=(0.2,)).features(X)
+    for network in (Headed(Small().to(dtype), mean=(0.4,), std=(0.2,)),):
+        found = network.features(X)
+        assert found.dtype == dtype
+        # Bfloat16 has eight bits.
+        torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        utils.weight_norm,
+        utils.spectral_norm,
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        parametrizations.orthogonal,
+    ],
+    ids=["old weight norm", "old spectral norm", "weight norm", "spectral norm", "orthogonal"],
+)
+def test_heads_whose_weights_are_computed_are_split_as_others_are(rewrite):
+    model = Headed(Small(head=rewrite(nn.Linear(5, 3)))).eval()
+    logits = model.features(X) @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(logits, model(X))
+
+
+def test_a_wrapped_network_works_in_inference_mode():
+    with torch.inference_mode():
+        assert torch.equal(Headed(Small(), mean=(0.0,), std=(1.0,)).features(X), Small().body(X))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_nan_are_named_as_the_reason(value):
+    network = Small()
+    network.body[1].weight.data[0, 0] = value
+    with pytest.raises(ValueError, match=r"NaN or infinity for 6 of 6 .* stands in body.1.weight"):
+        Headed(network).features(X)

@@ -1,8 +1,91 @@
-"""Verdicts in words."""
+import math
 
+import numpy as np
 import pytest
+import torch
+from scipy import stats
 
-from ccnotes.verdicts import judged
+from ccnotes import evaluation, verdicts
+from ccnotes.verdicts import bootstrapped, described, interval, judged, mcnemar, verdict
+
+
+def test_what_evaluation_had_before_it_still_has():
+    for name in ("bootstrapped", "described", "interval", "judged", "mcnemar", "verdict"):
+        assert getattr(evaluation, name) is getattr(verdicts, name)
+
+
+def test_interval_is_students():
+    values = [0.31, 0.28, 0.35, 0.30, 0.41]
+    expected = stats.t.interval(0.95, 4, np.mean(values), np.std(values, ddof=1) / np.sqrt(5))
+    assert interval(values) == pytest.approx(expected)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    """2,000 samples of five normal values: 95 % within five standard errors of a proportion."""
+    samples = np.random.default_rng(0).normal(1.0, 2.0, (2000, 5))
+    covered = [low < 1.0 < high for low, high in map(interval, samples)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=5 * (0.95 * 0.05 / 2000) ** 0.5)
+
+
+def test_one_run_has_no_interval():
+    with pytest.raises(ValueError, match="needs two values or more, got 1"):
+        interval([0.3])
+
+
+def test_description_gives_mean_interval_and_number():
+    assert described([1.0, 3.0], ".1f") == "2.0 (-10.7 to 14.7, n\u00a0=\u00a02)"
+    assert described([2.0], "+.1f") == "+2.0 (n\u00a0=\u00a01)"
+    assert described([-0.01, 0.006], ".2f").startswith("0.00 (-0.10 to 0.10")
+    assert described([-0.001, 0.001], "+.1f") == "0.0 (0.0 to 0.0, n\u00a0=\u00a02)"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([1.0, 3.0], "2 (-11 to 15, n\u00a0=\u00a02)"),  # half widths: 12.7,
+        ([0.10, 0.12], "0.11 (-0.02 to 0.24, n\u00a0=\u00a02)"),  # 0.127,
+        ([0.100, 0.101], "0.1005 (0.0941 to 0.1069, n\u00a0=\u00a02)"),  # 0.00635
+        ([3.14159], "3.14 (n\u00a0=\u00a01)"),
+        ([-0.0123456], "-0.0123 (n\u00a0=\u00a01)"),
+        ([1234.5], "1234 (n\u00a0=\u00a01)"),
+        ([0.0], "0.00 (n\u00a0=\u00a01)"),
+        ([0.123, 0.123], "0.123 (0.123 to 0.123, n\u00a0=\u00a02)"),
+        ([0.35 - 0.30, 0.40 - 0.35], "0.0500 (0.0500 to 0.0500, n\u00a0=\u00a02)"),
+        ([math.nan, 1.0], "nan (nan to nan, n\u00a0=\u00a02)"),
+    ],
+)
+def test_without_digits_a_description_has_two_of_the_intervals_half_width(values, text):
+    assert described(values, "") == text
+
+
+def test_a_judgement_is_the_description_and_the_verdict():
+    for values in ([1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [0.3]):
+        word = verdict(values).split(" (")[0]
+        assert judged(values, "+.1f") == f"{described(values, '+.1f')}: **{word}**"
+    assert judged([0.0010, 0.0012, 0.0011], ".2f").startswith("0.001 (0.001 to 0.001, ")
+    assert judged([0.0, 0.0], ".2f").startswith("0.00 (0.00 to 0.00")
+
+
+def test_a_verdict_follows_the_interval_and_marks_a_single_run():
+    assert verdict([1.0, 1.1, 0.9]) == "agree (n\u00a0=\u00a03)"
+    assert verdict([-1.0, -1.1, -0.9]) == "disagree (n\u00a0=\u00a03)"
+    assert verdict([1.0, -1.0, 0.5]) == "cannot tell (n\u00a0=\u00a03)"
+    assert verdict([0.3]) == "agree (n\u00a0=\u00a01)"
+
+
+def test_mcnemar_counts_the_images_that_one_model_alone_has_right():
+    """By hand: of six such images all six for one model is 2 / 2^6 on both sides."""
+    first = torch.tensor([1, 1, 1, 1, 1, 1, 1, 0], dtype=torch.uint8)
+    second = torch.tensor([0, 0, 0, 0, 0, 0, 1, 0], dtype=torch.uint8)
+    assert mcnemar(first, second) == pytest.approx(2 / 64)
+    assert mcnemar(second, first) == pytest.approx(2 / 64)
+    assert mcnemar(first, first) == 1
+
+
+def test_draws_are_described_by_their_middle_95_percent():
+    draws = torch.arange(1001.0) / 100  # 0 to 10
+    assert bootstrapped(4.0, draws) == "4.0 (0.2 to 9.8)"
+    assert bootstrapped(-4.0, draws - 5, "+.2f") == "-4.00 (-4.75 to +4.75)"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""What images, labels and logits must be: errors that name the value, the rule and the remedy."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ccnotes.types import Features, Logits
+
+
+def check_bytes(images: Tensor, labels: Tensor) -> None:
+    """ValueError unless ``images`` are uint8 and as many as ``labels``."""
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"images of {images.dtype} and shape {tuple(images.shape)}, where uint8 (0 to 255), "
+            f"images x channels x rows x columns, is wanted: give (255 * images).round().byte(), "
+            f"if they lie in [0, 1]."
+        )
+    if labels.shape != images.shape[:1] or not len(labels):
+        raise ValueError(
+            f"{len(images)} images and labels of shape {tuple(labels.shape)}: give one label per "
+            f"image, and at least one image."
+        )
+
+
+def check_floats(x: Tensor) -> None:
+    """ValueError unless ``x`` are floating-point numbers."""
+    if not x.is_floating_point():
+        raise ValueError(
+            f"images of {x.dtype} are not pixels in [0, 1]: give images / 255, if they run from "
+            f"0 to 255."
+        )
+
+
+def check_pixels(x: Tensor) -> None:
+    """ValueError unless ``x`` are floating-point pixels in [0, 1]."""
+    check_floats(x)
+    low, high = extremes(x) or (0.0, 1.0)
+    if not (low >= -1e-6 and high <= 1 + 1e-6):  # resizing may round a little beyond the ends
+        raise ValueError(
+            f"images with values from {low:.3g} to {high:.3g} are not pixels in [0, 1]: "
+            + (
+                "give images / 255."
+                if low >= 0 and high > 2
+                else "give raw pixels and let the model normalise them, as Headed(network, "
+                "mean=..., std=...) does."
+            )
+        )
+
+
+def checked_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """The labels as int64; ValueError unless they are integers, 0 to ``num_classes - 1``."""
+    check_labels(extremes(labels), num_classes)
+    return labels.long()
+
+
+def check_labels(labels: Iterable[float], num_classes: int) -> None:
+    for label in labels:
+        if not (isinstance(label, int) and 0 <= label < num_classes):
+            raise ValueError(
+                f"label {label} is not one of the {num_classes} classes of the head, which are "
+                f"the integers 0 to {num_classes - 1}: choose the data that the model was trained "
+                f"on."
+            )
+
+
+def extremes(values: Tensor) -> list[float]:
+    """The least and the greatest value, as numbers of Python; of no values none."""
+    return [values.min().item(), values.max().item()] if values.numel() else []
+
+
+def logits_of(output: Any) -> Logits:
+    """The logits in what a network returns: the tensor itself, or what is called ``logits`` in it.
+
+    Raises ValueError where there is neither.
+
+    >>> logits_of({"loss": None, "logits": torch.ones(1, 2)})
+    tensor([[1., 1.]])
+    """
+    found = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", output)
+    if not (isinstance(found, Tensor) and found.ndim == 2):
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else "none"
+        raise ValueError(
+            f"the network returns {type(output).__name__}, in which logits (images x classes) are "
+            f"sought and {what} is found: wrap it in a module whose forward returns the logits."
+        )
+    return found
+
+
+def check_trackable(model: nn.Module) -> None:
+    """ValueError for a model through which autograd cannot go back to the images."""
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} was made under torch.inference_mode(), so it has no "
+            f"gradients: make it, or load it, outside."
+        )
+
+
+def check_finite(values: Features, model: nn.Module) -> None:
+    """ValueError if the features or logits that ``model`` gives are NaN or infinite anywhere."""
+    wrong = int((~values.isfinite()).any(1).sum())
+    if wrong:
+        broken = [name for name, v in model.state_dict().items() if not v.isfinite().all()]
+        raise ValueError(
+            f"{type(model).__name__} gives NaN or infinity for {wrong} of {len(values)} images. "
+            + (
+                f"NaN or infinity stands in {few(broken)}: take an earlier checkpoint."
+                if broken
+                else "Its weights are finite: look for a division by zero, or for numbers too "
+                "large for their type."
+            )
+        )
+
+
+def few(names: Sequence[str]) -> str:
+    """At most three of the names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,181 @@
+"""Weights as other programs save them."""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from ccnotes.checks import few
+
+
+@torch.inference_mode(False)
+def load_weights(network: nn.Module, path: Path | str, *, prefix: str | None = None) -> nn.Module:
+    """A copy of ``network`` with the weights of a checkpoint, in eval mode.
+
+    That is a .safetensors file or one of ``torch.save``, which is read without executing any
+    code. The weights may lie anywhere in nested dictionaries, and all their names may begin with
+    what a wrapper puts there, as ``DataParallel`` puts ``module.``. What lies beside them is left
+    out with a warning that names it. Raises ValueError for weights that do not fit, naming what
+    does not, for NaN, and where several sets that differ fit, such as raw weights and their
+    average; ``prefix`` chooses one: the keys down to it, joined by dots.
+
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "weights.pt"
+    >>> network = nn.Linear(2, 2)
+    >>> torch.save({"net": network.state_dict(), "ema": nn.Linear(2, 2).state_dict()}, path)
+    >>> torch.equal(load_weights(network, path, prefix="net.").weight, network.weight)
+    True
+    """
+    path = Path(path)
+    entries = list(tensors(read(path)))
+    found, homes = {k: v for _, k, v in entries}, {k: home for home, k, _ in entries}
+    if not found:
+        raise ValueError(f"{path} holds no state dict, that is, tensors by name.")
+    prefix = f"{prefix.rstrip('.')}." if prefix else prefix
+    fits = fitting(network, found, prefix)
+    if not fits:
+        raise ValueError(f"{path} does not fit: {misfit(network, found, prefix)}")
+    (model, used), *others = fits.values()
+    weights = model.state_dict()
+    if broken := [name for name, value in weights.items() if value.isnan().any()]:
+        raise ValueError(f"{path} holds NaN in {few(broken)}: take an earlier checkpoint.")
+    copies = set(used)
+    for other, keys in others:
+        if not all(torch.equal(v, weights[name]) for name, v in other.state_dict().items()):
+            raise ValueError(
+                f"{path} holds several sets of weights that fit and differ, such as raw ones and "
+                f"their average. Choose one by prefix=..., of {', '.join(map(repr, fits))}."
+            )
+        copies |= keys
+    beside = {homes[key] for key in used}
+    alike = [start for start in starts(weights, found) if start and prefix is None]
+    under = prefix or ""
+    near = {key for key in found if homes[key] in beside and key.startswith(under)}
+    near |= {key for key in found if key.startswith(tuple(alike))}
+    if extra := [key for key in found if key in near - copies]:
+        warnings.warn(f"{path} holds more than the weights; left out: {few(extra)}.", stacklevel=2)
+    return model
+
+
+def read(path: Path) -> Any:
+    """What the file holds. Raises ValueError where it is none that :func:`load_weights` reads."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch's own advice is to execute what the file says, which is not done here.
+        stranger = re.search(r"GLOBAL (\S+)", str(error))
+        why = str(error).partition(".")[0] if "weights_only" in str(error) else error
+        if stranger:
+            why = f"{stranger[1]} lies beside the weights, and to read it could execute code"
+        raise ValueError(
+            f"{path} cannot be read as weights ({why}). What can: a file that "
+            f"torch.save(network.state_dict(), path) wrote, or a .safetensors file. Save the "
+            f"weights alone, where you trust the file, with the program that it comes from."
+        ) from error
+
+
+def tensors(found: Any, home: str = "") -> Iterator[tuple[str, str, Tensor]]:
+    """All tensors in nested dictionaries: their dictionary, and their keys joined by dots."""
+    for key, value in found.items() if isinstance(found, Mapping) else ():
+        if isinstance(value, Tensor):
+            yield home, f"{home}{key}", value
+        else:
+            yield from tensors(value, f"{home}{key}.")
+
+
+def fitting(
+    network: nn.Module, found: dict[str, Tensor], prefix: str | None
+) -> dict[str, tuple[nn.Module, set[str]]]:
+    """Copies of the network with each set of weights that fits, and the keys that these are.
+
+    By what stands before the network's names in those keys; wrappers' names count where nothing
+    fits without.
+    """
+    for plain in (str, unwrapped):
+        names = {plain(name): name for name in network.state_dict()}
+        keys = {plain(key): key for key in found}
+        if len(keys) < len(found):  # two would pass for one
+            continue
+        fits = {}
+        for start in starts(names, keys) if prefix is None else [plain(prefix)]:
+            under = {k.removeprefix(start): key for k, key in keys.items() if k.startswith(start)}
+            model = copied(network)
+            weights = {names.get(k, k): found[key] for k, key in under.items()}
+            try:
+                missing, strange = model.load_state_dict(weights, strict=False)
+            except RuntimeError:  # of other shapes
+                continue
+            if not missing:
+                used = {key for k, key in under.items() if names.get(k, k) not in strange}
+                fits[start] = refreshed(model), used
+        if fits:
+            return fits
+    return {}
+
+
+def unwrapped(name: str) -> str:
+    """The name without those of wrappers: DataParallel's and torch.compile's."""
+    return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
+
+
+def starts(names: Collection[str], keys: Iterable[str]) -> list[str]:
+    """What stands before the names in the keys, the commonest first.
+
+    Each for half of the names at least; where none is, the commonest.
+    """
+    counts: Counter[str] = Counter()
+    for key in keys:
+        parts = key.split(".")
+        for i in range(len(parts)):
+            if ".".join(parts[i:]) in names:
+                counts["".join(f"{part}." for part in parts[:i])] += 1
+    common = counts.most_common()
+    return [start for start, count in common if 2 * count >= len(names) or start == common[0][0]]
+
+
+def misfit(network: nn.Module, found: dict[str, Tensor], prefix: str | None) -> str:
+    """What does not fit, in words."""
+    own = network.state_dict()
+    start = prefix if prefix is not None else next(iter(starts(own, found)), "")
+    theirs = {key.removeprefix(start): v for key, v in found.items() if key.startswith(start)}
+    if not theirs:
+        return f"none of its names begins with {prefix!r}. It has {few(list(found))}."
+    lacking = [name for name in own if name not in theirs]
+    other = [
+        f"{name} is {list(theirs[name].shape)} and should be {list(value.shape)}"
+        for name, value in own.items()
+        if name in theirs and theirs[name].shape != value.shape
+    ]
+    strange = [name for name in theirs if name not in own]
+    faults = [few(other)] * bool(other) + [f"it lacks {few(lacking)}"] * bool(lacking)
+    faults += [f"it has {few(strange)}, which the network has not"] * bool(strange)
+    inner = next(iter(starts(theirs, own)), "")
+    if inner and not other:
+        return f"{'; '.join(faults)}. Load it into the network called {inner[:-1]!r} in this one."
+    return f"{'; '.join(faults)}. Is it of this architecture, with this number of classes?"
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A copy in eval mode; of weights that a hook computes (the old weight_norm), too."""
+    computed = [v for m in network.modules() for v in vars(m).values() if isinstance(v, Tensor)]
+    return deepcopy(network, {id(v): v.detach().clone() for v in computed}).eval()
+
+
+def refreshed(model: nn.Module) -> nn.Module:
+    """The model, in which what hooks compute from its weights is computed anew."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, (WeightNorm, SpectralNorm)):
+                hook(module, None)
+    return model

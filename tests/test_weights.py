@@ -1,0 +1,268 @@
+import argparse
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import utils
+from torch.nn.utils import parametrizations
+
+from ccnotes import models
+from ccnotes.models import ConvNet, Headed, PreActResNet
+from ccnotes.weights import load_weights
+
+X = torch.ones(1, 3, 8, 8)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "w.pt"
+
+
+@pytest.fixture
+def source():
+    torch.manual_seed(0)
+    return ConvNet(4, width=2).eval()
+
+
+def network():
+    return ConvNet(4, width=2)
+
+
+def named(prefix, weights):
+    return {prefix + name: value for name, value in weights.items()}
+
+
+def other(weights):
+    """Weights of the same shapes, as an average of weights or another network has them."""
+    return {name: value + 1 for name, value in weights.items()}
+
+
+def wrapped_body(weights):
+    """As DataParallel around the body alone names them."""
+    return {name.replace("body.", "body.module."): value for name, value in weights.items()}
+
+
+def test_weights_are_loaded_from_where_they_were_before():
+    assert models.load_weights is load_weights
+
+
+@pytest.mark.parametrize(
+    "nest", [lambda w: w, lambda w: {"state_dict": w, "epoch": 3}, lambda w: {"net": w}]
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "module.model."])
+def test_weights_are_found_as_others_save_them(nest, prefix, path, source):
+    given = network().eval()
+    torch.save(nest(named(prefix, source.state_dict())), path)
+    before = given(X)
+    loaded = load_weights(given, path)
+    assert torch.equal(loaded(X), source(X))
+    assert torch.equal(given(X), before)
+    assert not loaded.training
+
+
+def test_a_network_whose_own_names_begin_with_module_takes_its_weights(tmp_path):
+    torch.manual_seed(0)
+    source, other = (nn.DataParallel(ConvNet(4, width=2)).eval() for _ in range(2))
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    x = torch.ones(1, 3, 8, 8)
+    assert torch.equal(load_weights(other, tmp_path / "w.pt")(x), source(x))
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    network, path = ConvNet(4, width=2), tmp_path / "w.pt"
+    torch.save(ConvNet(6, width=2).state_dict(), path)
+    with pytest.raises(ValueError, match=r"(?s)w.pt does not fit: .*head.bias.*number of classes"):
+        load_weights(network, path)
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(ValueError, match="holds no state dict"):
+        load_weights(network, path)
+    path.write_text("nothing")
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        load_weights(network, path)
+
+
+def test_a_safetensors_file_is_read_too(tmp_path, source):
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    assert torch.equal(load_weights(network(), tmp_path / "w.safetensors")(X), source(X))
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        wrapped_body,
+        lambda w: {"state_dict": named("module.", wrapped_body(w))},
+        lambda w: named("_orig_mod.", w),
+        lambda w: named("module._orig_mod.", w),
+    ],
+    ids=["body alone", "body and all", "compiled", "compiled and parallel"],
+)
+@pytest.mark.parametrize("wrap", [lambda n: n, nn.DataParallel], ids=["bare", "parallel"])
+def test_names_that_wrappers_put_in_the_middle_do_not_matter(rename, wrap, path, source):
+    torch.save(rename(source.state_dict()), path)
+    assert torch.equal(load_weights(wrap(network()), path)(X), source(X))
+
+
+def madry(weights):
+    """As the robustness library saves them: all weights twice, beside two normalisers."""
+    model = named("module.model.", weights) | named("module.attacker.model.", weights)
+    model["module.normalizer.new_mean"] = model["module.attacker.normalize.new_std"] = X
+    return {"model": model, "epoch": 3, "optimizer": {"state": {0: {"momentum_buffer": X}}}}
+
+
+@pytest.mark.parametrize(
+    ("save", "left"),
+    [
+        (madry, "model.module.normalizer.new_mean, model.module.attacker.normalize.new_std"),
+        (
+            lambda w: {"state_dict": named("net.", w) | {"criterion.weight": X}, "epoch": 3},
+            "state_dict.criterion.weight",
+        ),
+        (lambda w: {"n_averaged": torch.tensor(3)} | named("module.", w), "n_averaged"),
+        (lambda w: w | {f"extra.{i}": X for i in range(9)}, "extra.0, extra.1, extra.2 and 6 more"),
+        (
+            lambda w: {"state_dict": w, "ema": {k: v + 1 for k, v in w.items() if "head" not in k}},
+            "ema.body.0.mean, ema.body.0.std, ema.body.1.weight and 17 more",
+        ),
+    ],
+    ids=["robustness", "lightning", "swa", "many", "half an average"],
+)
+def test_what_lies_beside_the_weights_is_left_out_and_named(save, left, path, source):
+    torch.save(save(source.state_dict()), path)
+    with pytest.warns(UserWarning, match=rf"w.pt holds more than the weights; left out: {left}\."):
+        loaded = load_weights(network(), path)
+    assert torch.equal(loaded(X), source(X))
+
+
+def test_mean_and_std_of_a_wrapped_network_are_named_when_they_are_left_out(path, source):
+    torch.save(Headed(source, mean=(0.4,), std=(0.2,)).state_dict(), path)
+    with pytest.warns(UserWarning, match="left out: normalize.mean, normalize.std"):
+        assert torch.equal(load_weights(network(), path)(X), source(X))
+
+
+SEVERAL = {
+    "beside": lambda w: {"state_dict": w, "state_dict_ema": other(w)},
+    "flat": lambda w: named("model.", w) | named("ema_model.", other(w)),
+    "bare": lambda w: w | named("ema.", other(w)),
+    "wrapped": lambda w: w | named("module.", other(w)),
+    "in the middle": lambda w: wrapped_body(w) | named("ema.", wrapped_body(other(w))),
+}
+
+
+@pytest.mark.parametrize(
+    ("save", "raw", "average"),
+    [
+        ("beside", "state_dict.", "state_dict_ema."),
+        ("flat", "model.", "ema_model."),
+        ("bare", "", "ema."),
+        ("wrapped", "", "module."),
+        ("in the middle", "", "ema."),
+    ],
+)
+def test_raw_and_averaged_weights_in_one_file_are_a_question(save, raw, average, path, source):
+    torch.save(SEVERAL[save](source.state_dict()), path)
+    with pytest.raises(ValueError, match=rf"Choose one by prefix=..., of '{raw}', '{average}'"):
+        load_weights(network(), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = load_weights(network(), path, prefix=raw)
+        second = load_weights(network(), path, prefix=average.removesuffix("."))
+    assert torch.equal(first(X), source(X))
+    expected = network().eval()
+    expected.load_state_dict(other(source.state_dict()))
+    assert torch.equal(second(X), expected(X))
+
+
+def test_the_same_weights_twice_are_no_question(path, source):
+    torch.save({"state_dict": source.state_dict(), "ema": source.state_dict()}, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(load_weights(network(), path)(X), source(X))
+
+
+def test_a_prefix_that_is_not_there_is_answered_by_names_that_are(path, source):
+    torch.save({"state_dict": source.state_dict()}, path)
+    with pytest.raises(ValueError, match=r"begins with 'ema\.'\. It has state_dict.body.0.mean"):
+        load_weights(network(), path, prefix="ema")
+
+
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        (np.float64(0.9), "numpy.*scalar"),
+        (argparse.Namespace(lr=0.1), "argparse.Namespace"),
+        (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+    ],
+)
+def test_objects_beside_the_weights_get_our_own_remedy(extra, name, path, source):
+    torch.save({"state_dict": source.state_dict(), "extra": extra}, path)
+    with pytest.raises(ValueError, match=rf"{name} lies beside .* Save the weights alone") as error:
+        load_weights(network(), path)
+    assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_archive_is_no_state_dict(path):
+    torch.jit.script(nn.Linear(2, 2)).save(path)
+    with pytest.raises(ValueError, match=r"cannot be read as weights .*TorchScript"):
+        load_weights(nn.Linear(2, 2), path)
+
+
+def test_nan_is_named(path, source):
+    weights = source.state_dict()
+    weights["body.5.bias"][0] = torch.nan
+    torch.save(weights, path)
+    with pytest.raises(ValueError, match=r"holds NaN in body.5.bias: take an earlier checkpoint"):
+        load_weights(network(), path)
+
+
+def test_what_does_not_fit_is_counted_not_listed(path, source):
+    torch.save(PreActResNet(4, width=2).state_dict(), path)
+    with pytest.raises(ValueError, match=r"lacks .* and \d+ more; it has .* and \d+ more") as error:
+        load_weights(network(), path)
+    assert len(str(error.value)) < 500
+    torch.save(source.state_dict(), path)
+    with pytest.raises(ValueError, match=r"Load it into the network called 'network' in this one"):
+        load_weights(Headed(network()), path)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        utils.weight_norm,
+        utils.spectral_norm,
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+    ],
+    ids=["old weight norm", "old spectral norm", "weight norm", "spectral norm"],
+)
+def test_weights_that_are_computed_are_those_of_the_file(rewrite, path):
+    """At once, and after a forward pass of the network that was given."""
+    torch.manual_seed(0)
+    source, given = (
+        nn.Sequential(nn.Flatten(), rewrite(nn.Linear(192, 4))).eval() for _ in range(2)
+    )
+    before = given(X)
+    torch.save(source.state_dict(), path)
+    expected, loaded = source(X), load_weights(given, path)
+    assert torch.equal(loaded[1].weight, source[1].weight)
+    assert torch.equal(loaded(X), expected)
+    assert torch.equal(given(X), before)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_the_old_weight_norm_s_file_fits_the_new_one(path):
+    source = nn.Sequential(nn.Flatten(), utils.weight_norm(nn.Linear(192, 4)))
+    torch.save(source.state_dict(), path)
+    given = nn.Sequential(nn.Flatten(), parametrizations.weight_norm(nn.Linear(192, 4)))
+    torch.testing.assert_close(load_weights(given, path)(X), source(X))
+
+
+def test_weights_loaded_in_inference_mode_can_be_attacked(path, source):
+    torch.save(source.state_dict(), path)
+    with torch.inference_mode():
+        loaded = load_weights(network(), path)
+    assert not any(weight.is_inference() for weight in loaded.parameters())
