@@ -24,6 +24,8 @@ OWN_BEST, OWN_AVERAGE = "own-best", "own-average"  # teachers that come from the
 class Objective:
     """What a run minimises: by default the cross-entropy of plain adversarial training.
 
+    Raises ValueError for a setting that no run can have.
+
     >>> Objective(teachers=("planted-at",), teacher_weights=(0.9,)).temperature  # labels: 0.1
     2.0
     """
@@ -156,8 +158,8 @@ def mart(clean: Logits, attacked: Logits, labels: Labels, beta: float) -> Float[
     Wang et al. (2020), "Improving adversarial robustness requires revisiting misclassified
     examples", ICLR; ``beta`` is the lambda of the paper, 6 in its code.
 
-    >>> logits = torch.zeros(1, 2)  # log 2 twice, and no divergence
-    >>> round(mart(logits, logits, torch.tensor([0]), beta=6).item(), 4)
+    >>> logits = torch.zeros(1, 2)
+    >>> round(mart(logits, logits, torch.tensor([0]), beta=6).item(), 4)  # log 2 twice
     1.3863
     """
     own, attacked = labels[:, None], attacked.float()
@@ -211,8 +213,7 @@ def permuted(soft: Soft, labels: Labels, shift: int) -> Soft:
     own. If ``shift`` is the size of a group, it ends in another group than it came from, without
     exception. Raises ValueError where a class would keep its mass.
 
-    >>> soft = torch.tensor([[0.5, 0.25, 0.125, 0.125, 0, 0]])
-    >>> permuted(soft, torch.tensor([0]), shift=2).tolist()
+    >>> permuted(torch.tensor([[0.5, 0.25, 0.125, 0.125, 0, 0]]), torch.tensor([0]), 2).tolist()
     [[0.5, 0.0, 0.0, 0.25, 0.125, 0.125]]
     """
     classes = soft.shape[1]
