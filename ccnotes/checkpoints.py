@@ -48,6 +48,8 @@ class State:
 def write_state(state: State, checkpoint: Path) -> None:
     """Replace the checkpoint in one step: at any moment the old or the new one is whole.
 
+    Raises OSError, with the remedy, where the new one cannot be written.
+
     >>> write_state(State(fingerprint="a run's", device="cpu", epoch=3), Path("checkpoint.pt"))
     >>> read_state(Path("checkpoint.pt"), "a run's", epochs=5).epoch
     3

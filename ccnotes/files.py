@@ -15,6 +15,7 @@ def save_tensors(
     """Replace ``path`` by a safetensors file in one step: at any moment old or new one is whole.
 
     Its permissions are those that the user's umask gives; safetensors itself gives none to others.
+    A write that fails raises OSError and leaves what was there.
 
     >>> import torch
     >>> from safetensors.torch import load_file

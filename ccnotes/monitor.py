@@ -115,7 +115,7 @@ def examine(model: Network, parts: Parts, e: Experiment, precision: str) -> dict
 def sample_attribution(
     model: Network, split: Split, e: Experiment, precision: str
 ) -> Float[Tensor, "classes features"]:
-    """Attribution vectors of the first image of each class, attacked.
+    """Attribution vectors of the first image of each class, attacked; in logits.
 
     >>> from ccnotes.experiments import dataset
     >>> from ccnotes.models import ConvNet
@@ -131,7 +131,7 @@ def sample_attribution(
 
 
 def robust_accuracy(model: Network, split: Split, e: Experiment, precision: str) -> float:
-    """The accuracy that :func:`evaluate_parts` finds on attacked images, alone."""
+    """The accuracy, in [0, 1], that :func:`evaluate_parts` finds on attacked images, alone."""
     features = features_of(
         model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
     )

@@ -114,9 +114,10 @@ def train_step(
     teachers: Sequence[tuple[Network, float]] = (),
     groups: Int[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Augment, attack and learn from one batch, model in train mode; returns the mean loss.
+    """Augment, attack and learn from one batch, model in train mode.
 
-    ``teachers`` are networks and their weights in the loss, ``groups`` the classes' true ones.
+    Returns the mean loss, in nats. ``teachers`` are networks and their weights in the loss,
+    ``groups`` the classes' true ones.
 
     >>> from ccnotes.experiments import dataset
     >>> e = Experiment(train_size=12, width=4)
