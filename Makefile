@@ -27,7 +27,7 @@ test: .venv/book .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy ccnotes
-	.venv/bin/python -m pytest -q -n 2 -m "not rendered" -rs tests
+	.venv/bin/python -m pytest -q -n 2 -m "not rendered" -rs tests ccnotes
 	rm -rf _check
 	mkdir _check
 	echo '*' > _check/.gitignore

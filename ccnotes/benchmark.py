@@ -56,6 +56,10 @@ def bench(
     a step achieves against the matrix products, ours in our precision, the reference's in
     float32. (On CUDA torch convolves float32 as TF32, and that share may exceed 1.)
     ``cifar10_epoch_s`` is the time of our steps for 50,000 images.
+
+    >>> row = bench([1], batch_size=2, steps=1, rounds=1)[0]
+    >>> row["width"], bool(row["ratio"] > 0)
+    (1, True)
     """
     if rounds < 1 or not widths:
         raise ValueError(
@@ -155,7 +159,14 @@ def reference_step(
 
     Float32, images prepared one by one on the processor, the model in train mode throughout, and
     an l-infinity attack whose ``backward`` fills the weights' gradients, too, for nothing.
-    Returns the mean loss.
+    Returns the mean loss, in nats.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    >>> images, labels = torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+    >>> optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> to_float = transforms.ConvertImageDtype(torch.float32)
+    >>> reference_step(model, optimiser, images, labels, PGD(steps=1), to_float).shape
+    torch.Size([])
     """
     device = next(model.parameters()).device
     x = torch.stack([transform(image) for image in images]).to(device)
@@ -190,6 +201,7 @@ class Compiled(nn.Module):
         self.model = torch.compile(model)
 
     def forward(self, x: Images) -> Logits:
+        """The network's logits; in eval mode without gradients for its weights."""
         self.requires_grad_(self.training)
         try:
             logits: Logits = self.model(x)
@@ -199,7 +211,11 @@ class Compiled(nn.Module):
 
 
 def flops(step: Callable[[], Any]) -> int:
-    """Operations of the convolutions and matrix products in one call, a multiply-add being two."""
+    """Operations of the convolutions and matrix products in one call, a multiply-add being two.
+
+    >>> flops(lambda: torch.ones(2, 3) @ torch.ones(3, 4))  # 2 * 2 * 3 * 4
+    48
+    """
     with FlopCounterMode(display=False) as counter:
         counter.mod_tracker.__exit__()  # the count by module cannot bear autograd.grad (#131753)
         step()
@@ -218,7 +234,11 @@ def matmul_peak(device: torch.device, precision: str) -> float:
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """The time of one call, from an idle device to an idle device."""
+    """The time of one call, from an idle device to an idle device.
+
+    >>> seconds(lambda: torch.ones(8, 8) @ torch.ones(8, 8), torch.device("cpu")) > 0
+    True
+    """
     wait = getattr(torch, device.type).synchronize
     wait()
     begun = time.perf_counter()

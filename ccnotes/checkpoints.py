@@ -17,6 +17,9 @@ class State:
     """All that a run carries from one batch to the next.
 
     A field with a default may be missing in a file that an earlier version wrote.
+
+    >>> State(fingerprint="a run's", device="cpu").finished
+    False
     """
 
     fingerprint: str
@@ -43,7 +46,14 @@ class State:
 
 
 def write_state(state: State, checkpoint: Path) -> None:
-    """Replace the checkpoint in one step: at any moment the old or the new one is whole."""
+    """Replace the checkpoint in one step: at any moment the old or the new one is whole.
+
+    Raises OSError, with the remedy, where the new one cannot be written.
+
+    >>> write_state(State(fingerprint="a run's", device="cpu", epoch=3), Path("checkpoint.pt"))
+    >>> read_state(Path("checkpoint.pt"), "a run's", epochs=5).epoch
+    3
+    """
     content = io.BytesIO()
     torch.save({f.name: getattr(state, f.name) for f in fields(state)}, content)
     try:
@@ -56,7 +66,13 @@ def write_state(state: State, checkpoint: Path) -> None:
 
 
 def read_state(checkpoint: Path, fingerprint: str, *, epochs: int) -> State:
-    """A checkpoint's state. Raises ValueError where it is damaged or another run's."""
+    """A checkpoint's state. Raises ValueError where it is damaged or another run's.
+
+    >>> write_state(State(fingerprint="a run's", device="cpu"), Path("checkpoint.pt"))
+    >>> read_state(Path("checkpoint.pt"), "another's", epochs=5)
+    Traceback (most recent call last):
+    ValueError: checkpoint.pt belongs to run a run's, not to another's. Move it away.
+    """
     remedy = "Delete it to start this run from its first epoch."
     try:
         with zipfile.ZipFile(checkpoint) as file:

@@ -15,12 +15,25 @@ def save_tensors(
     """Replace ``path`` by a safetensors file in one step: at any moment old or new one is whole.
 
     Its permissions are those that the user's umask gives; safetensors itself gives none to others.
+    A write that fails raises OSError and leaves what was there.
+
+    >>> import torch
+    >>> from safetensors.torch import load_file
+    >>> save_tensors({"ones": torch.ones(3)}, Path("ones.safetensors"))
+    >>> load_file("ones.safetensors")
+    {'ones': tensor([1., 1., 1.])}
     """
     replace_file(path, save(dict(tensors), metadata))
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replace ``path`` in one step. A write that fails leaves what was there, and nothing else."""
+    """Replace ``path`` in one step. A write that fails leaves what was there, and nothing else.
+
+    >>> replace_file(Path("note"), b"old")
+    >>> replace_file(Path("note"), b"new")
+    >>> Path("note").read_bytes()
+    b'new'
+    """
     fresh = path.with_name(f"{path.name}.new")
     try:
         with fresh.open("wb") as file:
@@ -34,6 +47,11 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """SHA-256 of a file's content, in hex.
+
+    >>> _ = Path("abc").write_text("abc")
+    >>> sha256_of(Path("abc"))  # the example of the standard, FIPS 180
+    'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

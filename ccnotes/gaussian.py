@@ -74,6 +74,10 @@ def sample(
 
     ``absent`` is the standard deviation of the features that a class does not have (the model
     proper has exact zeros there). Equal seeds draw equal images.
+
+    >>> x, y = sample(1, mu=2, sigma=0)
+    >>> y.tolist(), x.round().astype(int).tolist()
+    ([2], [[0, 0, 2, 2, 2, 0]])
     """
     _checked(mu=mu, sigma=sigma, absent=absent)
     _need("num", num, num >= 1, "must be at least 1")
@@ -86,7 +90,11 @@ def sample(
 
 
 def weight_matrix(w1: Number, w2: Number) -> np.ndarray:
-    """The classifier as a ``(3, 6)`` matrix: its product with a feature vector is the logits."""
+    """The classifier as a ``(3, 6)`` matrix: its product with a feature vector is the logits.
+
+    >>> weight_matrix(2, 1)[0].tolist()
+    [2.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+    """
     return np.concatenate([w1 * np.eye(3), w2 * (1 - np.eye(3))], axis=1)
 
 
@@ -95,6 +103,9 @@ def attacked(x: np.ndarray, y: np.ndarray, eps: Number) -> np.ndarray:
 
     For ``w1, w2 >= 0`` one corner is worst against both rivals at once, so it maximises every
     loss that falls as the margins rise: what speaks for the class goes down, the rest goes up.
+
+    >>> attacked(np.array([[2, 0, 0, 0, 2, 2]]), np.array([0]), eps=0.5).tolist()
+    [[1.5, 0.5, 0.5, 0.5, 1.5, 1.5]]
     """
     _checked(eps=eps)
     own = np.eye(3)[y]
@@ -102,7 +113,11 @@ def attacked(x: np.ndarray, y: np.ndarray, eps: Number) -> np.ndarray:
 
 
 def margins(x: np.ndarray, y: np.ndarray, w1: Number, w2: Number, eps: Number = 0.0) -> np.ndarray:
-    """Logit of the class less that of each rival, ``(num, 2)``, at the worst corner."""
+    """Logit of the class less that of each rival, ``(num, 2)``, at the worst corner.
+
+    >>> margins(np.array([[2, 0, 0, 0, 2, 2]]), np.array([0]), w1=3, w2=1, eps=0.5).tolist()
+    [[4.0, 4.0]]
+    """
     _checked(w1=w1, w2=w2)
     logits = attacked(x, y, eps) @ weight_matrix(w1, w2).T
     rivals = (y[:, None] + [1, 2]) % 3
@@ -121,7 +136,12 @@ def simulated_accuracy(
     seed: int = 0,
     absent: Number = 0.0,
 ) -> tuple[float, float]:
-    """Robust accuracy on ``num`` drawn images, and its standard error: Monte Carlo, in [0, 1]."""
+    """Robust accuracy on ``num`` drawn images, and its standard error: Monte Carlo, in [0, 1].
+
+    >>> p, error = simulated_accuracy(w1=1, w2=0, mu=2, sigma=1, eps=0.5)  # Phi(1) = 0.8413
+    >>> abs(p - 0.8413) < 4 * error
+    True
+    """
     m = margins(*sample(num, mu, sigma, seed, absent), w1, w2, eps)
     correct = (m > 0).all(1) if rivals == "all" else m[:, 0] > 0
     p = float(correct.mean())
@@ -151,6 +171,9 @@ def margin_loss(
 
     :math:`m_j` the worst-case margins, :math:`R = \lambda (w_1^2 + w_2^2)/2` with ``reg`` as
     :math:`\lambda`, :math:`\beta` the smoothing, :math:`\sigma_0` the noise of absent features.
+
+    >>> round(float(margin_loss(w1=1, w2=1, mu=4, sigma=np.sqrt(np.pi), eps=1, reg=1)), 6)
+    -2.0
     """
     w1, w2, mu, sigma, eps, reg, beta, absent = _checked(
         w1=w1, w2=w2, mu=mu, sigma=sigma, eps=eps, reg=reg, smoothing=smoothing, absent=absent
@@ -169,6 +192,9 @@ def optimal_weights(
               w_2 = \max(0, \mu - (1-\beta)\,\sigma/\sqrt\pi - 2\epsilon)/\lambda
 
     Wei et al. (2025), theorem 1; with smoothing (form 1 of the book), theorem 3.
+
+    >>> [round(float(w), 6) for w in optimal_weights(mu=3, sigma=np.sqrt(np.pi), eps=0.5, reg=1)]
+    [2.0, 1.0]
     """
     mu, sigma, eps, reg, beta = _checked(mu=mu, sigma=sigma, eps=eps, reg=reg, smoothing=smoothing)
     _attack_fits(eps, mu)
@@ -180,6 +206,9 @@ def threshold(mu: Real, sigma: Real, smoothing: Real = 0.0) -> Values:
     r"""The radius from which :func:`optimal_weights` drops cross-class features, in (0, mu/2].
 
     :math:`(\mu - (1-\beta)\,\sigma/\sqrt\pi)/2`: the book's eps0, or eps1 where smoothing > 0.
+
+    >>> threshold(mu=3, sigma=np.sqrt(np.pi), smoothing=np.array([0, 0.5])).round(6).tolist()
+    [1.0, 1.25]
     """
     mu, sigma, beta = _checked(mu=mu, sigma=sigma, smoothing=smoothing)
     spread = (1 - beta) * sigma / np.sqrt(np.pi)
@@ -200,6 +229,10 @@ def form2_weights(
     (``"hard"``). With :math:`s = \sigma/\sqrt\pi` and :math:`a = (2-\beta)\epsilon` or
     :math:`(2-2\beta)\epsilon`: :math:`w_1 = \max(0, (1-\beta)\mu - a)/\lambda` and
     :math:`w_2 = \max(0, (1-\beta)\mu - s - a)/\lambda`.
+
+    >>> weights = form2_weights(mu=3, sigma=np.sqrt(np.pi), eps=0.5, reg=1, smoothing=0.2)
+    >>> [round(float(w), 6) for w in weights]
+    [1.5, 0.5]
     """
     mu, sigma, eps, reg, beta = _checked(mu=mu, sigma=sigma, eps=eps, reg=reg, smoothing=smoothing)
     _one_of("attack", attack, get_args(Attack))
@@ -209,7 +242,11 @@ def form2_weights(
 
 
 def form2_threshold(mu: Real, sigma: Real, smoothing: Real, attack: Attack = "smoothed") -> Values:
-    """The radius from which :func:`form2_weights` has ``w2 = 0`` (below 0: at every radius)."""
+    """The radius from which :func:`form2_weights` has ``w2 = 0`` (below 0: at every radius).
+
+    >>> f"{form2_threshold(mu=3, sigma=np.sqrt(np.pi), smoothing=0.2, attack='hard'):.3f}"
+    '0.875'
+    """
     mu, sigma, beta = _checked(mu=mu, sigma=sigma, smoothing=smoothing)
     _one_of("attack", attack, get_args(Attack))
     factor = 2 - beta if attack == "smoothed" else 2 - 2 * beta
@@ -218,13 +255,7 @@ def form2_threshold(mu: Real, sigma: Real, smoothing: Real, attack: Attack = "sm
 
 
 def robust_accuracy(
-    w1: Real,
-    w2: Real,
-    mu: Real,
-    sigma: Real,
-    eps: Real,
-    rivals: Rivals = "all",
-    absent: Real = 0.0,
+    w1: Real, w2: Real, mu: Real, sigma: Real, eps: Real, rivals: Rivals = "all", absent: Real = 0.0
 ) -> Values:
     r"""Probability, in [0, 1], that no attack within ``eps`` flips the decision.
 
@@ -232,6 +263,9 @@ def robust_accuracy(
     it is :math:`\Phi(h) - 2\,T(h, w_2/\sqrt{2 w_1^2 + w_2^2})`, T Owen's function, with
     :math:`h = (w_1+w_2)(\mu-2\epsilon) / (\sigma\sqrt{w_1^2+w_2^2})`. Noise in the ``absent``
     features adds to what the margins share and to what each has alone; the form stays.
+
+    >>> f"{robust_accuracy(w1=1, w2=0, mu=2, sigma=1, eps=0.5):.4f}"  # Phi(1)
+    '0.8413'
     """
     w1, w2, mu, sigma, eps, absent = _checked(
         w1=w1, w2=w2, mu=mu, sigma=sigma, eps=eps, absent=absent
@@ -254,6 +288,9 @@ def best_ratio(mu: Real, sigma: Real, eps: Real) -> Values:
     It is 0 exactly from :func:`threshold` on. Below, with :math:`d = (\mu-2\epsilon)/\sigma`, it
     solves :math:`d(1-t)\sqrt{(2+t^2)/(1+t^2)} = \phi(u)/\Phi(u)`, where
     :math:`u = d\,t(1+t)/\sqrt{(2+t^2)(1+t^2)}` (bisected until the floats run out).
+
+    >>> best_ratio(mu=3, sigma=np.sqrt(np.pi), eps=np.array([0, 0.5, 1.1])).round(3).tolist()
+    [0.909, 0.721, 0.0]
     """
     mu, sigma, eps = _checked(mu=mu, sigma=sigma, eps=eps)
     _has_noise(sigma)
@@ -324,6 +361,9 @@ def cross_entropy(
     The target has :math:`1-\beta` on the class, :math:`\beta/2` on each rival. ``attack="hard"``
     maximises the cross-entropy of the unsmoothed label, ``"smoothed"`` the loss itself. Scalars
     only; in nats. Good to rounding for "hard"; to 1e-4 for "smoothed", which has kinks.
+
+    >>> f"{cross_entropy(w1=0, w2=0, mu=1, sigma=0.5, eps=0.1, reg=1):.4f}"  # log 3
+    '1.0986'
     """
     _checked(w1=w1, w2=w2, mu=mu, sigma=sigma, eps=eps, reg=reg, smoothing=smoothing)
     _one_of("attack", attack, get_args(Attack))
@@ -342,6 +382,9 @@ def minimise_cross_entropy(
 
     Deterministic: quadrature, then L-BFGS on a strictly convex function. Needs ``eps < mu / 2``,
     and ``smoothing < 2/3`` (from there on a rival is as likely as the class).
+
+    >>> [round(w, 1) for w in minimise_cross_entropy(mu=1, sigma=0.5, eps=0.1, reg=0.1)]
+    [1.4, 1.3]
     """
     _checked(mu=mu, sigma=sigma, eps=eps, reg=reg, smoothing=smoothing)
     _attack_fits(eps, mu)
@@ -382,6 +425,9 @@ def group_threshold(
     :math:`n = \binom{K-2}{m-1}` and :math:`e` the mean of the greatest of K - 1 standard normals,
     :math:`\big(\mu - (1-\beta)\,\sigma e \sqrt{(m-1)/((K-2) n)}\big)/2`. Disjoint groups have no
     closed form (a root is found) and, unsmoothed, no threshold: -inf, dropped at every radius.
+
+    >>> f"{group_threshold(mu=3, sigma=np.sqrt(np.pi), classes=3, group=2):.3f}"  # as threshold
+    '1.000'
     """
     _checked(mu=mu, sigma=sigma, smoothing=smoothing)
     n, factor = _groups(classes, group, disjoint)
@@ -409,6 +455,9 @@ def group_robust_accuracy(
 
     By quadrature over the least helpful shared feature; closed form for disjoint groups, where
     ``w2 = 0`` is best at every radius. Needs ``w1 > 0``, and ``eps < mu / 2`` if ``disjoint``.
+
+    >>> f"{group_robust_accuracy(w1=1, w2=0, mu=2, sigma=1, eps=0.5, classes=10, group=3):.4f}"
+    '0.8413'
     """
     w1, w2, mu, sigma, eps = _checked(w1=w1, w2=w2, mu=mu, sigma=sigma, eps=eps)
     _has_noise(sigma)

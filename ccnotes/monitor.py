@@ -13,7 +13,14 @@ from ccnotes.models import Network
 
 
 class Parts(NamedTuple):
-    """The images that a run is evaluated on."""
+    """The images that a run is evaluated on.
+
+    >>> from ccnotes.experiments import dataset
+    >>> e = Experiment(train_size=12, validation_size=12, test_size=18, eval_size=12)
+    >>> parts = parts_of(dataset(e), e, torch.device("cpu"))
+    >>> {name: len(split) for name, split in parts.between_epochs().items()}, len(parts.final)
+    ({'train': 12, 'validation': 12, 'test': 12}, 18)
+    """
 
     train: Split  # at most ``eval_size`` of each, used between epochs
     validation: Split
@@ -44,7 +51,13 @@ def parts_of(dataset: Dataset, e: Experiment, device: torch.device) -> Parts:
 
 
 def part(split: Split, count: int) -> Split:
-    """At most ``count`` images, as many of each class as of any other; always the same ones."""
+    """At most ``count`` images, as many of each class as of any other; always the same ones.
+
+    >>> from ccnotes.experiments import dataset
+    >>> few = part(dataset(Experiment()).test, 12)
+    >>> few.labels.sort().values.tolist()
+    [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    """
     return split.take(balanced(split.labels, min(count, len(split)), seed=0))
 
 
@@ -52,6 +65,14 @@ def evaluate_parts(model: Network, parts: Parts, e: Experiment, precision: str) 
     """:func:`ccnotes.evaluation.evaluate` of each split, under names such as ``test_robust_cas``.
 
     Scalars are floats, the rest are tensors; of matrices only those of the test images.
+
+    >>> from ccnotes.experiments import dataset
+    >>> from ccnotes.models import ConvNet
+    >>> e = Experiment(train_size=12, validation_size=12, test_size=12, eval_steps=1)
+    >>> parts = parts_of(dataset(e), e, torch.device("cpu"))
+    >>> found = evaluate_parts(ConvNet(6, 4), parts, e, "float32")
+    >>> 0 <= found["test_robust_accuracy"] <= 1, found["test_robust_similarity"].shape
+    (True, torch.Size([6, 6]))
     """
     results: dict[str, Any] = {}
     for name, split in parts.between_epochs().items():
@@ -72,6 +93,14 @@ def examine(model: Network, parts: Parts, e: Experiment, precision: str) -> dict
 
     :func:`ccnotes.evaluation.evaluate` of the final test images, with bootstrap draws, and
     ``stage_similarity`` and :func:`ccnotes.evaluation.radii` of those used between epochs.
+
+    >>> from ccnotes.experiments import dataset
+    >>> from ccnotes.models import ConvNet
+    >>> e = Experiment(train_size=12, validation_size=12, test_size=12, eval_steps=1)
+    >>> parts = parts_of(dataset(e), e, torch.device("cpu"))
+    >>> found = examine(ConvNet(6, 4), parts, e, "float32")
+    >>> found["robust_cas_draws"].shape, found["robust_stage_similarity"].shape
+    (torch.Size([1000]), torch.Size([3, 6, 6]))
     """
     few, final, attack, seed = parts.test, parts.final, e.eval_attack, e.seed
     found = evaluate(
@@ -86,7 +115,14 @@ def examine(model: Network, parts: Parts, e: Experiment, precision: str) -> dict
 def sample_attribution(
     model: Network, split: Split, e: Experiment, precision: str
 ) -> Float[Tensor, "classes features"]:
-    """Attribution vectors of the first image of each class, attacked."""
+    """Attribution vectors of the first image of each class, attacked; in logits.
+
+    >>> from ccnotes.experiments import dataset
+    >>> from ccnotes.models import ConvNet
+    >>> e = Experiment(test_size=12, eval_steps=1)
+    >>> sample_attribution(ConvNet(6, 4), dataset(e).test, e, "float32").shape
+    torch.Size([6, 16])
+    """
     labels = torch.arange(model.head.out_features, device=split.labels.device)
     first = torch.stack([(split.labels == label).nonzero()[0, 0] for label in labels])
     images = split.images[first]
@@ -95,7 +131,7 @@ def sample_attribution(
 
 
 def robust_accuracy(model: Network, split: Split, e: Experiment, precision: str) -> float:
-    """The accuracy that :func:`evaluate_parts` finds on attacked images, alone."""
+    """The accuracy, in [0, 1], that :func:`evaluate_parts` finds on attacked images, alone."""
     features = features_of(
         model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
     )

@@ -11,14 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ccnotes.attribution import (
-    cas,
-    class_attribution,
-    class_similarity,
-    group_similarity,
-)
+from ccnotes.attribution import cas, class_attribution, class_similarity, group_similarity
 from ccnotes.models import Network
-from ccnotes.types import Labels, Logits, Soft
+from ccnotes.types import Features, Labels, Logits, Soft
 
 Loss = Literal["cross-entropy", "trades", "mart"]
 SoftLabels = Literal["teacher", "permuted", "uniform", "groups"]
@@ -27,7 +22,13 @@ OWN_BEST, OWN_AVERAGE = "own-best", "own-average"  # teachers that come from the
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a run minimises: by default the cross-entropy of plain adversarial training."""
+    """What a run minimises: by default the cross-entropy of plain adversarial training.
+
+    Raises ValueError for a setting that no run can have.
+
+    >>> Objective(teachers=("planted-at",), teacher_weights=(0.9,)).temperature  # labels: 0.1
+    2.0
+    """
 
     loss: Loss = "cross-entropy"
     beta: float = 6.0  # weight of the second term of TRADES and MART
@@ -54,9 +55,7 @@ class Objective:
             raise ValueError(f"MART has no smoothed form: set smoothing={self.smoothing} to 0.")
         pushes = (self.push_cas, self.push_placebo, self.push_contrast)
         if not all(map(math.isfinite, pushes)):
-            raise ValueError(
-                f"push_cas, push_placebo and push_contrast must be finite, not {pushes}."
-            )
+            raise ValueError(f"push_cas, push_placebo, push_contrast must be finite, not {pushes}.")
         fit = len(self.teacher_weights) == len(self.teachers) and sum(self.teacher_weights) <= 1
         if not (fit and all(weight >= 0 for weight in self.teacher_weights)):
             raise ValueError(
@@ -69,7 +68,7 @@ def total(
     objective: Objective,
     model: Any,
     clean: Logits | None,
-    features: Float[Tensor, "batch features"] | None,
+    features: Features | None,
     attacked: Logits,
     labels: Labels,
     soft: list[tuple[Soft, float]],
@@ -100,9 +99,8 @@ def total(
     if features is not None and o.push_contrast:
         if groups is None:
             raise ValueError("push_contrast needs true groups, which planted images have.")
-        result = result - o.push_contrast * batch_contrast(
-            features, labels, model.head.weight, groups
-        )
+        contrast = batch_contrast(features, labels, model.head.weight, groups)
+        result = result - o.push_contrast * contrast
     return result
 
 
@@ -111,6 +109,9 @@ def cross_entropy(logits: Logits, labels: Labels, smoothing: float = 0.0) -> Flo
 
     With smoothing, the mass ``1 - smoothing`` stays on the label, and the rest is shared by all
     classes, the label's own included (Szegedy et al., 2016; arXiv:1512.00567).
+
+    >>> round(cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3])).item(), 4)  # log 4
+    1.3863
     """
     return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
@@ -123,6 +124,9 @@ def distillation(logits: Logits, probabilities: Soft, temperature: float) -> Flo
     Hinton et al. (2015), arXiv:1503.02531: with the factor, the gradient's size hardly depends
     on ``T``. In AT, both see the attacked images (Chen et al., 2021, "Robust overfitting may be
     mitigated by properly learned smoothening", ICLR).
+
+    >>> round(distillation(torch.zeros(1, 4), torch.full((1, 4), 0.25), 2.0).item(), 4)  # 4 log 4
+    5.5452
     """
     return temperature**2 * F.cross_entropy(logits.float() / temperature, probabilities)
 
@@ -135,6 +139,10 @@ def trades(
     .. math:: -\log p_y(x) + \beta \, \mathrm{KL}(p(x) \,\|\, p(x'))
 
     Zhang et al. (2019), arXiv:1901.08573; the attack maximises the divergence.
+
+    >>> clean, attacked = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 100.0]])
+    >>> round(trades(clean, attacked, torch.tensor([0]), beta=1).item(), 4)  # log 2 + 50 - log 2
+    50.0
     """
     p, q = clean.float().log_softmax(1), attacked.float().log_softmax(1)
     divergence = F.kl_div(q, p, reduction="batchmean", log_target=True)
@@ -149,6 +157,10 @@ def mart(clean: Logits, attacked: Logits, labels: Labels, beta: float) -> Float[
 
     Wang et al. (2020), "Improving adversarial robustness requires revisiting misclassified
     examples", ICLR; ``beta`` is the lambda of the paper, 6 in its code.
+
+    >>> logits = torch.zeros(1, 2)
+    >>> round(mart(logits, logits, torch.tensor([0]), beta=6).item(), 4)  # log 2 twice
+    1.3863
     """
     own, attacked = labels[:, None], attacked.float()
     rival = attacked.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
@@ -167,6 +179,11 @@ def soft_labels(
     ``"permuted"``: see :func:`permuted`. ``"uniform"`` and ``"groups"``: made by hand, with the
     entropy of the teacher's, sample by sample; they hold all classes but the label for equal, or
     set those of its true group as far above the others as below the label, in logits.
+
+    >>> logits, labels = torch.tensor([[math.log(9), 0.0]]), torch.tensor([0])
+    >>> soft = soft_labels(logits, labels, Objective(temperature=2.0), None)
+    >>> [round(p, 4) for p in soft[0].tolist()]  # 3 to 1
+    [0.75, 0.25]
     """
     classes = logits.shape[1]
     soft = (logits.float() / objective.temperature).softmax(1)
@@ -195,6 +212,9 @@ def permuted(soft: Soft, labels: Labels, shift: int) -> Soft:
     The mass of class ``c`` goes to ``c + shift`` (cyclically), past the label, which keeps its
     own. If ``shift`` is the size of a group, it ends in another group than it came from, without
     exception. Raises ValueError where a class would keep its mass.
+
+    >>> permuted(torch.tensor([[0.5, 0.25, 0.125, 0.125, 0, 0]]), torch.tensor([0]), 2).tolist()
+    [[0.5, 0.0, 0.0, 0.25, 0.125, 0.125]]
     """
     classes = soft.shape[1]
     if shift < 1 or 2 * shift % classes == 0:
@@ -208,7 +228,7 @@ def permuted(soft: Soft, labels: Labels, shift: int) -> Soft:
 
 
 def batch_similarity(
-    features: Float[Tensor, "batch features"],
+    features: Features,
     labels: Labels,
     head: Float[Tensor, "classes features"],
     orders: Int[Tensor, "classes features"] | None = None,
@@ -225,7 +245,7 @@ def batch_similarity(
 
 
 def batch_cas(
-    features: Float[Tensor, "batch features"],
+    features: Features,
     labels: Labels,
     head: Float[Tensor, "classes features"],
     orders: Int[Tensor, "classes features"] | None = None,
@@ -234,12 +254,16 @@ def batch_cas(
 
     A pair of negative similarity has no gradient, as it does not count. For ``orders`` see
     :func:`batch_similarity`.
+
+    >>> features = torch.eye(2)[[0, 0, 1]]  # classes 0 and 1 lean on one, class 2 on another
+    >>> round(batch_cas(features, torch.arange(3), torch.ones(3, 2)).item(), 4)
+    2.0
     """
     return cas(batch_similarity(features, labels, head, orders)[0])
 
 
 def batch_contrast(
-    features: Float[Tensor, "batch features"],
+    features: Features,
     labels: Labels,
     head: Float[Tensor, "classes features"],
     groups: Int[Tensor, " classes"],
@@ -248,6 +272,10 @@ def batch_contrast(
 
     Of the classes in a batch; in [-2, 2]. A vector common to all classes raises CAS, but only
     shrinks this towards 0. A batch without two classes of one group, or of two groups, has 0.
+
+    >>> features, groups = torch.eye(2)[[0, 0, 1]], torch.tensor([0, 0, 1])
+    >>> round(batch_contrast(features, torch.arange(3), torch.ones(3, 2), groups).item(), 4)
+    1.0
     """
     similarity, present = batch_similarity(features, labels, head)
     if len(groups[present].unique()) in (1, len(present)):
@@ -256,9 +284,7 @@ def batch_contrast(
     return inside - across
 
 
-def placebo(
-    features: Float[Tensor, "batch features"], labels: Labels, model: Network
-) -> Float[Tensor, ""]:
+def placebo(features: Features, labels: Labels, model: Network) -> Float[Tensor, ""]:
     r"""0, with a gradient as long as that of :func:`batch_cas` and at right angles to it.
 
     .. math:: g' = \frac{\|g\|}{\|r\|} r, \qquad
@@ -268,6 +294,11 @@ def placebo(
     attribution was put into an order of its own, random but the same throughout. So it pushes as
     hard as CAS, as steadily, on the same weights and by the same formula, towards features that
     match at random, and moves the batch's CAS not at all to first order.
+
+    >>> from ccnotes.models import ConvNet
+    >>> model = ConvNet(num_classes=3, width=4)
+    >>> placebo(model.features(torch.rand(3, 3, 8, 8)), torch.arange(3), model).item()
+    0.0
     """
     head = model.head.weight
     random = torch.Generator().manual_seed(0)
@@ -285,6 +316,7 @@ def placebo(
 
 
 def flat(tensors: Iterable[Tensor]) -> Float[Tensor, " values"]:
+    """All their values in a row."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
@@ -298,6 +330,12 @@ def perturbed(model: nn.Module, gamma: float) -> Iterator[None]:
     attacked batch, which the model must hold; afterwards the weights are as before. So are
     BatchNorm's statistics: they stay those of the weights that are evaluated.
     Wu et al. (2020), arXiv:2004.05884.
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> model.weight.data, model.weight.grad = torch.full((1, 1), 2.0), torch.ones(1, 1)
+    >>> with perturbed(model, gamma=0.5):
+    ...     print(model.weight.item())
+    3.0
     """
     gradients = {p: p.grad for p in model.parameters() if p.ndim > 1 and p.grad is not None}
     kept = [value.detach().clone() for value in (*gradients, *model.buffers())]

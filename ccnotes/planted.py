@@ -19,6 +19,9 @@ class Planted:
 
     Amplitudes and noise are in units of the [0, 1] pixel range; a pattern has root mean
     square 1 before it is scaled by its amplitude.
+
+    >>> planted(9, Planted(num_classes=9, group_size=3)).groups.tolist()
+    [0, 0, 0, 1, 1, 1, 2, 2, 2]
     """
 
     num_classes: int = 6
@@ -53,7 +56,12 @@ DEFAULT = Planted()
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedImages:
-    """Planted images with the whole truth about them."""
+    """Planted images with the whole truth about them.
+
+    >>> drawn = planted(6)
+    >>> drawn.group_patterns.shape, round(drawn.group_patterns.square().mean().item(), 6)
+    (torch.Size([3, 3, 8, 8]), 1.0)
+    """
 
     images: UInt8[Tensor, "images 3 size size"]
     labels: Int[Tensor, " images"]
@@ -130,7 +138,14 @@ def planted(
 def footprint(
     corners: Int[Tensor, "images 2"], settings: Planted
 ) -> Bool[Tensor, "images size size"]:
-    """The pixels that the patterns with these top left corners cover, for example the groups'."""
+    """The pixels that the patterns with these top left corners cover, for example the groups'.
+
+    >>> without_noise = Planted(noise=0, class_amplitude=0)
+    >>> drawn = planted(6, without_noise)
+    >>> covered = footprint(drawn.group_corners, without_noise)
+    >>> covered.sum((1, 2)).tolist(), drawn.images[0][:, ~covered[0]].unique().tolist()
+    ([64, 64, 64, 64, 64, 64], [128])
+    """
     pixels = torch.arange(settings.image_size)
     rows, columns = (
         (pixels >= corner[:, None]) & (pixels < corner[:, None] + settings.pattern_size)
@@ -141,7 +156,11 @@ def footprint(
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Normal noise, averaged over 3 x 3 pixels (wrapping around), with variance 1."""
+    """Normal noise, averaged over 3 x 3 pixels (wrapping around), with variance 1.
+
+    >>> round(float(smooth(np.random.default_rng(0), (1000, 9, 9)).var()), 1)
+    1.0
+    """
     noise = rng.standard_normal(shape)
     for axis in (-2, -1):
         neighbours = [np.roll(noise, shift, axis) for shift in (-1, 0, 1)]
@@ -150,7 +169,12 @@ def smooth(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def patterns(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
-    """Smooth patterns of zero mean and root mean square 1 in each channel."""
+    """Smooth patterns of zero mean and root mean square 1 in each channel.
+
+    >>> drawn = patterns(np.random.default_rng(0), count=2, size=8)
+    >>> drawn.shape, bool(np.allclose(drawn.mean((2, 3)), 0))
+    ((2, 3, 8, 8), True)
+    """
     pattern = smooth(rng, (count, 3, size, size))
     pattern -= pattern.mean((-2, -1), keepdims=True)
     return np.asarray(pattern / np.sqrt((pattern**2).mean((-2, -1), keepdims=True)).clip(1e-12))

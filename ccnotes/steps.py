@@ -27,7 +27,14 @@ from ccnotes.types import Features, Images, Labels, Logits, Pixels
 
 
 def averaged(model: Network, e: Experiment, images: int) -> AveragedModel | None:
-    """The average of the weights that the run keeps, if it keeps one."""
+    """The average of the weights that the run keeps, if it keeps one.
+
+    >>> model = NETWORKS["convnet"](6, 4)
+    >>> averaged(model, Experiment(), images=200) is None
+    True
+    >>> averaged(model, Experiment(average="ema"), images=200).n_averaged.item()
+    0
+    """
     if not (e.average or OWN_AVERAGE in e.objective.teachers):
         return None
     decay = e.ema_decay ** (1 / math.ceil(images / e.batch_size))
@@ -40,7 +47,14 @@ def averaged(model: Network, e: Experiment, images: int) -> AveragedModel | None
 
 
 def build(experiment: Experiment, dataset: Dataset) -> Network:
-    """The experiment's network; its initial weights depend on the seed alone."""
+    """The experiment's network; its initial weights depend on the seed alone.
+
+    >>> from ccnotes.experiments import dataset
+    >>> e = Experiment(train_size=12, width=4)
+    >>> model, same = build(e, dataset(e)), build(e, dataset(e))
+    >>> model.head.out_features, torch.equal(model.head.weight, same.head.weight)
+    (6, True)
+    """
     mean, std = channel_statistics(dataset.train.images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(experiment.seed, "weights"))
@@ -56,6 +70,9 @@ def stream(seed: int, use: str) -> int:
     """A seed for one use of randomness in the run, unrelated to those of other uses and runs.
 
     So no use depends on how much another has drawn, and neighbouring seeds share nothing.
+
+    >>> stream(0, "attack") == stream(0, "attack"), stream(0, "attack") == stream(1, "attack")
+    (True, False)
     """
     return int(np.random.SeedSequence([seed, *use.encode()]).generate_state(1)[0])
 
@@ -64,6 +81,9 @@ def channel_statistics(images: Pixels) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, of pixels in [0, 1], to four digits.
 
     From counts of the 256 values: exact, and without a float copy of the dataset.
+
+    >>> channel_statistics(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1))
+    ([0.5], [0.7071])
     """
     counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)])
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -76,6 +96,7 @@ def channel_statistics(images: Pixels) -> tuple[list[float], list[float]]:
 
 
 def sgd(model: nn.Module, experiment: Experiment) -> torch.optim.SGD:
+    """SGD with the experiment's learning rate, momentum and weight decay."""
     e = experiment
     return torch.optim.SGD(
         model.parameters(), e.lr, momentum=e.momentum, weight_decay=e.weight_decay, fused=True
@@ -93,9 +114,18 @@ def train_step(
     teachers: Sequence[tuple[Network, float]] = (),
     groups: Int[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Augment, attack and learn from one batch, model in train mode; returns the mean loss.
+    """Augment, attack and learn from one batch, model in train mode.
 
-    ``teachers`` are networks and their weights in the loss, ``groups`` the classes' true ones.
+    Returns the mean loss, in nats. ``teachers`` are networks and their weights in the loss,
+    ``groups`` the classes' true ones.
+
+    >>> from ccnotes.experiments import dataset
+    >>> e = Experiment(train_size=12, width=4)
+    >>> data, generators = dataset(e), {"attack": torch.Generator()}
+    >>> model, (x, y) = build(e, data), (data.train.images, data.train.labels)
+    >>> loss = train_step(model, sgd(model, e), x, y, e, generators, "float32")
+    >>> loss.item() > 0
+    True
     """
     o = experiment.objective
     with autocast(x.device, precision):
@@ -124,7 +154,16 @@ def inputs(
     experiment: Experiment,
     generators: dict[str, torch.Generator],
 ) -> tuple[Images, Images]:
-    """What training makes of images: augmented ones, and those attacked."""
+    """What training makes of images: augmented ones, and those attacked.
+
+    >>> from ccnotes.experiments import dataset
+    >>> e = Experiment(train_size=12, width=4)
+    >>> data, generators = dataset(e), {"attack": torch.Generator()}
+    >>> x, y = data.train.images, data.train.labels
+    >>> clean, attacked = inputs(build(e, data), x, y, e, generators)
+    >>> round((attacked - clean).abs().max().item() * 255, 3)
+    8.0
+    """
     e = experiment
     if e.augment:
         x = augment(x, generators["augmentation"])
@@ -142,7 +181,13 @@ def inputs(
 def forward(
     model: Any, clean: Images, attacked: Images, objective: Objective
 ) -> tuple[Logits | None, Features | None, Logits]:
-    """Clean logits and attacked features, each where the objective needs it; attacked logits."""
+    """Clean logits and attacked features, each where the objective needs it; attacked logits.
+
+    >>> model, x = NETWORKS["convnet"](6, 4), torch.rand(2, 3, 16, 16)
+    >>> clean, features, attacked = forward(model, x, x, Objective(loss="trades"))
+    >>> clean.shape, features, attacked.shape
+    (torch.Size([2, 6]), None, torch.Size([2, 6]))
+    """
     logits = None if objective.loss == "cross-entropy" else model(clean)
     if not (objective.push_cas or objective.push_placebo or objective.push_contrast):
         return logits, None, model(attacked)

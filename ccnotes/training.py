@@ -84,6 +84,13 @@ def fit(
     the objective's teachers but the run's own. Raises OutOfTime, with everything kept, rather
     than go on beyond ``minutes``, FloatingPointError when the loss stops being finite, and
     ValueError for an unfit teacher.
+
+    >>> from ccnotes.experiments import dataset
+    >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
+    >>> data, file, device = dataset(e), Path("checkpoint.pt"), torch.device("cpu")
+    >>> state = fit(e, data, file, fingerprint="mine", device=device, precision="float32")
+    >>> state.finished, state.best["epoch"], len(state.evaluations)
+    (True, 1, 1)
     """
     begun = time.perf_counter()
     e = experiment
@@ -121,7 +128,14 @@ def set_up(
     device: torch.device,
     precision: str,
 ) -> Run:
-    """The run before its first batch. Raises ValueError for what could not be trained."""
+    """The run before its first batch. Raises ValueError for what could not be trained.
+
+    >>> from ccnotes.experiments import dataset
+    >>> e = Experiment(train_size=12, width=4)
+    >>> run = set_up(e, dataset(e), {}, torch.device("cpu"), "float32")
+    >>> run.model.training, len(run.train), run.groups.tolist()
+    (True, 12, [0, 0, 1, 1, 2, 2])
+    """
     groups = set(dataset.groups or ())
     if e.objective.push_contrast and len(groups) in (0, 1, len(dataset.classes)):
         raise ValueError(
@@ -205,7 +219,12 @@ def learn(run: Run, state: State, epoch: int, keeper: "Keeper") -> None:
 
 
 def rate(e: Experiment, epoch: int) -> float:
-    """The learning rate of an epoch, the first being 1."""
+    """The learning rate of an epoch, the first being 1.
+
+    >>> e = Experiment(epochs=4, lr=0.1, lr_drops=(0.5, 0.75))
+    >>> [round(rate(e, epoch), 6) for epoch in (1, 2, 3, 4)]
+    [0.1, 0.1, 0.01, 0.001]
+    """
     drops = [round(drop * e.epochs) for drop in e.lr_drops]
     return e.lr * 0.1 ** sum(epoch > drop for drop in drops)
 
@@ -334,4 +353,5 @@ def resume(run: Run, checkpoint: Path, fingerprint: str) -> State:
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers, on the CPU, that no later step changes."""
     return {name: value.cpu().clone() for name, value in model.state_dict().items()}

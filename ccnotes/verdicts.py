@@ -15,6 +15,9 @@ def interval(values: Collection[float]) -> tuple[float, float]:
     """Student's 95 % confidence interval for the mean of independent runs, such as seeds.
 
     Raises ValueError for fewer than two values, which have no interval.
+
+    >>> [round(end, 2) for end in interval([1, 2, 3])]  # 2 -+ 4.303 / sqrt(3)
+    [-0.48, 4.48]
     """
     runs = np.asarray(values, dtype=float)
     if len(runs) < 2:
@@ -28,6 +31,12 @@ def verdict(differences: Collection[float]) -> str:
 
     "agree" where their 95 % interval lies above zero, "disagree" where it lies below,
     else "cannot tell"; of a single run its sign, marked as such.
+
+    >>> for differences in ([1.0, 1.1, 1.2], [-1, 0, 1], [1]):
+    ...     print(*verdict(differences).split())
+    agree (n = 3)
+    cannot tell (n = 3)
+    agree (n = 1)
     """
     runs = np.asarray(differences, dtype=float)
     low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
@@ -39,6 +48,9 @@ def judged(differences: Collection[float], form: str = "+.3f") -> str:
     """The differences and the verdict on them: "+0.16 (+0.05 to +0.27, n = 5): **agree**".
 
     Up to three more digits than in ``form`` show on which side of zero the interval ends.
+
+    >>> print(*judged([1.0, 1.1, 1.2], "+.2f").split())
+    +1.10 (+0.85 to +1.35, n = 3): **agree**
     """
     word = verdict(differences).partition(" (")[0]
     ends = interval(differences) if len(differences) > 1 else ()
@@ -56,6 +68,10 @@ def mcnemar(
 
     Of the images on which one of the two is right, each is as likely as the other to be it
     (McNemar, 1947).
+
+    >>> first, second = torch.tensor([1, 1, 1, 1, 1, 1]), torch.tensor([0, 0, 0, 0, 0, 1])
+    >>> round(mcnemar(first, second), 6)  # 2 / 2**5
+    0.0625
     """
     gained, lost = int((second > first).sum()), int((second < first).sum())
     return float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
@@ -66,6 +82,9 @@ def described(values: Collection[float], form: str = ".3f") -> str:
 
     Of a single run, which has no interval: "0.41 (n = 1)". The forms "" and "+" give two digits
     of the interval's half width or, where there is none, three of the value.
+
+    >>> print(*described([0.4, 0.5, 0.6], ".2f").split())
+    0.50 (0.25 to 0.75, n = 3)
     """
     runs = np.asarray(values, dtype=float)
     low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
@@ -81,17 +100,29 @@ def described(values: Collection[float], form: str = ".3f") -> str:
 
 
 def written(value: float, form: str) -> str:
-    """``value`` in that form; what rounds to zero has no sign."""
+    """``value`` in that form; what rounds to zero has no sign.
+
+    >>> written(-0.001, ".2f"), written(-0.001, ".3f")
+    ('0.00', '-0.001')
+    """
     text = format(value, form)
     return text if re.search("[1-9]", text) else text.lstrip("+-")
 
 
 def n_of(runs: Sized) -> str:
-    """The number of runs, in one piece: "n = 5" with spaces at which no line breaks."""
+    """The number of runs, in one piece: "n = 5" with spaces at which no line breaks.
+
+    >>> print(*n_of([0.4, 0.5, 0.6]).split())
+    n = 3
+    """
     return f"n\u00a0=\u00a0{len(runs)}"
 
 
 def bootstrapped(value: float, draws: Float[Tensor, " draws"], form: str = ".1f") -> str:
-    """A figure and the 95 % of its bootstrap draws, in words: "3.7 (1.0 to 6.5)"."""
+    """A figure and the 95 % of its bootstrap draws, in words: "3.7 (1.0 to 6.5)".
+
+    >>> bootstrapped(50, torch.arange(101.0))
+    '50.0 (2.5 to 97.5)'
+    """
     low, high = draws.quantile(torch.tensor([0.025, 0.975])).tolist()
     return f"{written(value, form)} ({written(low, form)} to {written(high, form)})"

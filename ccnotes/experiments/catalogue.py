@@ -33,7 +33,11 @@ CIFAR10_AT = Experiment(
 
 
 def family(base: Experiment, *, l2: float) -> list[Experiment]:
-    """The base, at other radii (in eighths of its own), in an l2 ball, and without an attack."""
+    """The base, at other radii (in eighths of its own), in an l2 ball, and without an attack.
+
+    >>> [e.name for e in family(PLANTED_AT, l2=0.5)][:4]
+    ['planted-at', 'planted-at-eps2', 'planted-at-eps4', 'planted-at-eps6']
+    """
     eps, steps = base.attack.eps, base.attack.steps
     attacks = {
         f"{base.name}-eps{n}": PGD(eps=n / 8 * eps, step_size=n / 8 * eps / 4, steps=steps)
@@ -49,7 +53,11 @@ def family(base: Experiment, *, l2: float) -> list[Experiment]:
 
 
 def softened(base: Experiment) -> list[Experiment]:
-    """The base with soft labels: smoothing, teachers, and controls that part the two."""
+    """The base with soft labels: smoothing, teachers, and controls that part the two.
+
+    >>> [e.objective.smoothing for e in softened(PLANTED_AT)][:4]
+    [0.1, 0.3, 0.5, 0.0]
+    """
     robust, standard = base.name, base.name.replace("-at", "-standard")
     distilled = Objective(teachers=(robust,), teacher_weights=(0.9,))
     objectives = {f"smoothing-{n}": Objective(smoothing=n) for n in (0.1, 0.3, 0.5)}
@@ -68,7 +76,11 @@ def softened(base: Experiment) -> list[Experiment]:
 
 
 def remedied(base: Experiment, *, cutout: int, train_size: int) -> list[Experiment]:
-    """The base with what is known to help against robust overfitting."""
+    """The base with what is known to help against robust overfitting.
+
+    >>> [e.average for e in remedied(PLANTED_AT, cutout=6, train_size=800)]
+    ['swa', 'ema', None, None, None]
+    """
     name = base.name
     return [
         replace(base, name=f"{name}-swa", average="swa"),
@@ -80,7 +92,11 @@ def remedied(base: Experiment, *, cutout: int, train_size: int) -> list[Experime
 
 
 def pushed(base: Experiment) -> list[Experiment]:
-    """The base with CAS pushed up and down, its placebo, and the true groups' contrast."""
+    """The base with CAS pushed up and down, its placebo, and the true groups' contrast.
+
+    >>> [(e.name, e.objective.push_cas) for e in pushed(PLANTED_AT)][0]
+    ('planted-at-cas-up-0.003', 0.003)
+    """
     objectives = {}
     for n in (0.003, 0.01, 0.03):
         for way, push in (("up", n), ("down", -n)):

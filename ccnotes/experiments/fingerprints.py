@@ -61,7 +61,11 @@ def identity_of(data: str) -> str | None:
 
 
 def teacher(student: Experiment, name: str) -> Experiment:
-    """The run called ``name``, on the student's data, at its seed. Raises ValueError for none."""
+    """The run called ``name``, on the student's data, at its seed. Raises ValueError for none.
+
+    >>> teacher(Experiment(seed=3), "planted-at").seed
+    3
+    """
     if name not in EXPERIMENTS:
         raise ValueError(
             f"teacher {name!r} is no experiment, no .safetensors file, and neither {OWN_BEST!r} "
@@ -77,6 +81,9 @@ def rebuilt(content: Mapping[str, Any]) -> Experiment:
     """The experiment whose fields a record holds; fields that it lacks have their defaults.
 
     Raises ValueError for what is no experiment of this version, such as a field of a newer one.
+
+    >>> rebuilt({"epochs": 3}) == Experiment(epochs=3)
+    True
     """
     try:
         tree = today(content)
@@ -106,7 +113,11 @@ def changes(content: Mapping[str, Any], base: Experiment) -> dict[str, Any]:
 
 
 def in_use(changed: dict[str, Any], identity: str) -> dict[str, Any]:
-    """Of the fields, those that a run on such data depends on and the fingerprint lacks else."""
+    """Of the fields, those that a run on such data depends on and the fingerprint lacks else.
+
+    >>> in_use({"name": "mine", "lr": 0.2, "test_size": 60}, PLANTED)
+    {'lr': 0.2, 'test_size': 60}
+    """
     unused = {"name", "data", "precision", "objective.teachers"}
     if identity != PLANTED:
         unused |= {"planted", "test_size"}
@@ -133,7 +144,11 @@ def first_named(changed: dict[str, Any]) -> dict[str, Any]:
 
 
 def today(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's fields, as a tree, under today's names; see :func:`first_named`."""
+    """A record's fields, as a tree, under today's names; see :func:`first_named`.
+
+    >>> today({"batchnorm": "paper", "objective": {"cas": -0.5}})
+    {'batchnorm': 'train', 'objective': {'push_cas': 0.5}}
+    """
     tree: dict[str, Any] = json.loads(json.dumps(content))
     objective = tree.get("objective", {})
     for name, first in FIRST_NAMES.items():
@@ -148,7 +163,11 @@ def today(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``.
+
+    >>> leaves({"attack": {"eps": 0.1, "steps": 7}, "lr": 0.2})
+    {'attack.eps': 0.1, 'attack.steps': 7, 'lr': 0.2}
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= (

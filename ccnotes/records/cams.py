@@ -23,6 +23,13 @@ def write_cams(
     ``data`` says where these are if they came from a folder of images, whose path no record
     keeps. Returns the file. Raises ValueError where the folder has no networks, and for data that
     are not the run's.
+
+    >>> from ccnotes.experiments import Experiment
+    >>> from ccnotes.records import run
+    >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
+    >>> record = run(e)
+    >>> write_cams(record).name, record.cams["best"].shape
+    ('cams.safetensors', torch.Size([6, 4, 4]))
     """
     e = rebuilt(record.experiment)
     source = dataset(replace(e, data=data or e.data), data_dir)

@@ -14,6 +14,11 @@ def best_and_last(records: Iterable[Record]) -> pd.DataFrame:
 
     Before them its ``experiment``, ``eps`` of training and ``seed``. For planted images also
     ``inside``, ``across`` and so on; see :attr:`Record.table`.
+
+    >>> import ccnotes
+    >>> ends = best_and_last(ccnotes.runs("planted-at", seeds=[0, 1]))
+    >>> ends[["seed", "checkpoint"]].values.tolist()
+    [[0, 'best'], [0, 'last'], [1, 'best'], [1, 'last']]
     """
     rows = []
     for record in records:
@@ -29,6 +34,11 @@ def best_minus_last(records: Iterable[Record]) -> pd.DataFrame:
     """A row for each record: ``experiment``, ``eps``, ``seed``, and what each scalar loses.
 
     That is :func:`best_and_last` at the best epoch less that at the last one.
+
+    >>> import ccnotes
+    >>> lost = best_minus_last(ccnotes.runs("planted-at", seeds=[0, 1]))
+    >>> (lost.robust_accuracy > 0).tolist()  # robust overfitting
+    [True, True]
     """
     run = ["experiment", "eps", "seed"]
     ends = best_and_last(records).pivot(index=run, columns="checkpoint")
@@ -39,6 +49,12 @@ def differences(ends: pd.DataFrame, base: str) -> pd.DataFrame:
     """Each row of :func:`best_and_last` less that of ``base``, seed and checkpoint being the same.
 
     Raises ValueError where ``base`` lacks one of the seeds.
+
+    >>> ends = pd.DataFrame(
+    ...     {"experiment": ["a", "b"], "seed": 0, "checkpoint": "best", "robust_cas": [3.0, 5.0]}
+    ... )
+    >>> differences(ends, "a").robust_cas.tolist()
+    [0.0, 2.0]
     """
     if missing := sorted(set(ends.seed) - set(ends.seed[ends.experiment == base])):
         raise ValueError(f"{base!r} has no record of seeds {missing} to compare with: add them.")
@@ -62,6 +78,11 @@ def at_equal_loss(
     spreads them evenly in its logarithm. For :func:`differences`, ``experiment`` is the group's
     name. Raises ValueError where the groups have not the same seeds, or a seed's runs no range in
     common.
+
+    >>> import ccnotes
+    >>> groups = {name: ccnotes.runs(name) for name in ("planted-at", "planted-at-swa")}
+    >>> at_equal_loss(groups, ["test_robust_cas"]).columns.tolist()
+    ['experiment', 'seed', 'checkpoint', 'test_robust_cas']
     """
     tables = {
         name: {record.experiment["seed"]: record.table for record in records}
@@ -94,6 +115,10 @@ def at_loss(
     """A column of a record's table where ``train_robust_loss`` first falls to each level.
 
     NaN for a level that is not reached, or was before the first evaluation.
+
+    >>> table = pd.DataFrame({"train_robust_loss": [2.0, 1.0], "test_robust_cas": [4.0, 8.0]})
+    >>> at_loss(table, "test_robust_cas", np.array([1.5, 1.0, 0.5])).tolist()
+    [6.0, 8.0, nan]
     """
     loss, values = table.train_robust_loss.to_numpy(), table[column].to_numpy()
     after = np.argmax(loss <= levels[:, None], axis=1)  # 0 where there is none, too

@@ -13,7 +13,12 @@ from ccnotes.devices import hardware, pick_device, pick_precision
 
 
 def provenance(device: torch.device, precision: str) -> dict[str, Any]:
-    """What a result needs to be judged and made again, apart from its configuration."""
+    """What a result needs to be judged and made again, apart from its configuration.
+
+    >>> found = provenance(torch.device("cpu"), "float32")
+    >>> found["device"], found["precision"], found["torch"] == torch.__version__
+    ('cpu', 'float32', True)
+    """
     return {
         "ccnotes": ccnotes.__version__,
         "commit": commit(),
@@ -29,7 +34,11 @@ def provenance(device: torch.device, precision: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, with "+" where files differ from it; the version if installed."""
+    """The checkout's commit, with "+" where files differ from it; the version if installed.
+
+    >>> commit() in ("unknown", f"v{ccnotes.__version__}") or len(commit()) >= 12
+    True
+    """
     here = Path(ccnotes.__file__).parent
     if not (here.parent / ".git").exists():  # another project's repository may lie further up
         return f"v{ccnotes.__version__}"
@@ -43,7 +52,11 @@ def commit() -> str:
 
 
 def about() -> str:
-    """One line on version and device, for the head of a notebook."""
+    """One line on version and device, for the head of a notebook.
+
+    >>> about().startswith(f"ccnotes {ccnotes.__version__}, ")
+    True
+    """
     device = pick_device()
     precision = pick_precision("auto", device)
     return (

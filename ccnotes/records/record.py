@@ -26,7 +26,17 @@ CAMS = "cams.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A run's results, read from its folder."""
+    """A run's results, read from its folder.
+
+    >>> import ccnotes
+    >>> [record] = ccnotes.runs("planted-at")
+    >>> record.title, record.experiment["epochs"], record.finished
+    ('planted images, planted-at, seed 0', 100, True)
+    >>> record.best["robust_accuracy"] > record.last["robust_accuracy"]
+    True
+    >>> record.arrays["best_robust_similarity"].shape, record.model("best").head.out_features
+    (torch.Size([6, 6]), 6)
+    """
 
     folder: Path
     content: dict[str, Any]  # record.json: configuration, scalars, provenance
@@ -49,6 +59,7 @@ class Record:
 
     @property
     def title(self) -> str:
+        """The data's title, the experiment's name and the seed, for people."""
         e = self.experiment
         return f"{self.content['dataset']['title']}, {e['name']}, seed {e['seed']}"
 
@@ -71,6 +82,11 @@ class Record:
         For planted images also ``inside`` and ``across``, the mean similarity, on attacked test
         images, of two classes of one true group and of different groups, and, on the images as
         they are, ``clean_inside`` and ``clean_across``.
+
+        >>> import ccnotes
+        >>> table = ccnotes.runs("planted-at")[0].table
+        >>> table.epoch.tolist()[:3], bool((table.inside > table.across).all())
+        ([5, 10, 15], True)
         """
         table = pd.DataFrame(self.content["evaluations"]).astype({"epoch": int})
         return table.assign(**self.by_group("test"))
@@ -113,6 +129,10 @@ class Record:
         Images x rows x columns, in [0, 1] (see :func:`ccnotes.attribution.grad_cam`, divided by
         each map's maximum). Made afterwards, by ``python -m ccnotes cams``; raises ValueError
         where they were not.
+
+        >>> import ccnotes
+        >>> ccnotes.runs("planted-at")[0].cams["best"].shape
+        torch.Size([600, 4, 4])
         """
         return {which: maps.float() / 255 for which, maps in self.stored(CAMS).items()}
 
@@ -150,7 +170,12 @@ class Record:
         return torch.tensor(self.content["dataset"]["groups"] or [])
 
     def by_group(self, prefix: str) -> dict[str, Any]:
-        """``inside``, ``across`` and so on of the matrices whose names begin with ``prefix``."""
+        """``inside``, ``across`` and so on of the matrices whose names begin with ``prefix``.
+
+        >>> import ccnotes
+        >>> sorted(ccnotes.runs("planted-at")[0].by_group("best"))
+        ['across', 'clean_across', 'clean_inside', 'inside']
+        """
         means: dict[str, Any] = {}
         for kind, start in (("robust", ""), ("clean", "clean_")) if len(self.groups) else ():
             similarity = self.arrays[f"{prefix}_{kind}_similarity"]
@@ -161,12 +186,18 @@ class Record:
         return means
 
     def model(self, which: Literal["best", "last"] = "best") -> Network:
-        """The network of that epoch, in eval mode."""
+        """The network of that epoch, in eval mode. Raises ValueError where none was published."""
         return load_model(self.folder / f"{which}.safetensors")
 
 
 def load(folder: Path) -> Record:
-    """The record in ``folder``. Raises ValueError where there is none, or none that is whole."""
+    """The record in ``folder``. Raises ValueError where there is none, or none that is whole.
+
+    >>> import ccnotes
+    >>> folder = ccnotes.runs("planted-at")[0].folder
+    >>> load(folder).title
+    'planted images, planted-at, seed 0'
+    """
     table = folder / TABLE
     try:
         content = json.loads(table.read_text())
@@ -217,6 +248,11 @@ def load_model(path: Path) -> Network:
     """The network saved in a record's ``best.safetensors`` or ``last.safetensors``.
 
     In eval mode, on the CPU. Raises ValueError for a file that no run of ccnotes wrote.
+
+    >>> import ccnotes
+    >>> folder = ccnotes.runs("planted-at")[0].folder
+    >>> load_model(folder / "best.safetensors").head.out_features
+    6
     """
     try:
         with safe_open(path, "pt") as file:

@@ -77,6 +77,11 @@ def run(
     experiments are recalled with theirs, or trained first. Raises
     :class:`ccnotes.training.OutOfTime`, with all that was done kept, rather than go on beyond
     ``minutes``.
+
+    >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
+    >>> made = run(e)
+    >>> run(e).folder == made.folder, made.experiment["train_size"]  # recalled the second time
+    (True, 6)
     """
     begun = time.perf_counter()
     identity, data = identity_of(experiment.data), None
@@ -159,6 +164,7 @@ def taught(
 
 
 def folder_of(experiment: Experiment, key: str) -> Path:
+    """Where this machine keeps the run of that fingerprint, there or not."""
     return runs_dir() / f"{experiment.name}-seed{experiment.seed}-{key}"
 
 
@@ -191,11 +197,16 @@ def stopped(record: Record) -> bool:
 
 
 def remaining(minutes: float | None, begun: float) -> float | None:
+    """What is left of ``minutes``, begun at that second of :func:`time.perf_counter`."""
     return None if minutes is None else minutes - (time.perf_counter() - begun) / 60
 
 
 def how_long(experiment: Experiment) -> str:
-    """What finished runs of the same took, whatever their seed, precision and data, and on what."""
+    """What finished runs of the same took, whatever their seed, precision and data, and on what.
+
+    >>> how_long(named("planted-at")).split(" took ")[0]
+    'planted-at'
+    """
     took: dict[str, list[float]] = {}
     devices = set()
     with warnings.catch_warnings(action="ignore"):  # of records that cannot be read, others warn

@@ -56,6 +56,9 @@ def runs_dir() -> Path:
     """Where this machine keeps its runs: $CCNOTES_RUNS, else the user's cache folder.
 
     Raises RuntimeError for a user without a home folder.
+
+    >>> runs_dir().name
+    'runs'
     """
     home = os.environ.get("CCNOTES_RUNS")
     try:
@@ -71,6 +74,9 @@ def find(ends: tuple[str, ...] = ("",)) -> list[Record]:
 
     With ``ends`` only those whose folders' names end so, as they do in fingerprints. What cannot
     be read is passed over, with a warning that names it.
+
+    >>> find()[0].folder.parent == PUBLISHED
+    True
     """
     homes, records = [PUBLISHED], []
     with suppress(RuntimeError):  # without a home folder there are only the published ones
@@ -87,7 +93,11 @@ def find(ends: tuple[str, ...] = ("",)) -> list[Record]:
 
 
 def published(start: str, seed: int = 0) -> dict[str, Record]:
-    """The published records of one seed whose names begin so, by what follows in their names."""
+    """The published records of one seed whose names begin so, by what follows in their names.
+
+    >>> list(published("planted-at-eps"))
+    ['12', '16', '2', '4', '6']
+    """
     found = (r for r in find() if r.folder.parent == PUBLISHED and r.experiment["seed"] == seed)
     names = {record.experiment["name"]: record for record in found}
     return {name.removeprefix(start): r for name, r in names.items() if name.startswith(start)}
@@ -100,6 +110,9 @@ def recall(
 
     ``identity`` is that of the data, where it does not follow from their name. With ``weights``
     only a record that has its networks' weights will do. A damaged one is passed over.
+
+    >>> recall(Experiment(seed=12345)) is None
+    True
     """
     identity = identity or identity_of(experiment.data)
     if identity is None:
@@ -126,7 +139,11 @@ def recall(
 
 
 def keys_of(experiment: Experiment, identity: str) -> dict[str, str]:
-    """The fingerprints that the experiment may have, by precision."""
+    """The fingerprints that the experiment may have, by precision.
+
+    >>> list(keys_of(Experiment(), "planted-1"))
+    ['float32', 'bfloat16']
+    """
     wanted = experiment.precision
     precisions = ("float32", "bfloat16") if wanted == "auto" else (wanted,)
     return {name: fingerprint(experiment, name, identity) for name in precisions}
@@ -188,7 +205,11 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
 
 
 def digits(value: float) -> float:
-    """``value`` to six digits; a whole number stays one."""
+    """``value`` to six digits; a whole number stays one.
+
+    >>> digits(1 / 3), digits(12)
+    (0.333333, 12)
+    """
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
@@ -204,8 +225,13 @@ def publish(
 
     That is the networks' weights, ``Record.sample_attribution`` and ``Record.per_image``; what was
     published of them before comes along anew, and so does ``Record.cams`` where it was made. The
-    copy before stands until the new one is whole. Raises ValueError for a record that is not
-    finished, or lacks what is wanted.
+    copy before stands until the new one is whole. Returns the copy's folder. Raises ValueError
+    for a record that is not finished, or lacks what is wanted.
+
+    >>> import ccnotes
+    >>> copy = publish(ccnotes.runs("planted-at", seeds=[1])[0], Path("published"))
+    >>> sorted(file.name for file in copy.iterdir())
+    ['arrays.safetensors', 'cams.safetensors', 'record.json']
     """
     destination = home / record.folder.name
     if not record.finished:
