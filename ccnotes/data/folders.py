@@ -160,16 +160,16 @@ def is_transparent(image: Image.Image) -> bool:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Three channels of 8 bits; of grey images with 16 bits, the nearest of the 256 levels.
 
+    Of colours with 16 bits PIL gives the upper byte, less than one level from that.
     ValueError where the range of the numbers is not known: PIL would clip them without a word.
     """
     tags = getattr(image, "tag_v2", {})
     signed = set(tags.get(SAMPLE_FORMAT, (1,))) != {1}
     if image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr") and not signed:
         return image.convert("RGB")
-    # 16 bits are "I;16" or, of some formats and before PIL 10.3, "I", which of TIFF has 32.
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format != "TIFF")
-    black_is_zero = (tags.get(BITS_PER_SAMPLE, (16,)), tags.get(PHOTOMETRIC, 1)) == ((16,), 1)
-    if not sixteen or signed or not black_is_zero:
+    sixteen = tags.get(BITS_PER_SAMPLE, (16,)) == (16,)  # as in PNG and PPM
+    black_is_zero = tags.get(PHOTOMETRIC, 1) == 1
+    if signed or not (image.mode.startswith("I") and sixteen and black_is_zero):
         raise ValueError(
             f"what its numbers mean as pixels is not known, mode {image.mode}; save it with 8 bits "
             f"a channel, or as a grey PNG with 16"

@@ -109,39 +109,40 @@ def load_photos(
     >>> data.classes, data.test.images.shape, data.test.labels
     (('cat', 'dog'), torch.Size([2, 3, 6, 8]), tensor([0, 1]))
     """
-    folder = data_folder(data_dir)
-    if name in KNOWN and image_size not in (None, 32):
-        raise ValueError(
-            f"image_size={image_size} does not fit {name!r}, whose images are 32 x 32: only image "
-            f"folders are resized. Leave it out, or load imagefolder:PATH."
-        )
-    if name in ARCHIVES:
-        photos = cached(folder, name, lambda: unpack(name, folder))
-        title, identity = TITLES[name], KNOWN[name]
-    elif name == "cifar10-jpeg":
-        photos = decoded_before(name, folder)
-        title, identity = TITLES[name], photos.sha256
-    elif name.startswith("imagefolder:"):
-        root = Path(name.removeprefix("imagefolder:")).expanduser()
-        photos = image_folder(root, folder, image_size)
-        name, title, identity = "imagefolder", "image folder", photos.sha256
-        if identity == KNOWN["cifar10-jpeg"]:
-            name, title = "cifar10-jpeg", TITLES["cifar10-jpeg"]
-    else:
-        raise ValueError(
-            f"data {name!r} is not one of 'planted', 'cifar10', 'cifar100', 'cifar10-jpeg', "
-            f"'imagefolder:PATH'."
-        )
+    photos, identity = all_photos(name, data_folder(data_dir), image_size)
+    known = {identity: name for name, identity in KNOWN.items()}.get(identity)
     train, validation = split(photos.train, train_size, validation_size, seed)
     return Dataset(
-        name=name,
-        title=title,
+        name=known or "imagefolder",
+        title=TITLES[known] if known else "image folder",
         classes=photos.classes,
         train=train,
         validation=validation,
         test=photos.test,
         identity=identity,
     )
+
+
+def all_photos(name: str, folder: Path, image_size: int | None) -> tuple[Photos, str]:
+    """The data called ``name``, before they are split, and their identity."""
+    if name in KNOWN and image_size not in (None, 32):
+        raise ValueError(
+            f"image_size={image_size} does not fit {name!r}, whose images are 32 x 32: only image "
+            f"folders are resized. Leave it out, or load imagefolder:PATH."
+        )
+    if name in ARCHIVES:  # known by its archive's content
+        return cached(folder, name, lambda: unpack(name, folder)), KNOWN[name]
+    if name == "cifar10-jpeg":
+        photos = decoded_before(name, folder)
+    elif name.startswith("imagefolder:"):
+        root = Path(name.removeprefix("imagefolder:")).expanduser()
+        photos = image_folder(root, folder, image_size)
+    else:
+        raise ValueError(
+            f"data {name!r} is not one of 'planted', 'cifar10', 'cifar100', 'cifar10-jpeg', "
+            f"'imagefolder:PATH'."
+        )
+    return photos, photos.sha256
 
 
 def cached(folder: Path, name: str, make: Callable[[], Photos]) -> Photos:
