@@ -3,6 +3,8 @@
 import json
 import shutil
 import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from safetensors.torch import save_file
 
 import ccnotes
@@ -37,6 +40,7 @@ from tests.helpers import (
     attacked_features,
     folder_of_images,
     numbers,
+    replace_everywhere,
     taught,
 )
 
@@ -178,7 +182,7 @@ def test_a_run_says_first_how_long_earlier_ones_took_and_where(capsys, monkeypat
     def gone(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(records, "fit", gone)
+    replace_everywhere(monkeypatch, training.fit, gone)
     with pytest.raises(KeyboardInterrupt):
         run(replace(SMALL, seed=1))
     assert capsys.readouterr().err == "small took 200 s on X; on a GPU: none on record\n"
@@ -306,7 +310,7 @@ def test_runs_on_other_data_name_the_data_without_their_path_and_are_recalled(
     def trained(*arguments, **settings):
         pytest.fail("trained again")
 
-    monkeypatch.setattr(records, "fit", trained)
+    replace_everywhere(monkeypatch, training.fit, trained)
     (tmp_path / "images").rename(tmp_path / "moved")
     (again,) = ccnotes.runs(SMALL, data=f"imagefolder:{tmp_path / 'moved'}")
     assert again.folder == made.folder
@@ -315,15 +319,15 @@ def test_runs_on_other_data_name_the_data_without_their_path_and_are_recalled(
 def test_a_teacher_leaves_the_student_what_is_left_of_the_minutes(monkeypatch):
     """Ten minutes, of which the teacher's run takes four; and six, of which it has all."""
     monkeypatch.setitem(EXPERIMENTS, "small", SMALL)
-    fit, given, now = records.fit, [], [0.0]
+    fit, given, now = training.fit, [], [0.0]
 
     def slow_fit(*arguments, minutes, **settings):
         given.append(minutes)
         now[0] += 240
         return fit(*arguments, **settings)
 
-    monkeypatch.setattr(records.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(records, "fit", slow_fit)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    replace_everywhere(monkeypatch, fit, slow_fit)
     run(taught(), minutes=10)
     assert given == [10, 6]
 
@@ -340,7 +344,7 @@ def test_a_record_names_the_commit_and_whether_files_differ_from_it(monkeypatch,
     code = tmp_path / "ccnotes" / "records.py"
     code.parent.mkdir()
     code.write_text("")
-    monkeypatch.setattr(records, "__file__", str(code))
+    monkeypatch.setattr(sys.modules[records.commit.__module__], "__file__", str(code))
     assert records.commit() == f"v{ccnotes.__version__}"
     git("init")
     git("add", ".")
@@ -353,7 +357,7 @@ def test_a_record_names_the_commit_and_whether_files_differ_from_it(monkeypatch,
 def test_two_processes_cannot_train_one_run():
     made = run(SMALL)
     with (
-        records.FileLock(made.folder / "lock"),
+        FileLock(made.folder / "lock"),
         pytest.raises(RuntimeError, match="another process"),
     ):
         run(SMALL, fresh=True)

@@ -401,9 +401,9 @@ def test_a_part_has_as_many_images_of_each_class_and_always_the_same():
     split = Split(images=images, labels=labels)
     found = training.part(split, 30)
     assert torch.bincount(found.labels).tolist() == [10, 10, 10]
-    numbers = found.images.flatten().long()
-    assert len(numbers.unique()) == 30
-    assert torch.equal(labels[numbers], found.labels)
+    chosen = found.images.flatten().long()
+    assert len(chosen.unique()) == 30
+    assert torch.equal(labels[chosen], found.labels)
     assert torch.equal(training.part(split, 30).images, found.images)
     assert len(training.part(split, 1000)) == 100
 
