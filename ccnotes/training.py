@@ -231,6 +231,7 @@ def rate(e: Experiment, epoch: int) -> float:
 
 def judge(run: Run, state: State, epoch: int, keeper: "Keeper", *, full: bool) -> float:
     """Evaluate, keep the network if it is the best so far; its validation robust accuracy."""
+    keeper.check_finite()
     e, network = run.experiment, run.shown
     if full:
         found = evaluate_parts(network, run.parts, e, run.precision)
@@ -287,8 +288,8 @@ class Keeper:
         """What the run has taken so far, all its sessions together."""
         return time.perf_counter() - self.started
 
-    def save(self) -> None:
-        """Write the checkpoint. Raises FloatingPointError for a run that is beyond saving."""
+    def check_finite(self) -> None:
+        """FloatingPointError for a run whose loss or weights are numbers no more."""
         run, state = self.run, self.state
         mean_loss = state.total.item() / len(run.train)
         whole = all(bool(value.isfinite().all()) for value in run.model.state_dict().values())
@@ -302,6 +303,11 @@ class Keeper:
                 f"the training loss became {mean_loss if whole else math.nan} in epoch "
                 f"{state.epoch + 1}. Try a learning rate below lr={run.experiment.lr:g}.{kept}"
             )
+
+    def save(self) -> None:
+        """Write the checkpoint. Raises FloatingPointError for a run that is beyond saving."""
+        self.check_finite()
+        run, state = self.run, self.state
         self.saved = time.perf_counter()
         state.seconds = self.saved - self.started
         state.model, state.optimiser = run.model.state_dict(), run.optimiser.state_dict()

@@ -13,6 +13,8 @@ jaxtyping.install_import_hook("ccnotes", f"{__name__}.check")
 import pytest  # noqa: E402
 
 pytest.register_assert_rewrite("tests.helpers")
+
+
 @pytest.fixture
 def no_published(tmp_path, monkeypatch):
     """No published records: every run would read them all, to say how long such runs took."""

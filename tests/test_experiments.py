@@ -154,6 +154,8 @@ def test_every_experiment_survives_its_record_and_has_its_own_fingerprint():
         ({"lr_drops": (50, 75)}, "lr_drops=.* are fractions of the epochs"),
         ({"train_size": None}, "planted ones have no end"),
         ({"final_size": 0}, "final_size=0 must be at least 1"),
+        ({"eval_steps": 0}, "eval_steps=0 must be at least 1"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"ema_decay": 1.0}, "ema_decay=1.0 must lie between"),
         ({"average": "swa", "objective": CARRYING.objective}, "begins too late for the teacher"),
     ],

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,47 @@ def test_attribute_takes_the_radius_that_it_is_given_for_a_standard_run_too(comm
     folder = folder_of(command("run", "planted-standard", *SHORT, "--precision", "float32"))
     found = json.loads(command("attribute", folder / "best.safetensors", "--json", "--eps", "0.2"))
     assert [found["robust_accuracy"], found["robust_cas"]] == by_hand(folder, 0, 0.2, 0.05)
+
+
+def test_attribute_says_how_large_cas_can_be_and_refuses_data_of_other_classes(command, tmp_path):
+    four = ("--planted.num-classes", "4")
+    model = folder_of(command("run", "planted-at", *SHORT, *four)) / "best.safetensors"
+    said = command("attribute", model)
+    assert re.findall(r"(clean|robust): accuracy \S+, CAS \S+ of at most 12, ", said) == [
+        "clean",
+        "robust",
+    ]
+    with pytest.raises(
+        SystemExit,
+        match=r"tells apart class 0, .*class 3, in this order, .* data are class0, .*class5:",
+    ):
+        command("attribute", model, "--data", folder_of_images(tmp_path / "images"))
+
+
+def test_weights_that_are_to_be_published_are_made_where_the_record_has_none(command, tmp_path):
+    folder = folder_of(command("run", "planted-at", *SHORT))
+    (folder / "best.safetensors").unlink()
+    command("run", "planted-at", *SHORT, "--publish-to", tmp_path, "--weights")
+    assert (tmp_path / folder.name / "best.safetensors").exists()
+
+
+def test_data_are_counted_and_named(command, tmp_path):
+    said = command("data", folder_of_images(tmp_path / "images"))
+    assert "image folder: 72 training and 72 test images" in said
+    assert f"classes: {', '.join(f'class{i}' for i in range(6))}" in said
+
+
+def test_the_benchmark_does_what_it_is_told(command, monkeypatch):
+    def told(widths, **settings):
+        raise RuntimeError(f"told {widths} {sorted(settings.items())}")
+
+    monkeypatch.setattr("ccnotes.benchmark.bench", told)
+    options = "--widths 8 32 --batch-size 9 --steps 4 --rounds 2 --device cpu --compile"
+    settings = {"batch_size": 9, "steps": 4, "rounds": 2, "device": "cpu", "compile": True}
+    settings["precision"] = "float32"
+    with pytest.raises(SystemExit) as stopped:
+        command("bench", *options.split(), "--precision", "float32")
+    assert str(stopped.value) == f"error: told (8, 32) {sorted(settings.items())}"
 
 
 def test_a_table_ends_with_the_best_and_the_last_epoch_s_figures(command):
@@ -284,6 +326,7 @@ def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, cap
     assert "record: " in command("run", "planted-at", *SHORT)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient of exactly zero")  # of weights of 1e29
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -295,6 +338,9 @@ def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, cap
         (("run", "planted-at", "--weights"), "they need --publish-to FOLDER"),
         (("bench", "--widths"), "one or more, such as 16 64"),
         (("run", "cifar10-at", "--data", "imagefolder:/nowhere"), "/nowhere"),
+        (("run", "planted-at", *SHORT, "--weights"), "they need --publish-to FOLDER"),
+        (("run", "planted-at", "--attack.eps", "8/0"), "8/0 divides by zero"),
+        (("data", "planted"), "planted images are made when they are needed"),
         (("run", "planted-at", *SHORT, "--lr", "1e30"), "error: the training loss became nan"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 import ccnotes
-from ccnotes import evaluation, training
+from ccnotes import evaluation, records, training
 from ccnotes.attacks import PGD, pgd
 from ccnotes.attribution import cas, class_attribution, class_similarity
 from ccnotes.data import to_float
@@ -28,10 +30,19 @@ from ccnotes.records import (
     best_and_last,
     best_minus_last,
     differences,
+    publish,
     recall,
     run,
 )
-from tests.helpers import SMALL, assert_equal_records, attacked_features, numbers, taught
+from tests.helpers import (
+    SMALL,
+    assert_equal_records,
+    attacked_features,
+    folder_of_images,
+    numbers,
+    replace_everywhere,
+    taught,
+)
 
 pytestmark = pytest.mark.usefixtures("no_published")
 
@@ -79,9 +90,9 @@ def test_every_attack_that_evaluates_is_the_experiment_s_own_at_its_seed(monkeyp
     e = replace(SMALL, eval_eps=0.08, seed=3, eval_every=4, validate_every=1)
     seen = []
 
-    def watched(model, x, y, attack, generator):
+    def watched(model, x, y, attack, generator, **settings):
         seen.append((generator.initial_seed(), attack))
-        return pgd(model, x, y, attack, generator)
+        return pgd(model, x, y, attack, generator, **settings)
 
     monkeypatch.setattr(evaluation, "pgd", watched)
     run(e)
@@ -118,6 +129,7 @@ def test_the_ends_are_examined_on_final_size_test_images_and_radii_on_eval_size(
                 at_zero = found.arrays[f"{which}_radius_cas"][0]
                 assert at_zero.item() == pytest.approx(cas(wanted).item(), abs=1e-5)
         assert len(found.per_image[f"{which}_robust_correct"]) == 18
+        assert len(found.per_image[f"{which}_robust_cas_draws"]) == 1000
 
 
 def test_samples_are_the_first_test_image_of_each_class():
@@ -172,7 +184,7 @@ def test_a_run_says_first_how_long_earlier_ones_took_and_where(capsys, monkeypat
     def gone(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ccnotes.records.runner.fit", gone)
+    replace_everywhere(monkeypatch, training.fit, gone)
     with pytest.raises(KeyboardInterrupt):
         run(replace(SMALL, seed=1))
     assert capsys.readouterr().err == "small took 200 s on X; on a GPU: none on record\n"
@@ -195,6 +207,7 @@ def test_recall_finds_exactly_the_same_configuration_only():
     (copy / "record.json").write_text(json.dumps(content))
     assert recall(automatic).folder == copy
     assert recall(SMALL).folder == made.folder
+    assert recall(replace(SMALL, precision="bfloat16")) is None
     for other in ({"seed": 1}, {"lr": 0.2}, {"attack": PGD(eps=0.06, step_size=0.02, steps=2)}):
         assert recall(replace(SMALL, **other)) is None
 
@@ -218,11 +231,16 @@ def test_one_unreadable_record_does_not_hide_the_others():
         assert recall(SMALL).folder == made.folder
 
 
-def test_a_fresh_run_that_is_stopped_leaves_the_finished_record(monkeypatch):
-    made = run(SMALL)
+@pytest.mark.parametrize("steps", [0, 7])
+def test_a_fresh_run_that_is_stopped_leaves_the_finished_record(monkeypatch, steps):
+    """Before its first step, or after its first evaluation, of which a new run keeps a record."""
+    made, train_step, done = run(SMALL), training.train_step, []
 
     def stopped(*arguments):
-        raise KeyboardInterrupt
+        if len(done) == steps:
+            raise KeyboardInterrupt
+        done.append(1)
+        return train_step(*arguments)
 
     monkeypatch.setattr(training, "train_step", stopped)
     with pytest.raises(KeyboardInterrupt):
@@ -240,6 +258,102 @@ def test_a_fresh_run_that_was_stopped_goes_on_though_there_is_a_record():
     again = run(SMALL, go_on=True)
     assert_equal_records(again, made)
     assert not (made.folder / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "files"),
+    [
+        ({}, set()),
+        ({"weights": True}, {"best.safetensors", "last.safetensors"}),
+        ({"sample_attribution": True}, {"samples.safetensors"}),
+        ({"per_image": True}, {"images.safetensors"}),
+    ],
+)
+def test_what_is_published_is_the_table_the_arrays_and_what_is_wanted(tmp_path, wanted, files):
+    made, home = run(SMALL), tmp_path / "home"
+    for _ in range(2):  # over what was published before, too
+        published = publish(made, home, **wanted)
+    copied = {path.name for path in published.iterdir()}
+    assert copied == {"record.json", "arrays.safetensors"} | files
+    assert records.load(published).content == made.content
+    assert publish(made, made.folder.parent, **wanted) == made.folder
+    assert made.model("best")
+    for name in files:
+        (made.folder / name).unlink()
+    if files:
+        with pytest.raises(ValueError, match=f"has no {', '.join(sorted(files))} to publish"):
+            publish(made, home, **wanted)
+        assert {path.name for path in published.iterdir()} == copied
+
+
+def test_a_record_of_another_schema_is_refused():
+    made = run(SMALL)
+    (made.folder / "record.json").write_text(json.dumps(made.content | {"schema": 99}))
+    with pytest.raises(ValueError, match="has schema 99; this version reads 1"):
+        records.load(made.folder)
+
+
+def test_runs_are_one_record_a_seed_in_that_order(monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "small", SMALL)
+    found = ccnotes.runs("small", seeds=(1, 0))
+    assert [record.experiment["seed"] for record in found] == [1, 0]
+
+
+def test_runs_on_other_data_name_the_data_without_their_path_and_are_recalled(
+    monkeypatch, tmp_path
+):
+    folder = folder_of_images(tmp_path / "images")
+    (made,) = ccnotes.runs(SMALL, data=folder)
+    assert made.experiment["data"] == "imagefolder"
+    assert made.title == "image folder, small, seed 0"
+    assert str(tmp_path) not in json.dumps(made.content)
+    assert not made.groups.numel()
+
+    def trained(*arguments, **settings):
+        pytest.fail("trained again")
+
+    replace_everywhere(monkeypatch, training.fit, trained)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    (again,) = ccnotes.runs(SMALL, data=f"imagefolder:{tmp_path / 'moved'}")
+    assert again.folder == made.folder
+
+
+def test_a_teacher_leaves_the_student_what_is_left_of_the_minutes(monkeypatch):
+    """Ten minutes, of which the teacher's run takes four; and six, of which it has all."""
+    monkeypatch.setitem(EXPERIMENTS, "small", SMALL)
+    fit, given, now = training.fit, [], [0.0]
+
+    def slow_fit(*arguments, minutes, **settings):
+        given.append(minutes)
+        now[0] += 240
+        return fit(*arguments, **settings)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    replace_everywhere(monkeypatch, fit, slow_fit)
+    run(taught(), minutes=10)
+    assert given == [10, 6]
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="there is no git")
+def test_a_record_names_the_commit_and_whether_files_differ_from_it(monkeypatch, tmp_path):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    code = tmp_path / "ccnotes" / "records.py"
+    code.parent.mkdir()
+    code.write_text("")
+    monkeypatch.setattr(ccnotes, "__file__", str(code))
+    assert records.commit() == f"v{ccnotes.__version__}"
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    assert records.commit() == git("rev-parse", "--short=12", "HEAD")
+    code.write_text("1")
+    assert records.commit() == git("rev-parse", "--short=12", "HEAD") + "+"
 
 
 def test_two_processes_cannot_train_one_run():

@@ -6,8 +6,10 @@ import os
 import resource
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,13 +19,24 @@ import torch.nn.functional as F
 from ccnotes import models, objectives, training
 from ccnotes.attacks import PGD, pgd
 from ccnotes.data import Split, augment, cutout, to_float
+from ccnotes.devices import hardware
+from ccnotes.evaluation import evaluate
 from ccnotes.experiments import EXPERIMENTS, dataset
 from ccnotes.monitor import part
 from ccnotes.objectives import Objective
 from ccnotes.planted import Planted
 from ccnotes.records import find, recall, run
 from ccnotes.steps import build, channel_statistics, stream
-from tests.helpers import CARRYING, SMALL, SWA, assert_equal_records, numbers, taught
+from tests.helpers import (
+    CARRYING,
+    SMALL,
+    SWA,
+    assert_equal_records,
+    folder_of_images,
+    numbers,
+    replace_everywhere,
+    taught,
+)
 
 pytestmark = pytest.mark.usefixtures("no_published")
 
@@ -179,6 +192,99 @@ def test_a_run_in_slices_of_no_time_ends_in_the_same_record(e, monkeypatch, tmp_
     assert_equal_records(recall(e), whole)
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Training steps take 5 seconds, :func:`ccnotes.evaluation.evaluate` 10, all else nothing."""
+    clock = SimpleNamespace(now=0.0, steps=0, evaluated=0)
+    train_step = training.train_step
+
+    def slow_step(*arguments):
+        clock.now += 5
+        clock.steps += 1
+        return train_step(*arguments)
+
+    def slow_evaluate(*arguments, **settings):
+        clock.now += 10
+        clock.evaluated += 1
+        return evaluate(*arguments, **settings)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(training, "train_step", slow_step)
+    replace_everywhere(monkeypatch, evaluate, slow_evaluate)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps", "evaluated"),
+    [
+        (52, 5, 1),  # in the second epoch
+        (75, 6, 1),  # before its evaluation, which would end after 90
+        (96, 8, 2),  # in the third
+        (192, 12, 4),  # before the final evaluations, each of which is a third of others at least
+    ],
+)
+def test_a_run_stops_before_what_its_time_does_not_allow(clock, seconds, steps, evaluated):
+    """An epoch has three steps and an evaluation of three splits: 15 and 30 seconds."""
+    e = replace(SMALL, eval_every=1)
+    with pytest.raises(training.OutOfTime):
+        run(e, minutes=seconds / 60)
+    assert (clock.steps, clock.evaluated) == (steps, 3 * evaluated)
+    clock.now += 1000  # between the two sessions
+    found = run(e)
+    assert (clock.steps, clock.evaluated) == (12, 3 * 4 + 2)
+    assert found.provenance["seconds"] == 12 * 5 + 14 * 10
+    assert found.table.seconds.tolist() == [45, 90, 135, 180]
+
+
+def test_a_checkpoint_within_an_epoch_spares_the_batches_before_it(clock, monkeypatch):
+    """Every 8 seconds at least: after the second step of 5. The third ends in Ctrl-C."""
+    monkeypatch.setattr(training, "SAVE_EVERY", 8.0)
+    slow_step = training.train_step
+
+    def interrupted(*arguments):
+        if clock.steps == 2:
+            raise KeyboardInterrupt
+        return slow_step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL)
+    monkeypatch.setattr(training, "train_step", slow_step)
+    run(SMALL)
+    assert clock.steps == 12
+
+
+def test_a_fresh_run_begins_at_the_first_batch_whatever_was_stopped_before(clock):
+    with pytest.raises(training.OutOfTime):
+        run(SMALL, minutes=12 / 60)
+    assert clock.steps == 3
+    run(SMALL, fresh=True)
+    assert clock.steps == 3 + 12
+
+
+def test_a_record_names_each_machine_that_had_a_share_in_it_once(monkeypatch):
+    """The second of three sessions, and all after it, on another one."""
+    for _ in range(2):
+        with pytest.raises(training.OutOfTime):
+            run(SMALL, minutes=0)
+    replace_everywhere(monkeypatch, hardware, lambda device: "another one")
+    with pytest.raises(training.OutOfTime):
+        run(SMALL, minutes=0)
+    found = run(SMALL)
+    assert found.provenance["hardware"] == hardware(torch.device("cpu"))
+    (later,) = found.content["later_sessions"]
+    assert later["hardware"] == "another one"
+
+
+def test_a_checkpoint_of_another_device_is_refused():
+    with pytest.raises(training.OutOfTime):
+        run(SMALL, minutes=0)
+    (checkpoint,) = Path(os.environ["CCNOTES_RUNS"]).glob("*/checkpoint.pt")
+    torch.save(torch.load(checkpoint, weights_only=True) | {"device": "cuda"}, checkpoint)
+    with pytest.raises(ValueError, match=r"written on cuda, .* give --device cuda, or .*--fresh"):
+        run(SMALL)
+
+
 def test_a_full_disk_stops_a_run_with_one_clear_error_and_costs_nothing(monkeypatch, tmp_path):
     """The system refuses files beyond 20 kB, as a disk would, in the run and in its record."""
     whole = run(SMALL)
@@ -210,6 +316,7 @@ def saying(*classes):
     return step
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient of exactly zero")  # of the scripted networks
 @pytest.mark.parametrize(
     ("eval_every", "validate_every", "evaluated", "best"),
     [
@@ -298,9 +405,9 @@ def test_a_part_has_as_many_images_of_each_class_and_always_the_same():
     split = Split(images=images, labels=labels)
     found = part(split, 30)
     assert torch.bincount(found.labels).tolist() == [10, 10, 10]
-    numbers = found.images.flatten().long()
-    assert len(numbers.unique()) == 30
-    assert torch.equal(labels[numbers], found.labels)
+    chosen = found.images.flatten().long()
+    assert len(chosen.unique()) == 30
+    assert torch.equal(labels[chosen], found.labels)
     assert torch.equal(part(split, 30).images, found.images)
     assert len(part(split, 1000)) == 100
 
@@ -537,9 +644,18 @@ def test_weights_that_diverge_are_not_kept():
         assert all(value.isfinite().all() for value in kept)
 
 
-def test_parts_that_miss_a_class_are_refused_before_training():
-    with pytest.raises(ValueError, match=r"eval_size=3 must be at least planted\.num_classes=6"):
-        run(replace(SMALL, eval_size=3))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eval_size": 3}, "the 3 train images .* raise eval_size=3"),
+        ({"final_size": 3}, "the 3 final images .* or final_size"),
+    ],
+)
+def test_parts_that_miss_a_class_are_refused_before_training(settings, message, tmp_path):
+    """Of photographs; of planted images the number of classes is known before they are drawn."""
+    photos = replace(SMALL, data=folder_of_images(tmp_path / "images"), **settings)
+    with pytest.raises(ValueError, match=message):
+        run(photos)
 
 
 @pytest.mark.parametrize(("size", "refused"), [(24, False), (25, True), (26, False)])
