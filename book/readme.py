@@ -52,6 +52,7 @@ def main() -> None:
     block = f"{START}\n{results()}\n{END}"
     text = re.sub(f"{START}.*{END}", lambda _: block, readme.read_text(), flags=re.S)
     readme.write_text(text)
+    plots.style()
     drawn = figure()
     drawn.savefig(ROOT / "book/_static/rise_and_fall.png", dpi=160)
     drawn.set_size_inches(7.5, 3.9375)  # 1200 x 630, what previews of links elsewhere show

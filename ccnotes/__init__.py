@@ -10,8 +10,8 @@ __version__ = version("ccnotes")
 
 _HOMES = {"runs": "records", "EXPERIMENTS": "experiments", "about": "records"}
 _MODULES = (
-    "types gaussian planted verdicts data devices models attacks objectives attribution evaluation "
-    "training experiments records benchmark plots"
+    "types gaussian planted verdicts tables data devices models attacks objectives attribution "
+    "evaluation training experiments records benchmark moving plots plots_gaussian"
 ).split()
 __all__ = [*_HOMES, *_MODULES]
 
