@@ -143,9 +143,8 @@ def paths(
             shape=alt.Shape("run:N", sort=names, legend=key).scale(domain=names),
         )
     )
-    return (
-        (way + point).add_params(epoch).properties(width=330, height=300, description=description)
-    )
+    chart: alt.LayerChart = (way + point).add_params(epoch)
+    return chart.properties(width=330, height=300, description=description)
 
 
 def scrubber(record: Record, description: str) -> alt.VConcatChart:
@@ -190,7 +189,7 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     strips = cells(rows, now, "samples", classes, vectors.shape[2], "share of the vector").encode(
         x=alt.X("column:O", title="feature").axis(labels=False, ticks=False),
     )
-    return (
+    chart: alt.VConcatChart = (
         alt.vconcat(
             (lines(rows, list(series)) + cursor).properties(width=270, height=170),
             (heat + numbers).properties(width=side, height=side),
@@ -198,8 +197,8 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
         )
         .resolve_scale(color="independent", strokeDash="independent", x="independent")
         .add_params(epoch)
-        .properties(description=description)
     )
+    return chart.properties(description=description)
 
 
 def sorted_by_class(
@@ -214,7 +213,7 @@ def lines(rows: pd.DataFrame, names: list[str]) -> alt.Chart:
     """Three columns against epoch, apart by colour and by dash."""
     hue = alt.Scale(domain=names, range=[ORANGE, BLUE, GREEN])
     dash = alt.Scale(domain=names, range=[[5, 2], [1, 0], [2, 2]])
-    return (
+    chart: alt.Chart = (
         alt.Chart(rows)
         .transform_fold([*names], as_=["curve", "value"])
         .mark_line()
@@ -225,6 +224,7 @@ def lines(rows: pd.DataFrame, names: list[str]) -> alt.Chart:
             strokeDash=alt.StrokeDash("curve:N", title=None, scale=dash),
         )
     )
+    return chart
 
 
 def cells(
@@ -232,7 +232,7 @@ def cells(
 ) -> alt.Chart:
     """The current row's ``field`` as a heat map, a row a class."""
     reach = 1 if columns == len(classes) else 0.5
-    return (
+    chart: alt.Chart = (
         alt.Chart(rows)
         .transform_filter(now)
         .transform_calculate(cell=f"sequence({len(classes) * columns})")
@@ -251,6 +251,7 @@ def cells(
             tooltip=["row:N", alt.Tooltip("value:Q", format=".2f")],
         )
     )
+    return chart
 
 
 def name_at(classes: Sequence[str], index: str) -> str:

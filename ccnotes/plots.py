@@ -178,7 +178,8 @@ def with_intervals(frame: pd.DataFrame, x: str, y: str, *, ax: Axes, **look: Any
     """
     band = interval if frame[x].duplicated().any() else None
     bars = {"errorbar": band, "err_style": "bars", "marker": "o"}
-    return sns.lineplot(frame, x=x, y=y, ax=ax, **bars | look)
+    sns.lineplot(frame, x=x, y=y, ax=ax, **bars | look)
+    return ax
 
 
 def forest(

@@ -45,7 +45,7 @@ def loss_surface(mu: float, sigma: float, reg: float) -> alt.LayerChart:
     path = edge.mark_line(color="white", strokeDash=[5, 3], strokeWidth=2).encode(
         x="w1:Q", y="w2:Q"
     )
-    return (
+    chart: alt.LayerChart = (
         (heat(centre1, centre2, mu, reg) + path + dot + words)
         .add_params(radius("eps", 0.1, mu))
         .properties(
@@ -56,13 +56,14 @@ def loss_surface(mu: float, sigma: float, reg: float) -> alt.LayerChart:
             f"reaches the axis w2 = 0 at ε₀ = {eps0:.3g} and then moves along it.",
         )
     )
+    return chart
 
 
 def heat(centre1: str, centre2: str, mu: float, reg: float) -> alt.Chart:
     """The loss above its minimum, a bowl whose centre the two expressions give, as a heat map."""
     top = mu / reg
     steps, size = 28, 1.2 * top / 28
-    return (
+    chart: alt.Chart = (
         alt.Chart(alt.sequence(steps * steps, as_="k"))
         .transform_calculate(
             w1=f"{size}*(datum.k % {steps})",
@@ -84,6 +85,7 @@ def heat(centre1: str, centre2: str, mu: float, reg: float) -> alt.Chart:
             ),
         )
     )
+    return chart
 
 
 RATIOS = np.linspace(0, 1.5, 61)  # w2 / w1
@@ -158,7 +160,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
         )
     )
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(opacity=0.5).encode(y="y:Q")
-    return (
+    chart: alt.HConcatChart = (
         alt.hconcat(
             (left + choice.encode(y="chosen:Q") + peak.encode(y="top:Q")).properties(
                 width=240, height=240
@@ -177,6 +179,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
             f"ε₀ = {gaussian.threshold(mu, sigma):.3g}; against one rival the peak stays at 1."
         )
     )
+    return chart
 
 
 def smoothed_weights(mu: float, sigma: float, reg: float) -> alt.LayerChart:
@@ -222,7 +225,7 @@ def smoothed_weights(mu: float, sigma: float, reg: float) -> alt.LayerChart:
             .mark_point(shape="triangle-up", filled=True, size=110, opacity=1, yOffset=5)
             .encode(x=x, y=y, color=hue)
         )
-    return (
+    chart: alt.LayerChart = (
         alt.layer(*curves, *ends)
         .add_params(beta)
         .configure_legend(orient="top", labelLimit=300, columns=1, symbolSize=500)
@@ -234,3 +237,4 @@ def smoothed_weights(mu: float, sigma: float, reg: float) -> alt.LayerChart:
             "smoothing grows, form 1's triangle moves right of the plain one, form 2's left.",
         )
     )
+    return chart
