@@ -32,7 +32,7 @@ test: .venv/book .venv/test
 	mkdir _check
 	echo '*' > _check/.gitignore
 	cp -R _config.yml _toc.yml book _check
-	CCNOTES_BOOK=1 CCNOTES_RUNS="$$(pwd)/_check/runs" CCNOTES_DATA="$$(pwd)/_check/data" \
+	CCNOTES_BOOK=1 CCNOTES_ONLY_RECALL=1 CCNOTES_RUNS="$$(pwd)/_check/runs" CCNOTES_DATA="$$(pwd)/_check/data" \
 	  OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --nbmake --overwrite --nbmake-timeout=600 --durations=0 \
 	  _check/book/*.ipynb
 	.venv/bin/jupyter-book config sphinx _check

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import ccnotes
 from ccnotes import plots
 from ccnotes.records import best_and_last
-from ccnotes.verdicts import described
+from ccnotes.tables import literal, tabulated
 
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- results: made by `make readme`, held by a test -->", "<!-- end of results -->"
@@ -18,22 +18,20 @@ ROWS |= {"across": "similarity, other classes", "robust_cas": "CAS, attacked tes
 
 def results() -> str:
     """The tables in Markdown, planted images and photographs, each over its seeds."""
-    lines = []
+    tables = []
     for name, seeds, data, form in (
         ("planted-at", range(5), None, ".2f"),
         ("cifar10-at", range(3), "cifar10-jpeg", ""),
     ):
         records = ccnotes.runs(name, seeds=seeds, data=data)
-        table = best_and_last(records)
-        best, last = (table[table.checkpoint == w].set_index("seed") for w in ("best", "last"))
-        title = records[0].content["dataset"]["title"]
-        lines += [f"| {title} | best epoch | last epoch | best minus last |", "|---|---|---|---|"]
-        for column in (column for column in ROWS if column in table):
-            values = (best[column], last[column], best[column] - last[column])
-            lines.append(f"| {ROWS[column]} | {' | '.join(described(v, form) for v in values)} |")
-        lines.append("")
+        ends = best_and_last(records)
+        best, last = (ends[ends.checkpoint == w].set_index("seed") for w in ("best", "last"))
+        title = literal(records[0].content["dataset"]["title"])
+        rows = [[ROWS[c], best[c], last[c], best[c] - last[c]] for c in ROWS if c in ends]
+        columns = f"{title} | best epoch | last epoch | best minus last"
+        tables.append(tabulated(columns, rows, form) + "\n")
     chance = "A robust accuracy of 1/6 = 0.17 (planted images), 0.10 (CIFAR-10) is chance."
-    return "\n".join([*lines, f"Mean, 95 % interval over seeds, n. {chance}"])
+    return "\n".join([*tables, f"Mean, 95 % interval over seeds, n. {chance}"])
 
 
 def figure() -> plt.Figure:
@@ -52,6 +50,7 @@ def main() -> None:
     block = f"{START}\n{results()}\n{END}"
     text = re.sub(f"{START}.*{END}", lambda _: block, readme.read_text(), flags=re.S)
     readme.write_text(text)
+    plots.style()
     drawn = figure()
     drawn.savefig(ROOT / "book/_static/rise_and_fall.png", dpi=160)
     drawn.set_size_inches(7.5, 3.9375)  # 1200 x 630, what previews of links elsewhere show

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=(
         "types files gaussian planted verdicts checks weights data devices models attacks "
         "attribution objectives evaluation experiments monitor checkpoints steps training records "
-        "benchmark plots plots_gaussian"
+        "tables moving plots plots_gaussian benchmark"
     ).split(),
     submod_attrs={"records": ["runs", "about"], "experiments": ["EXPERIMENTS"]},
 )

@@ -5,44 +5,25 @@ import numpy as np
 import pandas as pd
 
 from ccnotes import gaussian
-from ccnotes.plots import BLUE, GREEN, ORANGE
+from ccnotes.moving import BLUE, GREEN, ORANGE
 
 CROSS, OWN = "w2, weight of cross-class features", "w1, weight of class-specific features"
 
 
+def radius(name: str, start: float, mu: float) -> alt.Parameter:
+    """A slider for the radius of the attack, from 0 to just below half the mean of a feature."""
+    slider = alt.binding_range(min=0, max=0.49 * mu, step=0.01 * mu, name="Radius ε of the attack")
+    return alt.param(name=name, value=start * mu, bind=slider)
+
+
 def loss_surface(mu: float, sigma: float, reg: float) -> alt.LayerChart:
-    """The margin loss over ``(w1, w2)`` and its minimiser, for a radius to drag."""
+    """The margin loss over ``(w1, w2)`` and its minimiser, for a radius to drag.
+
+    ``mu`` and ``sigma`` are mean and spread of a feature, ``reg`` is the weight decay.
+    """
     eps0, top = gaussian.threshold(mu, sigma), mu / reg
-    eps = alt.param(
-        name="eps",
-        value=0.1 * mu,
-        bind=alt.binding_range(min=0, max=0.49 * mu, step=0.01 * mu, name="Radius ε of the attack"),
-    )
     centre1 = f"({mu} - 2*eps)/{reg}"  # of the bowl, were w2 allowed below 0
     centre2 = f"({2 * eps0} - 2*eps)/{reg}"
-    steps, size = 28, 1.2 * top / 28
-    cells = (
-        alt.Chart(alt.sequence(steps * steps, as_="k"))
-        .transform_calculate(
-            w1=f"{size}*(datum.k % {steps})",
-            w2=f"{size}*floor(datum.k / {steps})",
-            w1_to=f"datum.w1 + {1.1 * size}",  # overlapping, so that no seams show
-            w2_to=f"datum.w2 + {1.1 * size}",
-            # Distance to the centre squared, less the centre's own below the axis: loss above best
-            excess=f"{reg}/2*(pow(datum.w1 + {size / 2} - {centre1}, 2) + "
-            f"pow(datum.w2 + {size / 2} - {centre2}, 2) - pow(min(0, {centre2}), 2))",
-        )
-        .mark_rect(clip=True)
-        .encode(
-            x=alt.X("w1:Q", title=OWN).scale(domain=[0, 1.2 * top], nice=False),
-            x2="w1_to:Q",
-            y=alt.Y("w2:Q", title=CROSS).scale(domain=[0, 1.2 * top], nice=False),
-            y2="w2_to:Q",
-            color=alt.Color("excess:Q", title="loss above its minimum").scale(
-                domain=[0, reg * top**2], scheme="blues", reverse=True, type="sqrt", clamp=True
-            ),
-        )
-    )
     best = (
         alt.Chart(alt.Data(values=[{}]))
         .transform_calculate(
@@ -64,9 +45,9 @@ def loss_surface(mu: float, sigma: float, reg: float) -> alt.LayerChart:
     path = edge.mark_line(color="white", strokeDash=[5, 3], strokeWidth=2).encode(
         x="w1:Q", y="w2:Q"
     )
-    return (
-        (cells + path + dot + words)
-        .add_params(eps)
+    chart: alt.LayerChart = (
+        (heat(centre1, centre2, mu, reg) + path + dot + words)
+        .add_params(radius("eps", 0.1, mu))
         .properties(
             width=360,
             height=330,
@@ -75,12 +56,51 @@ def loss_surface(mu: float, sigma: float, reg: float) -> alt.LayerChart:
             f"reaches the axis w2 = 0 at ε₀ = {eps0:.3g} and then moves along it.",
         )
     )
+    return chart
 
 
-def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
-    """Robust accuracy against ``w2 / w1``, one rival and both, for a radius to drag."""
-    radii, ratios = mu * np.arange(0, 0.495, 0.01), np.linspace(0, 1.5, 61)
-    grid = (1.0, ratios, mu, sigma, radii[:, None])
+def heat(centre1: str, centre2: str, mu: float, reg: float) -> alt.Chart:
+    """The loss above its minimum, a bowl whose centre the two expressions give, as a heat map."""
+    top = mu / reg
+    steps, size = 28, 1.2 * top / 28
+    chart: alt.Chart = (
+        alt.Chart(alt.sequence(steps * steps, as_="k"))
+        .transform_calculate(
+            w1=f"{size}*(datum.k % {steps})",
+            w2=f"{size}*floor(datum.k / {steps})",
+            w1_to=f"datum.w1 + {1.1 * size}",  # overlapping, so that no seams show
+            w2_to=f"datum.w2 + {1.1 * size}",
+            # Distance to the centre squared, less the centre's own below the axis: loss above best
+            excess=f"{reg}/2*(pow(datum.w1 + {size / 2} - {centre1}, 2) + "
+            f"pow(datum.w2 + {size / 2} - {centre2}, 2) - pow(min(0, {centre2}), 2))",
+        )
+        .mark_rect(clip=True)
+        .encode(
+            x=alt.X("w1:Q", title=OWN).scale(domain=[0, 1.2 * top], nice=False),
+            x2="w1_to:Q",
+            y=alt.Y("w2:Q", title=CROSS).scale(domain=[0, 1.2 * top], nice=False),
+            y2="w2_to:Q",
+            color=alt.Color("excess:Q", title="loss above its minimum").scale(
+                domain=[0, reg * top**2], scheme="blues", reverse=True, type="sqrt", clamp=True
+            ),
+        )
+    )
+    return chart
+
+
+RATIOS = np.linspace(0, 1.5, 61)  # w2 / w1
+
+
+def accuracies(mu: float, sigma: float) -> pd.DataFrame:
+    """A row for each radius of the slider: robust accuracy against ``w2 / w1``, and two choices.
+
+    ``one`` and ``both`` are curves over ``RATIOS``, in hundredths of a point, against one given
+    rival and both; ``best`` is the ratio of the highest accuracy against both and ``top`` that
+    accuracy, ``at`` the ratio that the margin loss chooses and ``chosen`` its accuracy. ``gain``
+    and ``won`` are what these two win over ``w2 = 0``, in points.
+    """
+    radii = mu * np.arange(0, 0.495, 0.01)
+    grid = (1.0, RATIOS, mu, sigma, radii[:, None])
     one, both = (np.rint(1e4 * gaussian.robust_accuracy(*grid, r)) for r in ("one", "all"))
     best = gaussian.best_ratio(mu, sigma, radii)
     first, second = gaussian.optimal_weights(mu, sigma, radii, 1.0)
@@ -88,7 +108,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
         gaussian.robust_accuracy(1.0, ratio, mu, sigma, radii)
         for ratio in (0.0, best, second / first)
     )
-    rows = pd.DataFrame(
+    return pd.DataFrame(
         {
             "eps": radii.round(6),
             "one": one.astype(int).tolist(),
@@ -101,18 +121,18 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
             "won": np.round(100 * (chosen - start), 2),
         }
     )
-    eps = alt.param(
-        name="radius",
-        value=0.2 * mu,
-        bind=alt.binding_range(min=0, max=0.49 * mu, step=0.01 * mu, name="Radius ε of the attack"),
-    )
+
+
+def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
+    """Robust accuracy against ``w2 / w1``, one rival and both, for a radius to drag."""
+    rows = accuracies(mu, sigma)
     now = alt.Chart(rows).transform_filter(f"abs(datum.eps - radius) < {0.004 * mu}")
     names = ["right against one given rival", "right against both rivals"]
     x = alt.X("ratio:Q", title="w2 / w1").scale(domain=[0, 1.5], nice=False)
     lines = (
-        now.transform_calculate(k=f"sequence({len(ratios)})", b="datum.both[0]", o="datum.one[0]")
+        now.transform_calculate(k=f"sequence({len(RATIOS)})", b="datum.both[0]", o="datum.one[0]")
         .transform_flatten(["one", "both", "k"])
-        .transform_calculate(ratio=f"datum.k * {ratios[1]:.4g}")
+        .transform_calculate(ratio=f"datum.k * {RATIOS[1]:.4g}")
         .transform_fold(["one", "both"], as_=["key", "value"])
         .transform_calculate(
             rivals=f"datum.key == 'one' ? '{names[0]}' : '{names[1]}'",
@@ -140,7 +160,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
         )
     )
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(opacity=0.5).encode(y="y:Q")
-    return (
+    chart: alt.HConcatChart = (
         alt.hconcat(
             (left + choice.encode(y="chosen:Q") + peak.encode(y="top:Q")).properties(
                 width=240, height=240
@@ -149,7 +169,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
                 width=240, height=240
             ),
         )
-        .add_params(eps)
+        .add_params(radius("radius", 0.2, mu))
         .configure_legend(orient="top", columns=1)
         .properties(
             description="Robust accuracy against the ratio of the weights, against one given rival "
@@ -159,6 +179,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
             f"ε₀ = {gaussian.threshold(mu, sigma):.3g}; against one rival the peak stays at 1."
         )
     )
+    return chart
 
 
 def smoothed_weights(mu: float, sigma: float, reg: float) -> alt.LayerChart:
@@ -204,7 +225,7 @@ def smoothed_weights(mu: float, sigma: float, reg: float) -> alt.LayerChart:
             .mark_point(shape="triangle-up", filled=True, size=110, opacity=1, yOffset=5)
             .encode(x=x, y=y, color=hue)
         )
-    return (
+    chart: alt.LayerChart = (
         alt.layer(*curves, *ends)
         .add_params(beta)
         .configure_legend(orient="top", labelLimit=300, columns=1, symbolSize=500)
@@ -216,3 +237,4 @@ def smoothed_weights(mu: float, sigma: float, reg: float) -> alt.LayerChart:
             "smoothing grows, form 1's triangle moves right of the plain one, form 2's left.",
         )
     )
+    return chart

@@ -1,16 +1,27 @@
 """Figures show what they are given; checked on the published records."""
 
-from dataclasses import replace
+import importlib.util
+import io
 
+import altair as alt
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
+from matplotlib_inline.config import InlineBackend
 
 import ccnotes
-from ccnotes import _altair, plots
+from ccnotes import moving, plots, plots_gaussian
 from ccnotes.verdicts import interval
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -26,29 +37,6 @@ def test_curves_are_means_over_seeds(records):
     drops = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
     assert drops == [50, 75]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["test"]
-
-
-def test_the_scrubber_holds_every_epoch_and_every_matrix(records):
-    spec = plots.scrubber(records[0], "what it shows").to_dict()
-    assert spec["description"] == "what it shows"
-    (rows,) = [data for data in spec["datasets"].values() if "matrix" in data[0]]
-    assert [row["epoch"] for row in rows] == records[0].table.epoch.tolist()
-    shown = torch.tensor([row["matrix"] for row in rows]).view(-1, 6, 6) / 100
-    assert (shown - records[0].arrays["test_robust_similarity"]).abs().max() <= 0.005 + 1e-6
-    assert [row["until"] for row in rows][:2] == [10, 15]
-    (slider,) = [p for p in spec["params"] if p["name"] == "epoch"]
-    start = slider["value"]
-    assert start <= records[0].best["epoch"] < start + 5
-    # A strip is an attribution vector of length 1, its features in another order.
-    unit = torch.nn.functional.normalize(records[0].sample_attribution, dim=2)
-    strips = torch.tensor([row["samples"] for row in rows]).view(unit.shape) / 100
-    sorted_, expected = strips.sort(dim=2).values, unit.sort(dim=2).values
-    assert (sorted_ - expected).abs().max() <= 0.005 + 1e-6
-    now = strips[[row["epoch"] for row in rows].index(start)]
-    first, second = now.topk(2, dim=0).values
-    clear = now.argmax(0)[first - second > 0.015]  # which rounding leaves as it was
-    assert len(clear) > 64
-    assert (clear.diff() >= 0).all()  # one class's features after the other's
 
 
 def test_intervals_over_seeds_are_drawn_around_their_means():
@@ -72,59 +60,6 @@ def test_a_forest_shows_means_and_intervals_of_one_checkpoint():
         plots.forest(pd.concat([frame, frame]), "gain", {"a": "A"}, ax=ax, xlabel="gain")
 
 
-def test_paths_hold_the_mean_of_each_group_at_every_epoch(records):
-    spec = plots.paths(
-        {"all": records, "first": records[:1]}, "inside", "across", ("x", "y"), "text"
-    )
-    (rows,) = spec.to_dict()["datasets"].values()
-    mean = np.mean([record.table.inside for record in records], axis=0)
-    shown = [row["inside"] for row in rows if row["run"] == "all"]
-    np.testing.assert_allclose(shown, mean, rtol=1e-6)  # means of floats of single precision
-    first = [row["across"] for row in rows if row["run"] == "first"]
-    np.testing.assert_allclose(first, records[0].table.across)
-
-
-def test_paths_name_their_groups_once_by_colour_dash_and_shape(records):
-    """One of them without a legend, and Vega shows none of the others."""
-    way, point = plots.paths({"a": records}, "inside", "across", ("x", "y"), "t").to_dict()["layer"]
-    channels = [way["encoding"][name] for name in ("color", "strokeDash")]
-    channels += [point["encoding"][name] for name in ("color", "shape")]
-    assert all(channel["legend"] == channels[0]["legend"] for channel in channels)
-    assert channels[0]["legend"]
-
-
-def test_the_slider_of_paths_stops_at_every_epoch(records):
-    """Also where the first is no multiple of what lies between them."""
-    made = records[0].content["evaluations"]
-    epochs = [epoch + 2 for epoch in made["epoch"]]
-    late = replace(
-        records[0], content=records[0].content | {"evaluations": made | {"epoch": epochs}}
-    )
-    spec = plots.paths({"late": [late]}, "inside", "across", ("x", "y"), "text").to_dict()
-    (bind,) = [p["bind"] for p in spec["params"] if "bind" in p]
-    assert list(range(bind["min"], bind["max"] + 1, bind["step"])) == epochs
-
-
-def test_a_warm_label_is_the_softmax_of_the_logits_over_the_temperature():
-    logits, labels = torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 6.0]]), torch.tensor([0, 0, 1])
-    spec = plots.warmth(logits, labels, ["a", "b"], "text").to_dict()
-    (rows,) = [data for data in spec["datasets"].values() if "soft" in data[0]]
-    (two,) = [row["soft"] for row in rows if row["temperature"] == 2]
-    own = (logits[:2, 0] / 2).sigmoid().mean().item()
-    assert two[0] == round(100 * own)
-    assert two[3] == round(100 * torch.tensor(3.0).sigmoid().item())
-
-
-def test_a_moving_figure_has_a_still_picture_and_a_text(records):
-    spec = plots.scrubber(records[0], "what it shows").to_dict()
-    page = _altair.book_renderer(spec)["text/html"]
-    assert 'alt="what it shows"' in page
-    assert "data:image/png;base64," in page
-    assert len(page) < 300_000
-    with pytest.raises(ValueError, match="This chart has no text"):
-        _altair.book_renderer({key: value for key, value in spec.items() if key != "description"})
-
-
 def test_an_image_grid_shows_the_pixels():
     images = torch.rand(5, 3, 4, 4)
     figure = plots.image_grid(images, list("abcde"), columns=3)
@@ -137,3 +72,104 @@ def test_an_image_grid_shows_the_pixels():
 def test_a_similarity_matrix_prints_its_numbers():
     ax = plots.similarity_matrix(torch.tensor([[1.0, -0.25], [-0.25, 1.0]]), ["a", "b"])
     assert [text.get_text() for text in ax.texts] == ["1.00", "-0.25", "-0.25", "1.00"]
+
+
+# Each would begin a formula, end a legend or break a picture, were it taken for more than letters.
+NAMES = ["a$b$c", r"\$x^2$", "_a_b", "<b>&", "\x1b[31mred", "{$\\frac"]
+SHOWN = ["a$b$c", r"\$x^2$", " _a_b", "<b>&", r"\x1b[31mred", "{$\\frac"]
+
+
+def read(texts):
+    """What matplotlib writes for the texts, none of which it takes for a formula."""
+    figure = next(iter(texts)).figure
+    figure.savefig(io.StringIO(), format="svg")
+    found = [Text._preprocess_math(text, text.get_text()) for text in texts]
+    assert not any(formula for _, formula in found)
+    return [shown for shown, _ in found]
+
+
+def test_the_names_of_classes_pictures_and_curves_are_shown_letter_by_letter(records):
+    figure = plots.image_grid(torch.rand(6, 3, 4, 4), NAMES)
+    assert read([ax.title for ax in figure.axes]) == SHOWN
+    ax = plots.similarity_matrix(torch.eye(6), NAMES)
+    assert read(ax.get_xticklabels()) == read(ax.get_yticklabels()) == SHOWN
+    columns = ["inside", "across", "test_robust_cas", "test_clean_cas"]
+    for names, shown in ((NAMES[:4], SHOWN[:4]), (NAMES[2:], SHOWN[2:])):
+        ax = plots.curves(
+            records, dict(zip(columns, names, strict=True)), ax=plt.subplots()[1], ylabel="y"
+        )
+        assert read(ax.get_legend().get_texts()) == shown
+    frame = pd.DataFrame({"experiment": list("abcdef") * 2, "seed": [0] * 6 + [1] * 6})
+    named = dict(zip("abcdef", NAMES, strict=True))
+    ax = plots.forest(
+        frame.assign(gain=np.arange(12.0)), "gain", named, ax=plt.subplots()[1], xlabel="x"
+    )
+    assert read(ax.get_yticklabels()) == SHOWN
+
+
+def test_what_a_figure_would_leave_out_or_draw_as_one_is_refused(records):
+    with pytest.raises(ValueError, match="5 images have 4 titles: give each its own"):
+        plots.image_grid(torch.rand(5, 3, 4, 4), list("abcd"))
+    frame = pd.DataFrame({"experiment": ["a", "a"], "seed": [0, 1], "gain": [0.1, 0.2]})
+    with pytest.raises(ValueError, match="there is no row of swa: add it"):
+        plots.forest(frame, "gain", {"a": "A", "swa": "B"}, ax=plt.subplots()[1], xlabel="x")
+    same = {"inside": "similarity", "across": "similarity"}
+    with pytest.raises(ValueError, match="inside, across are called similarity, similarity"):
+        plots.curves(records, same, ax=plt.subplots()[1], ylabel="y")
+
+
+def test_a_grey_picture_is_shown_as_grey_as_it_is():
+    figure = plots.image_grid(torch.full((1, 1, 2, 2), 0.5), ["half"])
+    (image,) = figure.axes[0].images
+    assert image.cmap.name == "gray"
+    assert image.get_clim() == (0, 1)
+    figure = plots.image_grid(torch.full((1, 1, 2, 2), 128, dtype=torch.uint8), ["half"])
+    assert figure.axes[0].images[0].get_clim() == (0, 255)
+
+
+def test_the_moving_figures_are_found_where_they_were():
+    for name in ("paths", "scrubber", "warmth", "BLUE"):
+        assert getattr(plots, name) is getattr(moving, name)
+
+
+@pytest.mark.parametrize("module", [moving, plots, plots_gaussian], ids=lambda m: m.__name__)
+def test_importing_changes_nothing_that_is_set(module):
+    renderer = alt.renderers.active
+    with matplotlib.rc_context({"axes.grid": False, "axes.spines.top": True, "figure.dpi": 77}):
+        before = dict(matplotlib.rcParams)
+        spec = importlib.util.spec_from_file_location("once_more", module.__file__)
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        assert dict(matplotlib.rcParams) == before
+    assert alt.renderers.active == renderer
+
+
+@pytest.mark.filterwarnings("ignore:InlineBackend:DeprecationWarning")  # of its own making
+def test_style_sets_the_look_and_for_the_book_sharp_pictures_and_moving_figures(monkeypatch):
+    renderer = alt.renderers.active
+    with matplotlib.rc_context({"axes.grid": False, "axes.spines.top": True}):
+        monkeypatch.delenv("CCNOTES_BOOK", raising=False)
+        plots.style()
+        assert matplotlib.rcParams["axes.grid"]
+        assert not matplotlib.rcParams["axes.spines.top"]
+        cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+        assert [matplotlib.colors.to_hex(colour) for colour in cycle] == plots.PALETTE
+        assert alt.renderers.active == renderer  # a notebook draws its charts as it does
+        monkeypatch.setenv("CCNOTES_BOOK", "1")
+        plots.style()
+        assert alt.renderers.active == "book"
+        assert InlineBackend.instance().figure_formats == {"svg"}
+    alt.renderers.enable(renderer)
+
+
+def test_curves_mark_the_drops_of_the_learning_rate_only_where_they_are_wanted(records):
+    for drops in (True, False):
+        ax = plt.subplots()[1]
+        columns = {"test_robust_accuracy": "test"}
+        plots.curves(records[:1], columns, ax=ax, ylabel="accuracy", drops=drops)
+        dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
+        assert len(dotted) == (2 if drops else 0)
+
+
+def test_a_similarity_matrix_has_its_colours_from_minus_one_to_one():
+    ax = plots.similarity_matrix(torch.tensor([[1.0, 0.2], [0.2, 1.0]]), ["a", "b"])
+    assert ax.collections[0].get_clim() == (-1, 1)

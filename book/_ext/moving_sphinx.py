@@ -12,7 +12,7 @@ def write(app):
         return
     import vl_convert
 
-    from ccnotes._altair import VEGA_LITE
+    from ccnotes.moving import VEGA_LITE
 
     out = Path(app.outdir, "_static")
     (out / SCRIPT).parent.mkdir(parents=True, exist_ok=True)

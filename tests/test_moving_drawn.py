@@ -3,13 +3,12 @@
 import re
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 import vl_convert
 
 import ccnotes
-from ccnotes import _altair, plots
+from ccnotes import moving
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +19,8 @@ def record():
 @pytest.fixture(scope="module")
 def drawn(record):
     """The scrubber at its first position, as SVG."""
-    spec = plots.scrubber(record, "text").to_dict()
-    return vl_convert.vegalite_to_svg(spec, vl_version=_altair.VEGA_LITE)
+    spec = moving.scrubber(record, "text").to_dict()
+    return vl_convert.vegalite_to_svg(spec, vl_version=moving.VEGA_LITE)
 
 
 def marks(svg, pattern):
@@ -67,11 +66,11 @@ def test_the_scrubber_draws_every_cosine_in_its_place_and_dark_cells_have_white_
 
 
 def test_the_scrubber_draws_a_strip_of_all_features_for_each_class(record, drawn):
-    found = torch.full(record.samples.shape[1:], torch.nan)
+    found = torch.full(record.sample_attribution.shape[1:], torch.nan)
     pattern = r"feature: (\d+); row: class (\d+); share of the vector: (\S+); .*"
     for feature, row, value in marks(drawn, pattern):
         found[int(row), int(feature)] = float(value)
-    unit = torch.nn.functional.normalize(record.samples[moment(record)], dim=1)
+    unit = torch.nn.functional.normalize(record.sample_attribution[moment(record)], dim=1)
     # The features are in another order, the same for all classes.
     assert (found.sort().values - unit.sort().values).abs().max() <= 0.005 + 1e-6
     assert (found.sum(0).sort().values - unit.sum(0).sort().values).abs().max() <= 6 * 0.005
@@ -81,19 +80,5 @@ def test_the_scrubber_draws_a_strip_of_all_features_for_each_class(record, drawn
 def test_the_scrubber_starts_at_the_last_evaluation_up_to_the_best_epoch(record, best, start):
     """The first one, where the best epoch lies before it; evaluated was every fifth."""
     moved = replace(record, content=record.content | {"best": record.best | {"epoch": best}})
-    (slider,) = [p for p in plots.scrubber(moved, "t").to_dict()["params"] if p["name"] == "epoch"]
+    (slider,) = [p for p in moving.scrubber(moved, "t").to_dict()["params"] if p["name"] == "epoch"]
     assert slider["value"] == start
-
-
-def test_curves_mark_the_drops_of_the_learning_rate_only_where_they_are_wanted(record):
-    for drops in (True, False):
-        ax = plt.subplots()[1]
-        columns = {"test_robust_accuracy": "test"}
-        plots.curves([record], columns, ax=ax, ylabel="accuracy", drops=drops)
-        dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
-        assert len(dotted) == (2 if drops else 0)
-
-
-def test_a_similarity_matrix_has_its_colours_from_minus_one_to_one():
-    ax = plots.similarity_matrix(torch.tensor([[1.0, 0.2], [0.2, 1.0]]), ["a", "b"])
-    assert ax.collections[0].get_clim() == (-1, 1)

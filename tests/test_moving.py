@@ -1,0 +1,185 @@
+"""Moving figures hold what they are given, whatever it is called; checked on published records."""
+
+import json
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+import vl_convert
+
+import ccnotes
+from ccnotes import moving
+from ccnotes.tables import visible
+
+# Each would break a formula, a page, a script, an expression or a picture, were it taken for more
+# than letters.
+NAMES = ["a$b$c", "<b>&amp;", "_a_b", "\x1b[31mred\n", 'it\'s "so" \\n', "</script><!--<script>"]
+
+
+@pytest.fixture(scope="module")
+def records():
+    return ccnotes.runs("planted-at", seeds=range(5))
+
+
+def svg(spec):
+    return ET.fromstring(vl_convert.vegalite_to_svg(spec, vl_version=moving.VEGA_LITE)).iter()
+
+
+def test_the_scrubber_holds_every_epoch_and_every_matrix(records):
+    spec = moving.scrubber(records[0], "what it shows").to_dict()
+    assert spec["description"] == "what it shows"
+    (rows,) = [data for data in spec["datasets"].values() if "matrix" in data[0]]
+    assert [row["epoch"] for row in rows] == records[0].table.epoch.tolist()
+    shown = torch.tensor([row["matrix"] for row in rows]).view(-1, 6, 6) / 100
+    assert (shown - records[0].arrays["test_robust_similarity"]).abs().max() <= 0.005 + 1e-6
+    assert [row["until"] for row in rows][:2] == [10, 15]
+    cas = [row["CAS / 30"] * 30 for row in rows]  # six classes have thirty ordered pairs
+    np.testing.assert_allclose(cas, records[0].table.test_robust_cas)
+    (slider,) = [p for p in spec["params"] if p["name"] == "epoch"]
+    start = slider["value"]
+    assert start <= records[0].best["epoch"] < start + 5
+    # A strip is an attribution vector of length 1, its features in another order.
+    unit = torch.nn.functional.normalize(records[0].sample_attribution, dim=2)
+    strips = torch.tensor([row["samples"] for row in rows]).view(unit.shape) / 100
+    sorted_, expected = strips.sort(dim=2).values, unit.sort(dim=2).values
+    assert (sorted_ - expected).abs().max() <= 0.005 + 1e-6
+    now = strips[[row["epoch"] for row in rows].index(start)]
+    first, second = now.topk(2, dim=0).values
+    clear = now.argmax(0)[first - second > 0.015]  # which rounding leaves as it was
+    assert len(clear) > 64
+    assert (clear.diff() >= 0).all()  # one class's features after the other's
+    for owner in range(6):  # the strongest first
+        assert (first[(now.argmax(0) == owner) & (first - second > 0.015)].diff() <= 0).all()
+
+
+def test_paths_hold_the_mean_of_each_group_at_every_epoch(records):
+    spec = moving.paths(
+        {"all": records, "first": records[:1]}, "inside", "across", ("x", "y"), "text"
+    )
+    (rows,) = spec.to_dict()["datasets"].values()
+    mean = np.mean([record.table.inside for record in records], axis=0)
+    shown = [row["inside"] for row in rows if row["run"] == "all"]
+    np.testing.assert_allclose(shown, mean, rtol=1e-6)  # means of floats of single precision
+    first = [row["across"] for row in rows if row["run"] == "first"]
+    np.testing.assert_allclose(first, records[0].table.across)
+
+
+def test_paths_name_their_groups_once_by_colour_dash_and_shape(records):
+    """One of them without a legend, and Vega shows none of the others."""
+    way, point = moving.paths({"a": records}, "inside", "across", ("x", "y"), "t").to_dict()[
+        "layer"
+    ]
+    channels = [way["encoding"][name] for name in ("color", "strokeDash")]
+    channels += [point["encoding"][name] for name in ("color", "shape")]
+    assert all(channel["legend"] == channels[0]["legend"] for channel in channels)
+    assert channels[0]["legend"]
+
+
+@pytest.mark.parametrize("epoch", [5, 50, 100])
+def test_paths_show_one_point_for_each_group(records, epoch):
+    spec = moving.paths({"a": records, "b": records[:1]}, "inside", "across", ("x", "y"), "text")
+    spec = spec.to_dict()
+    (slider,) = [param for param in spec["params"] if param["name"] == "epoch"]
+    slider["value"] = epoch
+    marks = [(e.get("aria-roledescription"), e.get("aria-label", "")) for e in svg(spec)]
+    points = [label for kind, label in marks if kind == "point"]
+    assert len(points) == 2
+    assert all(label.endswith(f"epoch: {epoch}") for label in points)
+
+
+def test_the_slider_of_paths_stops_at_every_epoch(records):
+    """Also where the first is no multiple of what lies between them."""
+    made = records[0].content["evaluations"]
+    epochs = [epoch + 2 for epoch in made["epoch"]]
+    late = replace(
+        records[0], content=records[0].content | {"evaluations": made | {"epoch": epochs}}
+    )
+    spec = moving.paths({"late": [late]}, "inside", "across", ("x", "y"), "text").to_dict()
+    (bind,) = [p["bind"] for p in spec["params"] if "bind" in p]
+    assert list(range(bind["min"], bind["max"] + 1, bind["step"])) == epochs
+
+
+def test_a_warm_label_is_the_softmax_of_the_logits_over_the_temperature():
+    logits, labels = torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 6.0]]), torch.tensor([0, 0, 1])
+    spec = moving.warmth(logits, labels, ["a", "b"], "text").to_dict()
+    (rows,) = [data for data in spec["datasets"].values() if "soft" in data[0]]
+    (two,) = [row["soft"] for row in rows if row["temperature"] == 2]
+    own = (logits[:2, 0] / 2).sigmoid().mean().item()
+    assert two[0] == round(100 * own)
+    assert two[3] == round(100 * torch.tensor(3.0).sigmoid().item())
+
+
+def test_a_moving_figure_has_a_still_picture_and_a_text(records):
+    spec = moving.scrubber(records[0], "what it shows").to_dict()
+    page = moving.book_renderer(spec)["text/html"]
+    assert 'alt="what it shows"' in page
+    assert "data:image/png;base64," in page
+    assert len(page) < 300_000
+    with pytest.raises(ValueError, match="This chart has no text"):
+        moving.book_renderer({key: value for key, value in spec.items() if key != "description"})
+
+
+def drawn(spec):
+    """Every text that Vega writes into the chart's first state."""
+    return ["".join(element.itertext()) for element in svg(spec) if element.tag.endswith("}text")]
+
+
+def test_the_names_of_classes_are_drawn_letter_by_letter(records):
+    dataset = records[0].content["dataset"] | {"classes": NAMES}
+    named = replace(records[0], content=records[0].content | {"dataset": dataset})
+    scrubber = drawn(moving.scrubber(named, "text").to_dict())
+    warmth = drawn(moving.warmth(torch.eye(6), torch.arange(6), NAMES, "text").to_dict())
+    groups = dict.fromkeys(NAMES, records[:1])
+    paths = drawn(moving.paths(groups, "inside", "across", ("x", "y"), "text").to_dict())
+    for name in map(visible, NAMES):
+        assert scrubber.count(name) == 3  # two sides of the matrix, one of the strips
+        assert warmth.count(name) == 2
+        assert paths.count(name) == 1
+
+
+class Scripts(HTMLParser):
+    """What a page's scripts hold, and every tag of it."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.data, self.tags = [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        if self.tags[-1:] == ["script"]:
+            self.data.append(data)
+
+
+def test_names_stay_inside_the_script_of_the_page():
+    chart = moving.warmth(torch.eye(6), torch.arange(6), NAMES, "<what> it shows & more")
+    page = moving.book_renderer(chart.to_dict())["text/html"]
+    found = Scripts(page)
+    assert found.tags == ["moving-figure", "figure", "div", "div", "img", "figcaption", "script"]
+    (script,) = found.data
+    spec = json.loads(script)
+    assert "<!--" not in script  # after which a browser reads on past the script's end
+    assert spec["vconcat"] == chart.to_dict()["vconcat"]
+    assert spec["description"] == "<what> it shows & more"
+
+
+def test_colours_of_the_page_give_way_to_those_of_a_chart():
+    chart = moving.warmth(torch.eye(2), torch.arange(2), ["a", "b"], "text")
+    spec = chart.configure_axis(labelFontSize=20).to_dict()
+    (script,) = Scripts(moving.book_renderer(spec)["text/html"]).data
+    axis = json.loads(script)["config"]["axis"]
+    assert axis["labelFontSize"] == 20
+    assert axis["labelColor"] == "currentColor"
+
+
+def test_thirteen_groups_still_have_their_paths(records):
+    spec = moving.paths(
+        {f"g{i}": records[:1] for i in range(13)}, "inside", "across", ("x", "y"), "text"
+    ).to_dict()
+    assert len(spec["layer"][0]["encoding"]["color"]["scale"]["range"]) == 13
