@@ -681,3 +681,25 @@ def test_channel_statistics_are_those_of_the_pixels():
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_there_was():
     with pytest.raises(FloatingPointError, match="training loss became nan in epoch"):
         run(replace(SMALL, lr=1e30))
+
+
+def test_before_the_first_average_of_swa_no_epoch_is_the_best(monkeypatch):
+    """That of epoch 1 alone says class 0, which is right most often; averages begin in epoch 3."""
+    e = replace(SMALL, planted=Planted(num_classes=4), average="swa", eval_every=1, batch_size=7)
+    e = replace(e, train_size=7, validation_size=5, test_size=6)
+    monkeypatch.setattr(training, "train_step", saying(0, 1, 2, 3))
+    found = run(e)
+    assert found.table.validation_robust_accuracy[0] == pytest.approx(2 / 5)
+    assert found.best["epoch"] == 3
+    assert found.model("best").head.bias.argmax() == 2
+
+
+def test_weights_that_are_no_numbers_stop_a_run_whose_loss_is_one(monkeypatch):
+    def broken(model, *arguments):
+        with torch.no_grad():
+            model.head.weight[0, 0] = torch.inf
+        return torch.tensor(1.0)
+
+    monkeypatch.setattr(training, "train_step", broken)
+    with pytest.raises(FloatingPointError, match="training loss became nan in epoch"):
+        run(SMALL)
