@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ccnotes.checks import check_labels, check_pixels, check_trackable, extremes, logits_of
-from ccnotes.types import Images, Labels
+from ccnotes.types import Images, Labels, Logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +102,11 @@ def pgd(
             logits = logits_of(model(adv)).float()
             check_labels(ends, logits.shape[1])
             # Summed, so that an image's gradient does not depend on how many share its batch.
-            # With probabilities for a target, the divergence from them grows as fast.
-            return F.cross_entropy(logits, target, reduction="sum")
+            if loss == "kl":  # the cross-entropy with p grows as the divergence from p does
+                return F.cross_entropy(logits, target, reduction="sum")
+            odds = log_odds_against(logits, target)
+            # Images that share BatchNorm's statistics share a gradient, too, each to its weight.
+            return (odds if batchnorm == "eval" else F.softplus(odds)).sum()
 
         for _ in range(attack.steps):
             direction = ascent_direction(loss_at, adv, attack.norm)
@@ -111,6 +114,30 @@ def pgd(
         if stuck is not None:
             stuck.append((direction == 0).flatten(1).all(1))
     return adv
+
+
+def log_odds_against(logits: Logits, labels: Labels) -> Float[Tensor, " batch"]:
+    r"""The logarithm of the odds that the network gives against each label, in nats.
+
+    .. math:: m = \log \frac{1 - p_y}{p_y} = \log \sum_{j \ne y} e^{z_j} - z_y, \qquad
+              -\log p_y = \log(1 + e^m), \qquad \nabla(-\log p_y) = (1 - p_y) \nabla m
+
+    So it rises along the same direction as the cross-entropy does, image by image. But where a
+    network is all but certain, the cross-entropy's gradient is the difference of nearly equal
+    numbers (in float32 noise from 1 - p = 1e-7 on), and this one holds. Raises ValueError for a
+    single class, against which there are no odds.
+
+    >>> log_odds_against(torch.tensor([[3.0, 1.0], [50.0, 0.0]]), torch.tensor([0, 0]))
+    tensor([ -2., -50.])
+    """
+    if logits.shape[1] < 2:
+        raise ValueError(
+            "the network gives 1 logit, so there is no other class to be taken for: let it give "
+            "one logit for each of two classes or more."
+        )
+    own = labels[:, None]
+    others = logits.scatter(1, own, -torch.inf).logsumexp(1)
+    return others - logits.gather(1, own)[:, 0]
 
 
 def ascent_direction(

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import nn
 
-from ccnotes.attacks import PGD, evaluating, pgd, random_point
+from ccnotes.attacks import PGD, evaluating, log_odds_against, pgd, random_point
 from ccnotes.models import ConvNet
 
 ATTACKS = [PGD(norm="linf", eps=0.1, step_size=0.04), PGD(norm="l2", eps=0.5, step_size=0.2)]
@@ -282,3 +282,48 @@ def test_outputs_that_name_their_logits_can_be_attacked(linear, batch):
         for model in (Named(), linear)
     )
     assert torch.equal(found, expected)
+
+
+def certain(margin):
+    """A linear network of three classes on images of 48 pixels, sure of class 0 by ``margin``."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    x = torch.rand(64, 3, 4, 4) * 0.8 + 0.1
+    with torch.no_grad():
+        logits = model(x)
+        model[1].bias[0] += margin + (logits[:, 1:].logsumexp(1) - logits[:, 0]).max()
+    return model, x, torch.zeros(64, dtype=torch.long)
+
+
+@pytest.mark.parametrize("margin", [0.0, 16.0, 30.0, 80.0])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_attack_s_direction_holds_however_certain_the_network_is(margin, norm):
+    """In closed form: the mean of the rivals' rows, weighted by p, less the label's own row.
+
+    From 16 nats on, 1 - p is below 1e-7, and float32's cross-entropy has noise for a gradient.
+    """
+    model, x, y = certain(margin)
+    attack = PGD(norm=norm, eps=0.01, step_size=0.01, steps=1, random_start=False)
+    found = ((pgd(model, x, y, attack) - x) / 0.01).flatten(1).double()
+    logits, rows = model(x).detach().double(), model[1].weight.detach().double()
+    wanted = logits[:, 1:].softmax(1) @ rows[1:] - rows[0]
+    cosines = torch.nn.functional.cosine_similarity(found, wanted)
+    if norm == "l2":
+        # x + 0.01 d - x keeps some four digits of d in float32.
+        assert cosines.min() > 0.99999
+    else:
+        clear = wanted.abs() > 1e-3 * wanted.abs().max()
+        assert (found.sign() == wanted.sign())[clear].all()
+
+
+def test_odds_against_a_label_give_back_the_cross_entropy():
+    logits, labels = torch.randn(50, 7) * 5, torch.arange(50) % 7
+    found = torch.nn.functional.softplus(log_odds_against(logits, labels))
+    wanted = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_network_of_one_logit_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
+    with pytest.raises(ValueError, match=r"gives 1 logit, .* two classes or more"):
+        pgd(model, torch.rand(2, 3, 2, 2), torch.zeros(2, dtype=torch.long), PGD())

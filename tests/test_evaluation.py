@@ -365,15 +365,22 @@ def test_an_attack_without_gradients_is_warned_of_with_the_share_of_images(netwo
         features_of(Rounding(network), images, photos.labels, ATTACK, batch_size=7)
 
 
-def test_a_saturated_network_is_warned_of(photos):
-    """Weights times 1e4: the other classes' chances are 0 in float32 where it is right."""
-    sure = linear()
-    sure.head.weight.data *= 1e4
-    labels = sure(photos.images / 255).argmax(1)
-    labels[:4] = torch.arange(4)
-    with pytest.warns(UserWarning, match=r"of the images have a gradient of exactly zero"):
-        found = evaluate(sure, photos.images, labels, replace(ATTACK, eps=1e-4))
-    assert found.robust.accuracy > 0.8
+@pytest.mark.parametrize("scale", [100, 1e4])
+def test_a_saturated_network_is_no_more_robust_for_that(photos, scale):
+    """Of two classes one direction is worst, whatever the weights are multiplied by.
+
+    By 1e4 the other class's chance is 0 in float32, and so is the cross-entropy's gradient.
+    """
+    torch.manual_seed(0)
+    plain = Headed(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)))
+    labels = plain(photos.images / 255).argmax(1)
+    labels[:2] = torch.arange(2)
+    attack = replace(ATTACK, eps=0.02)
+    wanted = evaluate(plain, photos.images, labels, attack).robust.accuracy
+    assert 0.05 < wanted < 0.9
+    plain.head.weight.data *= scale
+    plain.head.bias.data *= scale
+    assert evaluate(plain, photos.images, labels, attack).robust.accuracy == wanted
 
 
 def test_no_warning_where_gradients_are_there(network, photos):
