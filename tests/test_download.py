@@ -1,5 +1,6 @@
 """Downloads, from hosts on this machine that misbehave as real ones do."""
 
+import errno
 import hashlib
 import importlib
 import io
@@ -10,6 +11,7 @@ import stat
 import tarfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -113,9 +115,9 @@ def hosts():
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch):
     monkeypatch.setattr(room, "TIMEOUT", 0.4)
-    monkeypatch.setattr(room, "ANSWER_TIME", 0.4)
     monkeypatch.setattr(room, "SLOW_WINDOW", 0.1)
     monkeypatch.setattr(room, "SLOW_RATE", 1_000_000)
+    monkeypatch.setattr(room, "SLOWEST_RATE", 0)  # this machine may be busy
 
 
 def offered(*hosts, body=BODY):
@@ -299,6 +301,13 @@ def test_parked_pages_around_a_good_host_do_not_spoil_what_it_sends(hosts, tmp_p
     assert parked.asked == [0]
 
 
+def test_a_wrong_file_in_two_pieces_is_not_asked_for_a_third_time(hosts, tmp_path):
+    (wrong,) = hosts(Host(bytes(len(BODY)), cut=160_000))
+    with pytest.raises(DataError, match=r"another SHA-256"):
+        download(offered(wrong), tmp_path)
+    assert wrong.asked == [0, 160_000]
+
+
 def test_what_one_host_spoilt_the_next_sends_from_its_first_byte(hosts, tmp_path):
     spoilt, good, other = hosts(Host(bytes(len(BODY)), cut=50_000), Host(), Host())
     assert download(offered(spoilt, good, other), tmp_path).read_bytes() == BODY
@@ -395,10 +404,14 @@ SLOW = {
 
 
 @pytest.mark.parametrize("says", SLOW.values(), ids=SLOW)
-def test_a_host_that_answers_for_ever_is_left_even_when_it_is_the_last(says, hosts, tmp_path):
+def test_a_host_that_answers_for_ever_is_left_even_when_it_is_the_last(
+    says, hosts, tmp_path, monkeypatch
+):
     """Each byte comes within the time-out; the answer never ends."""
+    monkeypatch.setattr(room, "ANSWER_TIME", 0.3)
+    monkeypatch.setattr(room, "SLOWEST_RATE", 5_000)
     (slow,) = hosts(Host(says=says))
-    with pytest.raises(DataError, match=r"no answer in|sends only 0\.1 kB/s"):
+    with pytest.raises(DataError, match=r"no answer in|sends only 0\.\d kB/s"):
         download(offered(slow), tmp_path)
 
 
@@ -445,6 +458,22 @@ def test_two_at_once_fetch_once(hosts, tmp_path):
         thread.join()
     assert paths == [tmp_path / "file.bin"] * 2
     assert host.asked == [0]
+
+
+def test_who_waits_for_another_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(room, "NOTICE", 0.01)
+    started(tmp_path, BODY)
+    file = offered(body=BODY)
+    with ThreadPoolExecutor(1) as pool:
+        with room.locked(tmp_path / "file.bin.lock"):
+            waiting = pool.submit(download, file, tmp_path)
+            said = ""
+            while not waiting.done() and not said:
+                said = capsys.readouterr().err
+            assert "waiting for another process" in said
+        assert waiting.result() == tmp_path / "file.bin"
+    download(file, tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 # --- CIFAR, in small
@@ -496,7 +525,7 @@ def test_cifar_from_the_host_to_tensors_and_then_from_the_cache(name, hosts, mon
     assert photos.test.images.shape[1:] == (3, 32, 32)
     assert photos.test.labels.tolist() == list(range(len(photos.classes))) * 2
     assert len(photos.train) >= 4 * len(photos.classes)
-    assert not list(tmp_path.glob("*.unpacked"))
+    assert not list(tmp_path.glob("*.unpacked*"))
 
     (tmp_path / "file.bin").unlink()
     host.status = 404
@@ -510,8 +539,22 @@ def test_a_killed_run_s_leftovers_do_no_harm(hosts, monkeypatch, tmp_path):
     (tmp_path / "cifar10.unpacked" / "cifar-10-batches-py").mkdir(parents=True)
     (tmp_path / "cifar10.unpacked" / "cifar-10-batches-py" / "test_batch").write_bytes(b"half")
     (tmp_path / "cifar10.part").write_bytes(b"half")
+    (tmp_path / "cifar10.unpacked-1a2b").mkdir()
     assert len(load_photos("cifar10", data_dir=tmp_path, validation_size=0).test) == 20
-    assert not list(tmp_path.glob("*.unpacked"))
+    assert not list(tmp_path.glob("*.unpacked*"))
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_full_disk_while_unpacking_is_said_and_leaves_nothing(hosts, monkeypatch, tmp_path):
+    def full(tar, folder):
+        (Path(folder) / "half").write_bytes(b"a file")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tiny_cifar("cifar10", monkeypatch, hosts)
+    monkeypatch.setattr(tarfile.TarFile, "extractall", full)
+    with pytest.raises(DataError, match=r"cannot be written to \(No space left.*Make room"):
+        load_photos("cifar10", data_dir=tmp_path)
+    assert not list(tmp_path.glob("*.unpacked*"))
 
 
 class Bomb:

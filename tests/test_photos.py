@@ -229,11 +229,15 @@ def test_an_interrupted_run_leaves_no_half_cache(load, tmp_path, monkeypatch):
     assert len(load().test) == 6
 
 
-def test_a_killed_run_leaves_one_unfinished_file_until_the_next(load, tmp_path):
+def test_what_a_killed_run_left_is_removed_not_written_to(load, tmp_path):
+    """It may be another user's, or a link to another file."""
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "imagefolder.part").write_bytes(b"half a file")
+    other = tmp_path / "other"
+    other.write_bytes(b"of another user")
+    (tmp_path / "cache" / "imagefolder.part").symlink_to(other)
     load()
     assert not list((tmp_path / "cache").glob("*.part"))
+    assert other.read_bytes() == b"of another user"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")

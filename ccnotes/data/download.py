@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ ANSWER_SIZE = 1_000_000  # bytes that it may take for that, pages of redirection
 SLOW_WINDOW = 15.0  # seconds over which a host's speed is judged
 SLOW_RATE = 100_000  # bytes per second; below it a host is left while there is another
 SLOWEST_RATE = 5_000  # bytes per second; below it a host is left in any case
+NOTICE = 2.0  # seconds of waiting for another process before it is said
 TURNS = 2  # how often a host is asked in one call
 
 
@@ -75,6 +77,20 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, and say so where another process must be waited for."""
+    lock = FileLock(path)
+    with writing(path.parent):
+        try:
+            held = lock.acquire(timeout=NOTICE)
+        except Timeout:
+            print(f"waiting for another process, which holds {path}", file=sys.stderr)
+            held = lock.acquire()
+    with held:
+        yield
+
+
 def download(file: Download, data_dir: Path | str | None = None) -> Path:
     """The path of ``file``, its SHA-256 checked, fetched where it is not there yet.
 
@@ -85,9 +101,7 @@ def download(file: Download, data_dir: Path | str | None = None) -> Path:
     folder = data_folder(data_dir)
     path = folder / file.filename
     part = path.with_name(f"{path.name}.part")
-    with writing(folder):
-        lock = FileLock(f"{path}.lock").acquire()
-    with lock:
+    with locked(path.with_name(f"{path.name}.lock")):
         if path.exists():
             check(path, file)
             return path

@@ -13,13 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
 from ccnotes.data.dataset import DataError, Dataset, Split, split
-from ccnotes.data.download import Download, data_folder, download, writing
+from ccnotes.data.download import Download, data_folder, download, locked, writing
 from ccnotes.data.folders import decode, digest, list_images
 
 CACHES_KEPT = 8  # of image folders; each may take gigabytes
@@ -85,8 +84,9 @@ def load_photos(
 ) -> Dataset:
     """Load ``"cifar10"``, ``"cifar100"``, ``"cifar10-jpeg"`` or ``"imagefolder:PATH"``.
 
-    ``PATH/train/<class>/*`` and ``PATH/test/<class>/*`` are images, all of one size unless
-    ``image_size`` (pixels) gives the side of the square that they are fitted to. Classes are
+    ``PATH/train/<class>/*`` and ``PATH/test/<class>/*`` are images (JPEG, PNG, TIFF, WebP, BMP,
+    PPM), all of one size unless ``image_size`` (pixels) gives the side of the square that they are
+    fitted to. Files and folders whose names begin with a dot do not count. Classes are
     numbered in alphabetical order, as by torchvision's ``ImageFolder``: classes called 1 to 10 as
     1, 10, 2, ... Photos are turned upright as their EXIF data say, which ``ImageFolder`` does not.
     Of a file with several pictures the first counts. Refused are transparent images, whose hidden
@@ -149,9 +149,7 @@ def cached(folder: Path, name: str, make: Callable[[], Photos]) -> Photos:
     """What the cache file ``name`` holds; where it is missing or damaged, what ``make`` gives."""
     cache, kind = folder / f"{name}.safetensors", name.partition("-")[0]
     if (photos := read_cache(cache)) is None:
-        with writing(folder):
-            lock = FileLock(folder / f"{kind}.lock").acquire()
-        with lock:
+        with locked(folder / f"{kind}.lock"):
             if (photos := read_cache(cache)) is None:  # another process may just have made it
                 photos = make()
                 with writing(folder):
