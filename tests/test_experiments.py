@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import jaxtyping
 import pytest
 import torch
 
@@ -84,6 +85,8 @@ def test_teachers_are_known_by_what_they_are(monkeypatch, tmp_path):
     monkeypatch.setitem(EXPERIMENTS, "other", SMALL)
     renamed = replace(taught().objective, teachers=("other",))
     assert key(replace(SMALL, objective=renamed)) == before
+    monkeypatch.setitem(EXPERIMENTS, "other", replace(SMALL, precision="auto"))
+    assert key(replace(SMALL, objective=renamed)) != before  # the teacher's setting counts
     keys = []
     for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         file = tmp_path / f"{name}.safetensors"
@@ -163,6 +166,13 @@ def test_every_experiment_survives_its_record_and_has_its_own_fingerprint():
 def test_impossible_experiments_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
         Experiment(**setting)
+
+
+def test_an_unknown_average_is_named_where_types_are_not_checked_too(monkeypatch):
+    """As at run time, outside these tests."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="average='x'"):
+        Experiment(average="x")
 
 
 def test_named_experiments_are_called_by_their_own_name():
