@@ -10,12 +10,17 @@ from torch import Tensor
 
 
 def save_tensors(
-    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    metadata: dict[str, str] | None = None,
+    *,
+    by: Path | None = None,
 ) -> None:
     """Replace ``path`` by a safetensors file in one step: at any moment old or new one is whole.
 
     Its permissions are those that the user's umask gives; safetensors itself gives none to others.
-    A write that fails raises OSError and leaves what was there.
+    A write that fails raises OSError and leaves what was there; for ``by`` see
+    :func:`replace_file`.
 
     >>> import torch
     >>> from safetensors.torch import load_file
@@ -23,18 +28,22 @@ def save_tensors(
     >>> load_file("ones.safetensors")
     {'ones': tensor([1., 1., 1.])}
     """
-    replace_file(path, save(dict(tensors), metadata))
+    replace_file(path, save(dict(tensors), metadata), by=by)
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, *, by: Path | None = None) -> None:
     """Replace ``path`` in one step. A write that fails leaves what was there, and nothing else.
+
+    ``by`` is the file that is written first, beside ``path`` and with ``.new`` behind its name
+    unless given. What a killed process has left there is removed, not written to.
 
     >>> replace_file(Path("note"), b"old")
     >>> replace_file(Path("note"), b"new")
     >>> Path("note").read_bytes()
     b'new'
     """
-    fresh = path.with_name(f"{path.name}.new")
+    fresh = by or path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
     try:
         with fresh.open("wb") as file:
             file.write(content)

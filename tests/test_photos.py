@@ -217,12 +217,11 @@ def test_a_damaged_cache_is_made_again(damage, load, tmp_path):
 
 
 def test_an_interrupted_run_leaves_no_half_cache(load, tmp_path, monkeypatch):
-    def interrupted(path, content):
-        Path.open(path, "wb").write(content[:100])
+    def interrupted(descriptor):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", interrupted)
+        patch.setattr("ccnotes.files.os.fsync", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["imagefolder.lock"]
@@ -242,11 +241,11 @@ def test_what_a_killed_run_left_is_removed_not_written_to(load, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
 def test_a_full_disk_is_said_and_leaves_no_cache(load, tmp_path, monkeypatch):
-    def full(path, content):
+    def full(descriptor):
         with open("/dev/full", "wb") as file:
-            file.write(content)
+            file.write(b"anything")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("ccnotes.files.os.fsync", full)
     with pytest.raises(DataError, match=r"cache cannot be written to \(No space.*--data-dir"):
         load()
     assert not list((tmp_path / "cache").glob("*.safetensors"))

@@ -17,10 +17,10 @@ from ccnotes.data.download import (
     Download,
     data_folder,
     download,
-    sha256_of,
 )
 from ccnotes.data.folders import EXTENSIONS
 from ccnotes.data.photos import ARCHIVES, KNOWN, TITLES, Photos, load_photos
+from ccnotes.files import sha256_of
 
 __all__ = [
     "ARCHIVES",

@@ -1,6 +1,5 @@
 """Files from hosts that may be slow, gone or wrong: resumed, and checked by their SHA-256."""
 
-import hashlib
 import io
 import os
 import sys
@@ -22,6 +21,7 @@ from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from ccnotes.data.dataset import DataError
+from ccnotes.files import sha256_of
 
 TIMEOUT = 20.0  # seconds to wait for a connection, and for the next byte
 ANSWER_TIME = 30.0  # seconds in which a host must have answered, before the file's first byte
@@ -296,20 +296,6 @@ def check(path: Path, file: Download) -> None:
     else:
         return
     raise DataError(f"{path} is damaged: it {wrong}. Delete it, then run again to download it.")
-
-
-def sha256_of(path: Path) -> str:
-    """Of the file's content; in hex.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "empty"
-    ...     path.touch()
-    ...     sha256_of(path)[:8]
-    'e3b0c442'
-    """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_of(path: Path) -> int:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from ccnotes.data.dataset import DataError
-from ccnotes.data.download import sha256_of
+from ccnotes.files import sha256_of
 from ccnotes.types import Pixels
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")

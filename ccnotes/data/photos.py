@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from tqdm import tqdm
 
 from ccnotes.data.dataset import DataError, Dataset, Split, split
 from ccnotes.data.download import Download, data_folder, download, locked, writing
 from ccnotes.data.folders import decode, digest, list_images
+from ccnotes.files import save_tensors
 
 CACHES_KEPT = 8  # of image folders; each may take gigabytes
 # The home host comes last: it is throttled to some 60 kB/s (pytorch/vision#9536).
@@ -158,6 +158,7 @@ def cached(folder: Path, name: str, make: Callable[[], Photos]) -> Photos:
 
 
 def write_cache(cache: Path, unfinished: Path, photos: Photos) -> None:
+    """Keep the photographs. One unfinished file for all caches is the most that kills leave."""
     tensors = {
         "train_images": photos.train.images,
         "train_labels": photos.train.labels,
@@ -165,13 +166,7 @@ def write_cache(cache: Path, unfinished: Path, photos: Photos) -> None:
         "test_labels": photos.test.labels,
     }
     about = {"classes": json.dumps(photos.classes), "sha256": photos.sha256}
-    content = save(tensors, about)  # safetensors' save_file lets nobody else read the file
-    unfinished.unlink(missing_ok=True)  # what a killed run left
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, cache)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    save_tensors(tensors, cache, about, by=unfinished)
 
 
 def drop_old(folder: Path, used: str) -> None:
