@@ -136,14 +136,22 @@ def ascent_direction(
 
 
 def project(delta: Images, attack: PGD) -> Images:
-    """The nearest point to ``delta`` in the ball."""
+    """The nearest point to ``delta`` in the ball.
+
+    >>> project(torch.tensor([[[[3.0, 4.0]]]]), PGD(norm="l2", eps=0.5))
+    tensor([[[[0.3000, 0.4000]]]])
+    """
     if attack.norm == "linf":
         return delta.clamp(-attack.eps, attack.eps)
     return delta * (attack.eps / lengths(delta).clamp_min(1e-12)).clamp_max(1)
 
 
 def random_point(x: Images, attack: PGD, generator: torch.Generator | None) -> Images:
-    """A point drawn uniformly from the ball around the origin."""
+    """A point drawn uniformly from the ball around the origin; ``x`` says of which shape.
+
+    >>> bool(random_point(torch.zeros(9, 1, 1, 2), PGD(eps=0.1), None).abs().max() <= 0.1)
+    True
+    """
     noise = torch.empty_like(x)
     if attack.norm == "linf":
         return noise.uniform_(-attack.eps, attack.eps, generator=generator)
@@ -153,12 +161,22 @@ def random_point(x: Images, attack: PGD, generator: torch.Generator | None) -> I
 
 
 def lengths(delta: Images) -> Float[Tensor, "batch 1 1 1"]:
+    """The l2 norm of each image.
+
+    >>> lengths(torch.tensor([[[[3.0, 4.0]]]]))
+    tensor([[[[5.]]]])
+    """
     return delta.flatten(1).norm(dim=1)[:, None, None, None]
 
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """A block in which autograd records, under torch.no_grad() and inference_mode(), too."""
+    """A block in which autograd records, under torch.no_grad() and inference_mode(), too.
+
+    >>> with torch.inference_mode(), recording():
+    ...     (2 * torch.ones(1, requires_grad=True)).requires_grad
+    True
+    """
     with torch.inference_mode(False), torch.enable_grad():
         yield
 

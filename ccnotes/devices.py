@@ -55,7 +55,11 @@ def pick_precision(wanted: str, device: torch.device) -> str:
 
 @cache
 def bfloat16_is_faster() -> bool:
-    """Whether matrices multiply in less processor time in bfloat16; some have it, and slower."""
+    """Whether matrices multiply in less processor time in bfloat16; some have it, and slower.
+
+    >>> bfloat16_is_faster() in (True, False)
+    True
+    """
     best = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, took = torch.ones(1024, 1024, dtype=dtype), []
@@ -90,7 +94,11 @@ def check_precision(precision: str) -> None:
 
 
 def hardware(device: torch.device) -> str:
-    """What people call the device."""
+    """What people call the device.
+
+    >>> "cores" in hardware(torch.device("cpu"))
+    True
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
