@@ -1,7 +1,7 @@
 """Worst-case inputs inside a small ball around an image."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ccnotes.checks import check_labels, check_pixels, check_trackable, extremes, logits_of
-from ccnotes.types import Images, Labels
+from ccnotes.checks import (
+    check_choice,
+    check_labels,
+    check_pixels,
+    check_trackable,
+    extremes,
+    logits_of,
+)
+from ccnotes.types import Images, Labels, Soft
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +39,7 @@ class PGD:
     random_start: bool = True  # uniform in the ball
 
     def __post_init__(self):
-        if self.norm not in ("linf", "l2"):
-            raise ValueError(f"norm={self.norm!r} is not one of 'linf', 'l2'.")
+        check_choice("norm", self.norm, ("linf", "l2"))
         for name in ("eps", "step_size"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -78,12 +84,8 @@ def pgd(
     >>> round((adversarial - x).abs().max().item(), 4)
     0.1
     """
-    for name, value, known in (
-        ("batchnorm", batchnorm, ("eval", "train")),
-        ("loss", loss, ("cross-entropy", "kl")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, known))}.")
+    check_choice("batchnorm", batchnorm, ("eval", "train"))
+    check_choice("loss", loss, ("cross-entropy", "kl"))
     check_pixels(x)
     check_trackable(model)
     ends = [] if loss == "kl" else extremes(y)
@@ -97,16 +99,8 @@ def pgd(
             target = usable(y.long())
             if attack.random_start:
                 adv = (x + random_point(x, attack, generator)).clamp(0, 1)
-
-        def loss_at(adv: Images) -> Float[Tensor, ""]:
-            logits = logits_of(model(adv)).float()
-            check_labels(ends, logits.shape[1])
-            # Summed, so that an image's gradient does not depend on how many share its batch.
-            # With probabilities for a target, the divergence from them grows as fast.
-            return F.cross_entropy(logits, target, reduction="sum")
-
         for _ in range(attack.steps):
-            direction = ascent_direction(loss_at, adv, attack.norm)
+            direction = ascent_direction(model, adv, target, attack.norm, ends)
             adv = (x + project(adv + attack.step_size * direction - x, attack)).clamp(0, 1)
         if stuck is not None:
             stuck.append((direction == 0).flatten(1).all(1))
@@ -114,18 +108,21 @@ def pgd(
 
 
 def ascent_direction(
-    loss: Callable[[Images], Float[Tensor, ""]], x: Images, norm: Literal["linf", "l2"]
+    model: nn.Module, x: Images, y: Labels | Soft, norm: str, ends: Sequence[float] = ()
 ) -> Images:
-    """The step of length 1 along which the loss grows fastest.
+    """The step of length 1 along which the cross-entropy grows fastest.
 
-    >>> ascent_direction(lambda x: (3 * x).sum(), torch.zeros(1, 1, 1, 2), "linf").tolist()
-    [[[[1.0, 1.0]]]]
+    With probabilities for ``y``, the divergence from them grows as fast. ``ends`` are the least
+    and the greatest label.
     """
     x = x.detach().requires_grad_()
-    value = loss(x)
+    logits = logits_of(model(x)).float()
+    check_labels(ends, logits.shape[1])
+    # Summed, so that an image's gradient does not depend on how many share its batch.
+    loss = F.cross_entropy(logits, y, reduction="sum")
     grad = None
-    if value.requires_grad:
-        (grad,) = torch.autograd.grad(value, x, allow_unused=True)
+    if loss.requires_grad:
+        (grad,) = torch.autograd.grad(loss, x, allow_unused=True)
     if grad is None:
         raise ValueError(
             "no gradient reaches the images, so no attack can be made from gradients: the network "

@@ -9,13 +9,29 @@ from torch import Tensor, nn
 from ccnotes.types import Features, Logits
 
 
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """ValueError unless ``value`` is one of those known.
+
+    >>> check_choice("norm", "l1", ("linf", "l2"))
+    Traceback (most recent call last):
+    ValueError: norm='l1' is not one of 'linf', 'l2'.
+    """
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, known))}.")
+
+
 def check_bytes(images: Tensor, labels: Tensor) -> None:
-    """ValueError unless ``images`` are uint8 and as many as ``labels``."""
+    """ValueError unless ``images`` are uint8, more than 0 and 1, and as many as ``labels``."""
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(
             f"images of {images.dtype} and shape {tuple(images.shape)}, where uint8 (0 to 255), "
             f"images x channels x rows x columns, is wanted: give (255 * images).round().byte(), "
             f"if they lie in [0, 1]."
+        )
+    if images.numel() and images.max() == 1:
+        raise ValueError(
+            "the images' largest byte is 1 of 255, so they are all but black: give "
+            "(255 * images).round().byte() of images in [0, 1]."
         )
     if labels.shape != images.shape[:1] or not len(labels):
         raise ValueError(

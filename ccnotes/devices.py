@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from ccnotes.checks import check_choice
+
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -43,7 +45,7 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     'bfloat16'
     """
     if wanted != "auto":
-        check_precision(wanted)
+        check_choice("precision", wanted, PRECISIONS)
         return wanted
     if device.type == "cuda":
         gains = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -81,16 +83,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.bfloat16
     """
-    check_precision(precision)
+    check_choice("precision", precision, PRECISIONS)
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def check_precision(precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"precision={precision!r} is not one of {', '.join(map(repr, PRECISIONS))}: float16 "
-            f"needs its losses scaled, and 'auto' is settled first, by pick_precision."
-        )
 
 
 def hardware(device: torch.device) -> str:

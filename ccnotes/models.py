@@ -232,7 +232,7 @@ class Headed(nn.Module):
             given = args[0] if args else kwargs["input"]
             weight, bias = layer.weight.detach(), layer.bias
             linear = given[:0]
-            if given.ndim == 2 and given.shape[1] == weight.shape[1]:
+            if given.shape[-1] == weight.shape[1]:
                 linear = F.linear(given.detach().to(weight.dtype), weight, bias)
             seen.append((given.clone(), linear.detach()))  # as what follows may write into it
 

@@ -1,4 +1,5 @@
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -269,6 +270,13 @@ def test_features_are_kept_from_what_is_written_over_them_later():
 def test_logits_that_are_not_the_head_s_product_are_refused(network):
     with pytest.raises(ValueError, match=r"are not what its layer 'fc' gives: .*weight.T \+ bias"):
         Headed(network).features(X)
+
+
+def test_no_hook_of_ours_stays_behind():
+    for network in (Small(), Small(changed), Small(lambda head, h: head(h) / 0)):
+        with suppress(ValueError):
+            Headed(network).features(X)
+        assert not network.fc._forward_hooks
 
 
 def test_a_hook_that_changes_the_logits_is_noticed():
