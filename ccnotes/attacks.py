@@ -1,7 +1,7 @@
 """Worst-case inputs inside a small ball around an image."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ccnotes.checks import check_labels, check_pixels, check_trackable, extremes, logits_of
-from ccnotes.types import Images, Labels, Logits
+from ccnotes.checks import (
+    check_choice,
+    check_labels,
+    check_pixels,
+    check_trackable,
+    extremes,
+    logits_of,
+)
+from ccnotes.types import Images, Labels, Logits, Soft
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +38,8 @@ class PGD:
     steps: int = 10
     random_start: bool = True  # uniform in the ball
 
-    def __post_init__(self):
-        if self.norm not in ("linf", "l2"):
-            raise ValueError(f"norm={self.norm!r} is not one of 'linf', 'l2'.")
+    def __post_init__(self) -> None:
+        check_choice("norm", self.norm, ("linf", "l2"))
         for name in ("eps", "step_size"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -78,12 +84,8 @@ def pgd(
     >>> round((adversarial - x).abs().max().item(), 4)
     0.1
     """
-    for name, value, known in (
-        ("batchnorm", batchnorm, ("eval", "train")),
-        ("loss", loss, ("cross-entropy", "kl")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, known))}.")
+    check_choice("batchnorm", batchnorm, ("eval", "train"))
+    check_choice("loss", loss, ("cross-entropy", "kl"))
     check_pixels(x)
     check_trackable(model)
     ends = [] if loss == "kl" else extremes(y)
@@ -97,19 +99,8 @@ def pgd(
             target = usable(y.long())
             if attack.random_start:
                 adv = (x + random_point(x, attack, generator)).clamp(0, 1)
-
-        def loss_at(adv: Images) -> Float[Tensor, ""]:
-            logits = logits_of(model(adv)).float()
-            check_labels(ends, logits.shape[1])
-            # Summed, so that an image's gradient does not depend on how many share its batch.
-            if loss == "kl":  # the cross-entropy with p grows as the divergence from p does
-                return F.cross_entropy(logits, target, reduction="sum")
-            odds = log_odds_against(logits, target)
-            # Images that share BatchNorm's statistics share a gradient, too, each to its weight.
-            return (odds if batchnorm == "eval" else F.softplus(odds)).sum()
-
         for _ in range(attack.steps):
-            direction = ascent_direction(loss_at, adv, attack.norm)
+            direction = ascent_direction(model, adv, target, attack.norm, ends)
             adv = (x + project(adv + attack.step_size * direction - x, attack)).clamp(0, 1)
         if stuck is not None:
             stuck.append((direction == 0).flatten(1).all(1))
@@ -141,18 +132,26 @@ def log_odds_against(logits: Logits, labels: Labels) -> Float[Tensor, " batch"]:
 
 
 def ascent_direction(
-    loss: Callable[[Images], Float[Tensor, ""]], x: Images, norm: Literal["linf", "l2"]
+    model: nn.Module, x: Images, y: Labels | Soft, norm: str, ends: Sequence[float] = ()
 ) -> Images:
-    """The step of length 1 along which the loss grows fastest.
+    """The step of length 1 along which the cross-entropy grows fastest.
 
-    >>> ascent_direction(lambda x: (3 * x).sum(), torch.zeros(1, 1, 1, 2), "linf").tolist()
-    [[[[1.0, 1.0]]]]
+    With probabilities for ``y``, the divergence from them grows as fast. ``ends`` are the least
+    and the greatest label; see :func:`log_odds_against` for what is differentiated.
     """
     x = x.detach().requires_grad_()
-    value = loss(x)
+    logits = logits_of(model(x)).float()
+    check_labels(ends, logits.shape[1])
+    # Summed, so that an image's gradient does not depend on how many share its batch.
+    if y.is_floating_point():
+        loss = F.cross_entropy(logits, y, reduction="sum")
+    else:
+        odds = log_odds_against(logits, y)
+        # Images that share BatchNorm's statistics share a gradient, too, each to its weight.
+        loss = (F.softplus(odds) if model.training else odds).sum()
     grad = None
-    if value.requires_grad:
-        (grad,) = torch.autograd.grad(value, x, allow_unused=True)
+    if loss.requires_grad:
+        (grad,) = torch.autograd.grad(loss, x, allow_unused=True)
     if grad is None:
         raise ValueError(
             "no gradient reaches the images, so no attack can be made from gradients: the network "
@@ -163,14 +162,22 @@ def ascent_direction(
 
 
 def project(delta: Images, attack: PGD) -> Images:
-    """The nearest point to ``delta`` in the ball."""
+    """The nearest point to ``delta`` in the ball.
+
+    >>> project(torch.tensor([[[[3.0, 4.0]]]]), PGD(norm="l2", eps=0.5))
+    tensor([[[[0.3000, 0.4000]]]])
+    """
     if attack.norm == "linf":
         return delta.clamp(-attack.eps, attack.eps)
     return delta * (attack.eps / lengths(delta).clamp_min(1e-12)).clamp_max(1)
 
 
 def random_point(x: Images, attack: PGD, generator: torch.Generator | None) -> Images:
-    """A point drawn uniformly from the ball around the origin."""
+    """A point drawn uniformly from the ball around the origin; ``x`` says of which shape.
+
+    >>> bool(random_point(torch.zeros(9, 1, 1, 2), PGD(eps=0.1), None).abs().max() <= 0.1)
+    True
+    """
     noise = torch.empty_like(x)
     if attack.norm == "linf":
         return noise.uniform_(-attack.eps, attack.eps, generator=generator)
@@ -180,12 +187,23 @@ def random_point(x: Images, attack: PGD, generator: torch.Generator | None) -> I
 
 
 def lengths(delta: Images) -> Float[Tensor, "batch 1 1 1"]:
-    return delta.flatten(1).norm(dim=1)[:, None, None, None]
+    """The l2 norm of each image.
+
+    >>> lengths(torch.tensor([[[[3.0, 4.0]]]]))
+    tensor([[[[5.]]]])
+    """
+    norms: Tensor = delta.flatten(1).norm(dim=1)
+    return norms[:, None, None, None]
 
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """A block in which autograd records, under torch.no_grad() and inference_mode(), too."""
+    """A block in which autograd records, under torch.no_grad() and inference_mode(), too.
+
+    >>> with torch.inference_mode(), recording():
+    ...     (2 * torch.ones(1, requires_grad=True)).requires_grad
+    True
+    """
     with torch.inference_mode(False), torch.enable_grad():
         yield
 

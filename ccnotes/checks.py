@@ -9,13 +9,29 @@ from torch import Tensor, nn
 from ccnotes.types import Features, Logits
 
 
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """ValueError unless ``value`` is one of those known.
+
+    >>> check_choice("norm", "l1", ("linf", "l2"))
+    Traceback (most recent call last):
+    ValueError: norm='l1' is not one of 'linf', 'l2'.
+    """
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, known))}.")
+
+
 def check_bytes(images: Tensor, labels: Tensor) -> None:
-    """ValueError unless ``images`` are uint8 and as many as ``labels``."""
+    """ValueError unless ``images`` are uint8, more than 0 and 1, and as many as ``labels``."""
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(
             f"images of {images.dtype} and shape {tuple(images.shape)}, where uint8 (0 to 255), "
             f"images x channels x rows x columns, is wanted: give (255 * images).round().byte(), "
             f"if they lie in [0, 1]."
+        )
+    if images.numel() and images.max() == 1:
+        raise ValueError(
+            "the images' largest byte is 1 of 255, so they are all but black: give "
+            "(255 * images).round().byte() of images in [0, 1]."
         )
     if labels.shape != images.shape[:1] or not len(labels):
         raise ValueError(
@@ -34,7 +50,12 @@ def check_floats(x: Tensor) -> None:
 
 
 def check_pixels(x: Tensor) -> None:
-    """ValueError unless ``x`` are floating-point pixels in [0, 1]."""
+    """ValueError unless ``x`` are floating-point pixels in [0, 1].
+
+    >>> check_pixels(torch.tensor([0.0, 255.0]))
+    Traceback (most recent call last):
+    ValueError: images with values from 0 to 255 are not pixels in [0, 1]: give images / 255.
+    """
     check_floats(x)
     low, high = extremes(x) or (0.0, 1.0)
     if not (low >= -1e-6 and high <= 1 + 1e-6):  # resizing may round a little beyond the ends
@@ -50,7 +71,11 @@ def check_pixels(x: Tensor) -> None:
 
 
 def checked_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """The labels as int64; ValueError unless they are integers, 0 to ``num_classes - 1``."""
+    """The labels as int64; ValueError unless they are integers, 0 to ``num_classes - 1``.
+
+    >>> checked_labels(torch.tensor([0, 2], dtype=torch.uint8), num_classes=3)
+    tensor([0, 2])
+    """
     check_labels(extremes(labels), num_classes)
     return labels.long()
 
@@ -66,7 +91,11 @@ def check_labels(labels: Iterable[float], num_classes: int) -> None:
 
 
 def extremes(values: Tensor) -> list[float]:
-    """The least and the greatest value, as numbers of Python; of no values none."""
+    """The least and the greatest value, as numbers of Python; of no values none.
+
+    >>> extremes(torch.tensor([3, 1, 2])), extremes(torch.empty(0))
+    ([1, 3], [])
+    """
     return [values.min().item(), values.max().item()] if values.numel() else []
 
 
@@ -114,6 +143,10 @@ def check_finite(values: Features, model: nn.Module) -> None:
 
 
 def few(names: Sequence[str]) -> str:
-    """At most three of the names, and how many more there are."""
+    """At most three of the names, and how many more there are.
+
+    >>> few(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from ccnotes.checks import check_choice
+
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -43,7 +45,7 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     'bfloat16'
     """
     if wanted != "auto":
-        check_precision(wanted)
+        check_choice("precision", wanted, PRECISIONS)
         return wanted
     if device.type == "cuda":
         gains = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -55,7 +57,11 @@ def pick_precision(wanted: str, device: torch.device) -> str:
 
 @cache
 def bfloat16_is_faster() -> bool:
-    """Whether matrices multiply in less processor time in bfloat16; some have it, and slower."""
+    """Whether matrices multiply in less processor time in bfloat16; some have it, and slower.
+
+    >>> bfloat16_is_faster() in (True, False)
+    True
+    """
     best = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, took = torch.ones(1024, 1024, dtype=dtype), []
@@ -68,7 +74,7 @@ def bfloat16_is_faster() -> bool:
     return best[torch.bfloat16] < best[torch.float32]
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Multiply in ``precision``. One block an optimiser step: it keeps copies of the weights.
 
     Raises ValueError for a precision other than "float32" and "bfloat16".
@@ -77,20 +83,16 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.bfloat16
     """
-    check_precision(precision)
+    check_choice("precision", precision, PRECISIONS)
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def check_precision(precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"precision={precision!r} is not one of {', '.join(map(repr, PRECISIONS))}: float16 "
-            f"needs its losses scaled, and 'auto' is settled first, by pick_precision."
-        )
-
-
 def hardware(device: torch.device) -> str:
-    """What people call the device."""
+    """What people call the device.
+
+    >>> "cores" in hardware(torch.device("cpu"))
+    True
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")

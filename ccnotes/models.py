@@ -19,6 +19,11 @@ MID_GREY, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def mean_over_places(maps: Maps) -> Features:
+    """The mean of each map.
+
+    >>> mean_over_places(torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]]))
+    tensor([[2., 5.]])
+    """
     # As mean((2, 3)), whose gradient has a layout that makes the ReLU before it eight times
     # slower on a CPU.
     return maps.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
@@ -69,6 +74,9 @@ class ConvNet(nn.Module):
     """Three 3 x 3 convolutions with BatchNorm and ReLU, the first two with stride 2.
 
     ``4 * width`` features (means over all places, >= 0) and a linear head.
+
+    >>> ConvNet(6, width=8).features(torch.rand(2, 3, 16, 16)).shape
+    torch.Size([2, 32])
     """
 
     def __init__(
@@ -100,7 +108,8 @@ class ConvNet(nn.Module):
         return mean_over_places(self.body(x))
 
     def forward(self, x: Images) -> Logits:
-        return self.head(self.features(x))
+        logits: Logits = self.head(self.features(x))
+        return logits
 
 
 class PreActBlock(nn.Module):
@@ -123,7 +132,8 @@ class PreActBlock(nn.Module):
         # with stride 2 writes past its memory below 16 channels (oneDNN issue 6035).
         places = out[:, :, :: self.stride, :: self.stride]
         skip = x if self.shortcut is None else self.shortcut(places)
-        return self.conv2(F.relu(self.norm2(self.conv1(out)))) + skip
+        change: Maps = self.conv2(F.relu(self.norm2(self.conv1(out))))
+        return change + skip
 
 
 class PreActResNet(nn.Module):
@@ -132,6 +142,9 @@ class PreActResNet(nn.Module):
     No pooling before the last layer, so a 32 x 32 image still has 4 x 4 places there. ``width``
     is the number of channels of the first stage, 64 in the original; there are ``8 * width``
     features (means over all places, >= 0) and a linear head.
+
+    >>> PreActResNet(10, width=4).features(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 32])
     """
 
     def __init__(
@@ -167,7 +180,8 @@ class PreActResNet(nn.Module):
         return mean_over_places(self.body(x))
 
     def forward(self, x: Images) -> Logits:
-        return self.head(self.features(x))
+        logits: Logits = self.head(self.features(x))
+        return logits
 
 
 Network = ConvNet | PreActResNet
@@ -222,7 +236,7 @@ class Headed(nn.Module):
             given = args[0] if args else kwargs["input"]
             weight, bias = layer.weight.detach(), layer.bias
             linear = given[:0]
-            if given.ndim == 2 and given.shape[1] == weight.shape[1]:
+            if given.shape[-1] == weight.shape[1]:
                 linear = F.linear(given.detach().to(weight.dtype), weight, bias)
             seen.append((given.clone(), linear.detach()))  # as what follows may write into it
 
@@ -230,7 +244,7 @@ class Headed(nn.Module):
             logits = self(x)
         check_finite(logits, self.network)
         if len(seen) != 1 or not agree(seen[0][1], logits):
-            times = {0: " (it is never called)", 1: ""}
+            times = {0: " (it is never called, unless from compiled code)", 1: ""}
             raise ValueError(
                 f"the logits of {type(self.network).__name__} are not what its layer {self.name!r} "
                 f"gives{times.get(len(seen), f' (it is called {len(seen)} times)')}: name the "

@@ -86,7 +86,11 @@ def read(path: Path) -> Any:
 
 
 def tensors(found: Any, home: str = "") -> Iterator[tuple[str, str, Tensor]]:
-    """All tensors in nested dictionaries: their dictionary, and their keys joined by dots."""
+    """All tensors in nested dictionaries: their dictionary, and their keys joined by dots.
+
+    >>> [(home, key) for home, key, _ in tensors({"net": {"w": torch.ones(1)}, "epoch": 3})]
+    [('net.', 'net.w')]
+    """
     for key, value in found.items() if isinstance(found, Mapping) else ():
         if isinstance(value, Tensor):
             yield home, f"{home}{key}", value
@@ -125,7 +129,11 @@ def fitting(
 
 
 def unwrapped(name: str) -> str:
-    """The name without those of wrappers: DataParallel's and torch.compile's."""
+    """The name without those of wrappers: DataParallel's and torch.compile's.
+
+    >>> unwrapped("module.body.module.0.weight")
+    'body.0.weight'
+    """
     return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
 
 
@@ -133,6 +141,9 @@ def starts(names: Collection[str], keys: Iterable[str]) -> list[str]:
     """What stands before the names in the keys, the commonest first.
 
     Each for half of the names at least; where none is, the commonest.
+
+    >>> starts(["0.weight", "0.bias"], ["net.0.weight", "net.0.bias", "ema.0.weight", "step"])
+    ['net.', 'ema.']
     """
     counts: Counter[str] = Counter()
     for key in keys:

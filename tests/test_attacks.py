@@ -195,6 +195,7 @@ def test_labels_without_a_logit_are_named(linear, batch, change, label):
         (lambda x: 4 * x - 2, r"from -2 to 2 .*let the model normalise them"),
         (lambda x: 2 * x, r"from 0 to 2 .*let the model normalise them"),
         (lambda x: 255 * x, r"from 0 to 255 .*give images / 255"),
+        (lambda x: 8 * x - 3, r"from -3 to 5 .*let the model normalise them"),
         (lambda x: x / 0, r"nan .*not pixels in \[0, 1\]"),
     ],
 )

@@ -199,6 +199,11 @@ def test_images_that_are_not_bytes_are_refused(network, photos, wrong):
             ask(network, wrong(photos.images), photos.labels)
 
 
+def test_images_in_0_to_1_that_were_made_bytes_are_refused(network, photos):
+    with pytest.raises(ValueError, match=r"largest byte is 1 of 255.*\(255 \* images\)"):
+        evaluate(network, (photos.images / 255).byte(), photos.labels, ATTACK)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_as_many_labels_as_images_are_wanted_and_one_at_least(network, photos):
     for count in (39, 0):

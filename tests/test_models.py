@@ -1,4 +1,5 @@
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -271,6 +272,13 @@ def test_logits_that_are_not_the_head_s_product_are_refused(network):
         Headed(network).features(X)
 
 
+def test_no_hook_of_ours_stays_behind():
+    for network in (Small(), Small(changed), Small(lambda head, h: head(h) / 0)):
+        with suppress(ValueError):
+            Headed(network).features(X)
+        assert not network.fc._forward_hooks
+
+
 def test_a_hook_that_changes_the_logits_is_noticed():
     for place in (lambda network: network, lambda network: network.fc):
         network = Small()
@@ -289,7 +297,10 @@ def test_a_hook_that_changes_the_features_gives_the_changed_ones():
     ("use", "times"),
     [
         (lambda head, h: (head(h) + head(h)) / 2, r"it is called 2 times"),
-        (lambda head, h: F.linear(h, head.weight, head.bias), r"it is never called"),
+        (
+            lambda head, h: F.linear(h, head.weight, head.bias),
+            r"it is never called, unless",
+        ),
     ],
 )
 def test_a_head_that_is_not_called_once_is_refused(use, times):
