@@ -264,6 +264,12 @@ def test_maps_of_images_of_any_proportion_are_maps(shape):
             check_maps(torch.empty(1, rows, columns, 700), images, "")
 
 
+def test_places_by_channels_are_no_maps_of_square_images_however_few_channels():
+    for channels in (1, 7, 9, 12):
+        with pytest.raises(ValueError, match="are no maps"):
+            check_maps(torch.empty(1, 8, 8, channels), torch.empty(1, 3, 32, 32), "")
+
+
 def test_a_layer_of_vectors_gives_one_contribution_a_feature():
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.Tanh(), nn.Linear(6, 4))
     with torch.no_grad():

@@ -10,7 +10,7 @@ from torch.nn import utils
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
-from ccnotes.attacks import PGD
+from ccnotes.attacks import PGD, pgd
 from ccnotes.evaluation import evaluate
 from ccnotes.models import ConvNet, Headed, Normalize, PreActBlock, PreActResNet
 
@@ -205,8 +205,10 @@ class Shifted(nn.Linear):
 
 
 class Written(nn.Linear):
+    """The same product, rounded otherwise."""
+
     def forward(self, input):
-        return input @ self.weight.T + self.bias
+        return (input.double() @ self.weight.double().T + self.bias.double()).float()
 
 
 def changed(head, h):
@@ -379,6 +381,13 @@ def test_heads_whose_weights_are_computed_are_split_as_others_are(rewrite):
 def test_a_wrapped_network_works_in_inference_mode():
     with torch.inference_mode():
         assert torch.equal(Headed(Small(), mean=(0.0,), std=(1.0,)).features(X), Small().body(X))
+
+
+def test_a_network_that_was_wrapped_in_inference_mode_can_be_attacked():
+    network, labels = Small(), torch.arange(6) % 3
+    with torch.inference_mode():
+        wrapped = Headed(network, mean=(0.4,), std=(0.2,))
+    assert not torch.equal(pgd(wrapped, X, labels, PGD(random_start=False)), X)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

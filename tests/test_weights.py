@@ -96,8 +96,9 @@ def test_a_safetensors_file_is_read_too(tmp_path, source):
         lambda w: {"state_dict": named("module.", wrapped_body(w))},
         lambda w: named("_orig_mod.", w),
         lambda w: named("module._orig_mod.", w),
+        lambda w: {name.replace("body.", "body._orig_mod."): value for name, value in w.items()},
     ],
-    ids=["body alone", "body and all", "compiled", "compiled and parallel"],
+    ids=["body alone", "body and all", "compiled", "compiled and parallel", "body compiled"],
 )
 @pytest.mark.parametrize("wrap", [lambda n: n, nn.DataParallel], ids=["bare", "parallel"])
 def test_names_that_wrappers_put_in_the_middle_do_not_matter(rename, wrap, path, source):
@@ -168,6 +169,7 @@ def test_raw_and_averaged_weights_in_one_file_are_a_question(save, raw, average,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         first = load_weights(network(), path, prefix=raw)
+        warnings.simplefilter("error")  # what was not chosen is no surprise
         second = load_weights(network(), path, prefix=average.removesuffix("."))
     assert torch.equal(first(X), source(X))
     expected = network().eval()
@@ -180,6 +182,14 @@ def test_the_same_weights_twice_are_no_question(path, source):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(load_weights(network(), path)(X), source(X))
+
+
+def test_names_that_differ_by_a_wrapper_alone_are_not_mixed_up(path, source):
+    """Which of the two weights of one layer is meant nobody can tell."""
+    weights = source.state_dict()
+    torch.save(wrapped_body(weights) | {"body.1.weight": weights["body.1.weight"] + 1}, path)
+    with pytest.raises(ValueError, match=r"does not fit: it lacks body.0.mean"):
+        load_weights(network(), path)
 
 
 def test_a_prefix_that_is_not_there_is_answered_by_names_that_are(path, source):
