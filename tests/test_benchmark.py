@@ -171,3 +171,27 @@ def test_an_attacked_compiled_network_spends_nothing_on_its_weights(monkeypatch)
 def test_no_rounds_are_refused():
     with pytest.raises(ValueError, match="rounds=0 must be at least 1"):
         bench((16,), batch_size=2, steps=1, rounds=0)
+
+
+def test_the_plain_step_trains_in_train_mode_whatever_it_is_given():
+    """So its BatchNorm counts each step of the attack and the one that learns."""
+    torch.manual_seed(0)
+    model = PreActResNet(10, width=4).eval()
+    reference_step(model, sgd(model), *batch(4), PGD(steps=2), PIXELS)
+    assert all(module.training for module in model.modules())
+    counted = [n for name, n in model.named_buffers() if name.endswith("num_batches_tracked")]
+    assert counted
+    assert all(number == 3 for number in counted)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_peak_is_that_of_products_in_the_precision_named(monkeypatch, precision):
+    multiplied = []
+
+    def seconds(work, device):
+        multiplied.extend(matrix.dtype for matrix in work.args)
+        return 1.0
+
+    monkeypatch.setattr(benchmark, "seconds", seconds)
+    matmul_peak(CPU, precision)
+    assert set(multiplied) == {getattr(torch, precision)}
