@@ -11,9 +11,9 @@ __version__ = version("ccnotes")
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=(
-        "types files gaussian planted verdicts checks weights data devices models attacks "
+        "types files gaussian planted verdicts tables checks weights data devices models attacks "
         "attribution objectives evaluation experiments monitor checkpoints steps training records "
-        "tables moving plots plots_gaussian benchmark"
+        "moving plots plots_gaussian benchmark arguments"
     ).split(),
     submod_attrs={"records": ["runs", "about"], "experiments": ["EXPERIMENTS"]},
 )

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 import tyro
 
+from ccnotes.arguments import words
 from ccnotes.attribution import spread
 from ccnotes.data import load_photos
 from ccnotes.devices import pick_device
@@ -353,47 +354,6 @@ def use(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def number(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
-    """Let ``8/255`` stand for a number."""
-    if info.type is not float:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="FLOAT",
-        instance_from_str=lambda words: fraction(words[0]),
-        is_instance=lambda value: isinstance(value, float),
-        str_from_instance=lambda value: [f"{value:.6g}"],
-    )
-
-
-def fraction(word: str) -> float:
-    """``word`` as a number: "0.1", "1e-3" or "8/255"."""
-    above, slash, below = word.partition("/")
-    try:
-        return float(above) / float(below) if slash else float(above)
-    except ZeroDivisionError:
-        raise ValueError(f"{word} divides by zero") from None
-
-
-def path(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
-    """Let an empty word, such as an unset variable leaves, not stand for this folder."""
-    if info.type is not Path:
-        return None
-
-    def named(words: list[str]) -> Path:
-        if not words[0]:
-            raise ValueError("an empty name is no path; . is this folder")
-        return Path(words[0])
-
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH",
-        instance_from_str=named,
-        is_instance=lambda value: isinstance(value, Path),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
 def terminated(number: int, frame: Any) -> None:
     raise Terminated
 
@@ -403,12 +363,9 @@ class Terminated(KeyboardInterrupt):
 
 
 def main() -> None:
-    registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(number)
-    registry.primitive_rule(path)
     signal.signal(signal.SIGTERM, terminated)
     try:
-        with registry:
+        with words():
             app.cli(prog="python -m ccnotes", config=(tyro.conf.CascadeSubcommandArgs,))
         sys.stdout.flush()
     except OutOfTime as stopped:

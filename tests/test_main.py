@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ccnotes import monitor, records
-from ccnotes.__main__ import METRICS, fraction, main
+from ccnotes.__main__ import METRICS, main
 from ccnotes.attacks import PGD
 from ccnotes.attribution import cas, class_attribution, class_similarity, grad_cam
 from ccnotes.checkpoints import read_state
@@ -306,20 +306,6 @@ def test_a_reader_who_has_read_enough_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("word", "value"),
-    [("8/255", 8 / 255), ("0.1", 0.1), ("1e-3", 0.001), ("1e99999999", float("inf"))],
-)
-def test_a_fraction_is_a_number(word, value):
-    assert fraction(word) == value
-
-
-@pytest.mark.parametrize("word", ["1/0", "eight", "1/2/3", ""])
-def test_what_is_no_number_is_refused(word):
-    with pytest.raises(ValueError, match=r"divides by zero|could not convert"):
-        fraction(word)
 
 
 def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, capsys):
