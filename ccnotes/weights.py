@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -178,7 +179,7 @@ def misfit(network: nn.Module, found: dict[str, Tensor], prefix: str | None) -> 
 
 
 def copied(network: nn.Module) -> nn.Module:
-    """A copy in eval mode; of weights that a hook computes (the old weight_norm), too."""
+    """A copy in eval mode; of weights that a hook computes (pruned ones), too."""
     computed = [v for m in network.modules() for v in vars(m).values() if isinstance(v, Tensor)]
     return deepcopy(network, {id(v): v.detach().clone() for v in computed}).eval()
 
@@ -187,6 +188,6 @@ def refreshed(model: nn.Module) -> nn.Module:
     """The model, in which what hooks compute from its weights is computed anew."""
     for module in model.modules():
         for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, (WeightNorm, SpectralNorm)):
+            if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
                 hook(module, None)
     return model

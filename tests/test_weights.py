@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import utils
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from ccnotes import models
 from ccnotes.models import ConvNet, Headed, PreActResNet
@@ -246,8 +246,9 @@ def test_what_does_not_fit_is_counted_not_listed(path, source):
         utils.spectral_norm,
         parametrizations.weight_norm,
         parametrizations.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
     ],
-    ids=["old weight norm", "old spectral norm", "weight norm", "spectral norm"],
+    ids=["old weight norm", "old spectral norm", "weight norm", "spectral norm", "pruned"],
 )
 def test_weights_that_are_computed_are_those_of_the_file(rewrite, path):
     """At once, and after a forward pass of the network that was given."""
