@@ -14,6 +14,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.response import addinfourl
 
 import numpy as np
 import pytest
@@ -259,6 +261,13 @@ def test_a_spoilt_part_is_found_out_and_fetched_anew(hosts, tmp_path):
     assert host.asked == [1000, 0]
 
 
+def test_a_spoilt_part_as_long_as_the_file_costs_no_turn(hosts, tmp_path):
+    (host,) = hosts(Host(cut=160_000))
+    started(tmp_path, bytes(len(BODY)))
+    assert download(offered(host), tmp_path).read_bytes() == BODY
+    assert host.asked == [0, 160_000]
+
+
 def test_a_wrong_file_leaves_nothing_behind(hosts, tmp_path):
     (wrong,) = hosts(Host(BODY[:-1] + b"?"))
     with pytest.raises(DataError, match=r"what it sent has another SHA-256"):
@@ -377,13 +386,40 @@ def test_after_an_answer_that_is_not_the_file_another_host_goes_on(says, hosts, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.bin", "file.bin.lock"]
 
 
-@pytest.mark.parametrize("says", [ODD["a page in chunks"], [b"HTTP/1.1 200 \x1b[2J\r\n"] * 2])
+@pytest.mark.parametrize("says", [ODD["a page in chunks"], [b"HTTP/1.1 404 \x1b[2J\r\n\r\n"]])
 def test_a_page_alone_is_asked_for_once_and_shows_nothing_but_text(says, hosts, tmp_path):
     (page,) = hosts(Host(says=says))
     with pytest.raises(DataError, match=r"could not be downloaded") as caught:
         download(offered(page), tmp_path)
     assert page.asked == [0]
     assert "\x1b" not in str(caught.value)
+
+
+def test_a_host_that_sends_elsewhere_than_to_the_web_is_left(tmp_path, monkeypatch):
+    class Opener:
+        def open(self, request, timeout):
+            return addinfourl(io.BytesIO(BODY), {}, "ftp://127.0.0.1/file.bin")
+
+    monkeypatch.setattr(room, "build_opener", lambda handler: Opener())
+    file = Download(filename="file.bin", urls=("http://127.0.0.1:9/",), size=5, sha256="")
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:9: sends elsewhere, to ftp:"):
+        download(file, tmp_path)
+
+
+def test_speed_is_judged_anew_in_each_window(tmp_path, monkeypatch):
+    """A fast beginning does not make up for what comes later."""
+    now = [0.0]
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(room, "SLOW_WINDOW", 10)
+    (tmp_path / "sent").write_bytes(bytes(600_000))
+    paced = room.Paced(io.FileIO(tmp_path / "sent"))
+    paced.demand(1000)
+    for now[0], size in ((1, 500_000), (11, 20_000), (21, 20_000)):
+        assert paced.readinto(bytearray(size)) == size
+    now[0] = 32
+    with pytest.raises(TimeoutError, match=r"sends only 0\.9 kB/s"):  # 10,000 bytes in 11 s
+        paced.readinto(bytearray(10_000))
+    paced.close()
 
 
 def slowly(*pieces):
