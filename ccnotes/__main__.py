@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 import tyro
 
-from ccnotes.arguments import words
+from ccnotes.arguments import registry
 from ccnotes.attribution import spread
 from ccnotes.data import load_photos
 from ccnotes.devices import pick_device
@@ -365,7 +365,7 @@ class Terminated(KeyboardInterrupt):
 def main() -> None:
     signal.signal(signal.SIGTERM, terminated)
     try:
-        with words():
+        with registry():
             app.cli(prog="python -m ccnotes", config=(tyro.conf.CascadeSubcommandArgs,))
         sys.stdout.flush()
     except OutOfTime as stopped:

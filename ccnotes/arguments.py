@@ -6,12 +6,12 @@ from typing import Any
 import tyro
 
 
-def words() -> tyro.constructors.ConstructorRegistry:
+def registry() -> tyro.constructors.ConstructorRegistry:
     """The registry of the rules below, for a ``with`` block around tyro's reading."""
-    registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(number)
-    registry.primitive_rule(path)
-    return registry
+    rules = tyro.constructors.ConstructorRegistry()
+    rules.primitive_rule(number)
+    rules.primitive_rule(path)
+    return rules
 
 
 def number(info: tyro.constructors.PrimitiveTypeInfo) -> Any:

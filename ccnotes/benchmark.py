@@ -47,7 +47,7 @@ def bench(
     """One dictionary for each width of PreActResNet-18: our training step against a plain one.
 
     A step learns from one batch of made-up 32 x 32 images under PGD of ``steps`` steps. Every
-    round times :func:`ccnotes.training.train_step`, :func:`reference_step` and the products of
+    round times :func:`ccnotes.steps.train_step`, :func:`reference_step` and the products of
     :func:`matmul_peak` in turn, so that whatever else the machine does meets them alike; figures
     are medians over rounds. ``ours_ms`` and ``reference_ms`` are milliseconds a step, ``ratio``
     is their quotient, ``ratio_low`` and ``ratio_high`` its extremes over rounds, ``flop_ratio``

@@ -149,7 +149,7 @@ def batches(
     check_bytes(images, labels)
     labels = checked_labels(labels, model.head.out_features)
     if batch_size is None:
-        batch_size = max(1, min(BATCH, BATCH_PIXELS // images[0, 0].numel()))
+        batch_size = fitting(images)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     generator = torch.Generator(images.device).manual_seed(seed)
@@ -166,6 +166,15 @@ def batches(
             f"AutoAttack does, and leave rounding out of the network.",
             stacklevel=3,
         )
+
+
+def fitting(images: Pixels) -> int:
+    """How many images of this size are evaluated together: fewer of large ones, to fit memory.
+
+    >>> fitting(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    500
+    """
+    return max(1, min(BATCH, BATCH_PIXELS // images[0, 0].numel()))
 
 
 def measure(features: Features, labels: Labels, head: nn.Linear, *, draws: int = 0) -> Measures:

@@ -86,8 +86,10 @@ def total(
         result = cross_entropy(attacked, labels, o.smoothing)
     elif o.loss == "trades":
         result = trades(clean, attacked, labels, o.beta, o.smoothing)
-    else:
+    elif o.loss == "mart":
         result = mart(clean, attacked, labels, o.beta)
+    else:
+        raise ValueError(f"the loss {o.loss!r} has no line here, though it takes clean logits.")
     if soft:
         result = (1 - sum(weight for _, weight in soft)) * result
         for probabilities, weight in soft:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -210,12 +209,13 @@ def with_statistics(
     order = torch.randperm(len(train), generator=generator, device=device)
     with autocast(device, precision):
         # All attacks come first, as each needs whole statistics: those averaged as weights are.
-        pairs = [
-            inputs(model, train.images[batch], train.labels[batch], experiment, generators)
-            for batch in order.split(experiment.batch_size)
-        ]
-        plain = experiment.objective.loss == "cross-entropy"
-        update_bn(chain.from_iterable(pair[plain:] for pair in pairs), model)
+        seen: list[Images] = []
+        for batch in order.split(experiment.batch_size):
+            x, y = train.images[batch], train.labels[batch]
+            clean, attacked = inputs(model, x, y, experiment, generators)
+            plain = experiment.objective.loss == "cross-entropy"
+            seen += [attacked] if plain else [clean, attacked]
+        update_bn(seen, model)
     return model
 
 

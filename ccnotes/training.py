@@ -53,8 +53,7 @@ class Run:
     train: Split
     parts: Parts
 
-    @property
-    def shown(self) -> Network:
+    def network_to_evaluate(self) -> Network:
         """The network to evaluate: the average of the weights, where that is what is kept."""
         if self.experiment.average and self.average is not None and self.average.n_averaged:
             weights = cast(Network, self.average.module)
@@ -70,8 +69,8 @@ def fit(
     fingerprint: str,
     device: torch.device,
     precision: str,
+    facts: dict[str, Any],
     teachers: dict[str, Network] | None = None,
-    facts: dict[str, Any] | None = None,
     minutes: float | None = None,
 ) -> State:
     """Train, evaluate as it goes, and return the final state.
@@ -88,7 +87,8 @@ def fit(
     >>> from ccnotes.experiments import dataset
     >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
     >>> data, file, device = dataset(e), Path("checkpoint.pt"), torch.device("cpu")
-    >>> state = fit(e, data, file, fingerprint="mine", device=device, precision="float32")
+    >>> how = {"device": device, "precision": "float32", "facts": {"date": "today"}}
+    >>> state = fit(e, data, file, fingerprint="mine", **how)
     >>> state.finished, state.best["epoch"], len(state.evaluations)
     (True, 1, 1)
     """
@@ -99,7 +99,7 @@ def fit(
     if checkpoint.exists():
         state = resume(run, checkpoint, fingerprint)
     state.total = state.total.to(device)
-    if facts and not any(facts | {"date": s["date"]} == s for s in state.sessions):
+    if not any(facts | {"date": s["date"]} == s for s in state.sessions):
         state.sessions.append(facts)
     keeper = Keeper(run, state, checkpoint, begun, minutes)
     bar = tqdm(total=e.epochs, initial=state.epoch, desc=f"{e.name} seed {e.seed}", unit="epoch")
@@ -232,13 +232,13 @@ def rate(e: Experiment, epoch: int) -> float:
 def judge(run: Run, state: State, epoch: int, keeper: "Keeper", *, full: bool) -> float:
     """Evaluate, keep the network if it is the best so far; its validation robust accuracy."""
     keeper.check_finite()
-    e, network = run.experiment, run.shown
+    begun = time.perf_counter()
+    e, network = run.experiment, run.network_to_evaluate()
     if full:
         found = evaluate_parts(network, run.parts, e, run.precision)
         keeper.progressed = True
-        seconds = keeper.seconds
-        state.pause = seconds - state.seconds
-        row = {"epoch": epoch, "lr": rate(e, epoch), "seconds": seconds}
+        state.pause = time.perf_counter() - begun
+        row = {"epoch": epoch, "lr": rate(e, epoch), "seconds": keeper.seconds}
         row["running_loss"] = state.total.item() / len(run.train)
         state.evaluations.append(row | found)
         score: float = found["validation_robust_accuracy"]
@@ -256,7 +256,7 @@ def conclude(run: Run, state: State, keeper: "Keeper") -> None:
     """The best and the last network on the final test images."""
     e, parts = run.experiment, run.parts
     if not state.last:
-        state.last = {"epoch": e.epochs, "weights": copied(run.shown)}
+        state.last = {"epoch": e.epochs, "weights": copied(run.network_to_evaluate())}
     share = len(parts.final) / sum(len(split) for split in parts.between_epochs().values())
     for chosen in (state.best, state.last):
         if "test" not in chosen:
@@ -299,9 +299,11 @@ class Keeper:
                 if self.checkpoint.exists()
                 else ""
             )
+            loss = f"the training loss became {mean_loss}"
+            weights = "weights of the network became infinite or NaN"
             raise FloatingPointError(
-                f"the training loss became {mean_loss if whole else math.nan} in epoch "
-                f"{state.epoch + 1}. Try a learning rate below lr={run.experiment.lr:g}.{kept}"
+                f"{loss if whole else weights} in epoch {state.epoch + 1}. Try a learning rate "
+                f"below lr={run.experiment.lr:g}.{kept}"
             )
 
     def save(self) -> None:

@@ -308,6 +308,28 @@ def test_a_reader_who_has_read_enough_is_no_error():
     assert process.returncode == 0
 
 
+ROOT = Path(__file__).parents[1]
+PROSE = [*ROOT.glob("*.md"), *(ROOT / "book").glob("*.ipynb")]
+LINES = {
+    line.strip("`\\ ")
+    for path in PROSE
+    for line in re.findall(r"python -m ccnotes ([^`\n\"#]*)", path.read_text())
+}
+
+
+@pytest.mark.parametrize("name", sorted({line.split()[0] for line in LINES if line.split()}))
+def test_options_of_command_lines_in_prose_exist(command, capsys, name):
+    """In README, CONTRIBUTING, CHANGELOG and the chapters."""
+    first = [name, "planted-at"] if name == "run" else [name]
+    with pytest.raises(SystemExit):
+        command(*first, "--help")
+    known = capsys.readouterr().out
+    for line in LINES:
+        if line.split()[:1] == [name]:
+            for option in re.findall(r"--[a-z][\w.-]*", line):
+                assert re.search(rf"{re.escape(option)}\b", known), f"{option} in: {line}"
+
+
 def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         command("run", "planted-at", *SHORT, "--minutes", "0")
@@ -331,7 +353,7 @@ def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, cap
         (("run", "planted-at", *SHORT, "--weights"), "they need --publish-to FOLDER"),
         (("run", "planted-at", "--attack.eps", "8/0"), "8/0 divides by zero"),
         (("data", "planted"), "planted images are made when they are needed"),
-        (("run", "planted-at", *SHORT, "--lr", "1e30"), "error: the training loss became nan"),
+        (("run", "planted-at", *SHORT, "--lr", "1e30"), "infinite or NaN in epoch"),
     ],
 )
 def test_mistakes_on_the_command_line_get_one_clear_line(command, capsys, arguments, message):

@@ -144,7 +144,7 @@ def test_what_is_not_finished_is_not_published(made, tmp_path):
 
 def test_a_run_that_asks_for_more_than_its_record_has_says_so(made, tmp_path):
     (made.folder / "images.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"has no images\.safetensors to publish"):
+    with pytest.raises(ValueError, match=r"has no images\.safetensors\. To make it: run it again"):
         publish(made, tmp_path, per_image=True)
 
 

@@ -113,14 +113,13 @@ def changes(content: Mapping[str, Any], base: Experiment) -> dict[str, Any]:
 
 
 def in_use(changed: dict[str, Any], identity: str) -> dict[str, Any]:
-    """Of the fields, those that a run on such data depends on and the fingerprint lacks else.
+    """Without fields that cannot change a run on such data, or that a fingerprint has elsewhere.
 
     >>> in_use({"name": "mine", "lr": 0.2, "test_size": 60}, PLANTED)
     {'lr': 0.2, 'test_size': 60}
     """
     unused = {"name", "data", "precision", "objective.teachers"}
-    if identity != PLANTED:
-        unused |= {"planted", "test_size"}
+    unused |= {"image_size"} if identity == PLANTED else {"planted", "test_size"}
     return {k: v for k, v in changed.items() if not {k, k.split(".")[0]} & unused}
 
 

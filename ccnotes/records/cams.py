@@ -7,7 +7,7 @@ import torch
 
 from ccnotes.attribution import grad_cam
 from ccnotes.data import to_float
-from ccnotes.evaluation import BATCH
+from ccnotes.evaluation import fitting
 from ccnotes.experiments import dataset, rebuilt
 from ccnotes.files import save_tensors
 from ccnotes.monitor import part
@@ -38,6 +38,7 @@ def write_cams(
             f"{source.title} are not the data of {record.title}: give the run's own by --data."
         )
     test = part(source.test, e.final_size or len(source.test))
+    together = fitting(test.images)
     found = {}
     for which in ("best", "last"):
         model = load_model(record.folder / f"{which}.safetensors")
@@ -45,7 +46,7 @@ def write_cams(
             [
                 grad_cam(model, model.stages[-1], to_float(images), labels)
                 for images, labels in zip(
-                    test.images.split(BATCH), test.labels.split(BATCH), strict=True
+                    test.images.split(together), test.labels.split(together), strict=True
                 )
             ]
         )

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ccnotes.attribution import group_similarity
-from ccnotes.experiments import SCHEMA, rebuilt
+from ccnotes.experiments import rebuilt
 from ccnotes.files import sha256_of
 from ccnotes.models import NETWORKS, Network
 
+FORMAT = 1  # of the table; raise it when its keys start to mean something else
 TABLE, ARRAYS = "record.json", "arrays.safetensors"
 # The largest parts of a record, published for some only.
 SAMPLE_ATTRIBUTION, PER_IMAGE = "samples.safetensors", "images.safetensors"
@@ -212,8 +213,8 @@ def load(folder: Path) -> Record:
             f"Delete the folder, or move it away."
         ) from error
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(f"{table} has schema {schema!r}; this version reads {SCHEMA}.")
+    if schema != FORMAT:
+        raise ValueError(f"{table} has schema {schema!r}; this version reads {FORMAT}.")
     try:
         check_content(content)
     except ValueError as error:

@@ -89,23 +89,23 @@ def run(
         data = dataset(experiment, data_dir)
         identity = data.identity
     found = None if fresh else recall(experiment, identity, weights=weights)
-    if found and not (go_on and stopped(found)):
+    if found and not (go_on and stopped(experiment, identity)):
         return found
     if not fresh and os.environ.get("CCNOTES_ONLY_RECALL", "0") not in ("", "0"):
         raise RuntimeError(
-            f"no record of {experiment.name!r}, seed {experiment.seed}, on {experiment.data!r} is "
-            f"published or in {runs_dir()}, and CCNOTES_ONLY_RECALL forbids to train it: publish "
-            f"it, or ask for fresh=True where training is meant."
+            f"no record of {experiment.name!r}, seed {experiment.seed}, on {experiment.data!r}"
+            f"{', with its weights,' if weights else ''} is published or in {runs_dir()}, and "
+            f"CCNOTES_ONLY_RECALL forbids to train it: publish it, or ask for fresh=True where "
+            f"training is meant."
         )
     data = data or dataset(experiment, data_dir)
-    teachers = taught(experiment, data_dir, device, minutes, begun)
+    teachers = teacher_networks(experiment, data_dir, device, minutes, begun)
     experiment = replace(experiment, data=data.name)  # the record names the data, not a path
     where = pick_device(device)
     keys = keys_of(experiment, identity)
     precision = pick_precision(experiment.precision, where)
-    for name, key in keys.items():  # go on as begun, whatever "auto" would choose today
-        if (folder_of(experiment, key) / CHECKPOINT).exists() and not fresh:
-            precision = name
+    if not fresh:  # go on as begun, whatever "auto" would choose today
+        precision = next(iter(stopped(experiment, identity)), precision)
     folder = folder_of(experiment, keys[precision])
     with locked(folder):
         checkpoint, key = folder / CHECKPOINT, keys[precision]
@@ -139,7 +139,7 @@ def run(
     return load(folder)
 
 
-def taught(
+def teacher_networks(
     experiment: Experiment,
     data_dir: Path | str | None,
     device: str | None,
@@ -191,9 +191,13 @@ def finished(folder: Path) -> bool:
         return False
 
 
-def stopped(record: Record) -> bool:
-    """Whether this machine has a fresh run of the same that was stopped."""
-    return (runs_dir() / record.folder.name / CHECKPOINT).exists()
+def stopped(experiment: Experiment, identity: str) -> list[str]:
+    """The precisions in which this machine has begun the run and not ended it."""
+    return [
+        precision
+        for precision, key in keys_of(experiment, identity).items()
+        if (folder_of(experiment, key) / CHECKPOINT).exists()
+    ]
 
 
 def remaining(minutes: float | None, begun: float) -> float | None:
@@ -220,5 +224,5 @@ def how_long(experiment: Experiment) -> str:
     on = [f"{np.mean(seconds):.0f} s on {hardware}" for hardware, seconds in took.items()]
     if not on:
         return f"{experiment.name}: no finished run with these settings is on record"
-    gpu = "; on a GPU: none on record" * (devices == {"cpu"})
+    gpu = "; on a GPU: none on record" if devices == {"cpu"} else ""
     return f"{experiment.name} took {', '.join(on)}{gpu}"

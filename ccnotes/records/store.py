@@ -18,7 +18,7 @@ from torch import Tensor, stack
 from ccnotes.checkpoints import State
 from ccnotes.data import Dataset
 from ccnotes.experiments import (
-    SCHEMA,
+    EXPERIMENTS,
     Experiment,
     changes,
     fingerprint,
@@ -29,6 +29,7 @@ from ccnotes.files import replace_file, save_tensors, sha256_of
 from ccnotes.records.record import (
     ARRAYS,
     CAMS,
+    FORMAT,
     PER_IMAGE,
     SAMPLE_ATTRIBUTION,
     TABLE,
@@ -95,12 +96,20 @@ def find(ends: tuple[str, ...] = ("",)) -> list[Record]:
 def published(start: str, seed: int = 0) -> dict[str, Record]:
     """The published records of one seed whose names begin so, by what follows in their names.
 
+    Of named experiments as they are today; a record of other settings is passed over.
+
     >>> list(published("planted-at-eps"))
     ['12', '16', '2', '4', '6']
     """
-    found = (r for r in find() if r.folder.parent == PUBLISHED and r.experiment["seed"] == seed)
-    names = {record.experiment["name"]: record for record in found}
-    return {name.removeprefix(start): r for name, r in names.items() if name.startswith(start)}
+    found = {}
+    for record in find():
+        name, identity = record.experiment["name"], record.content["dataset"]["identity"]
+        own = record.folder.parent == PUBLISHED and record.experiment["seed"] == seed
+        if own and name.startswith(start) and name in EXPERIMENTS:
+            differing = in_use(changes(record.experiment, EXPERIMENTS[name]), identity)
+            if record.finished and set(differing) <= {"seed"}:
+                found[name.removeprefix(start)] = record
+    return found
 
 
 def recall(
@@ -166,7 +175,7 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
     scalars = {name: [digits(row[name]) for row in rows] for name in names if name not in arrays}
     first, *later = state.sessions
     content: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": FORMAT,
         "fingerprint": state.fingerprint,
         "finished": state.finished,
         "experiment": asdict(experiment),
@@ -238,21 +247,23 @@ def publish(
         raise ValueError(f"{record.folder} is not finished: the same run goes on from there.")
     wanted = dict.fromkeys(NETWORKS, weights)
     wanted |= {SAMPLE_ATTRIBUTION: sample_attribution, PER_IMAGE: per_image}
+    wanted |= {CAMS: (record.folder / CAMS).exists(), ARRAYS: True}
     names = [name for name, asked in wanted.items() if asked or (destination / name).exists()]
-    names += [CAMS] * (record.folder / CAMS).exists() + [ARRAYS, TABLE]
-    if missing := [name for name in names if not (record.folder / name).exists()]:
-        raise ValueError(
-            f"{record.folder} has no {', '.join(missing)} to publish: run it again with --fresh."
-        )
+    record.check(names)
     if destination.resolve() == record.folder.resolve():
         return destination
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".publishing-", dir=home) as scratch:
         fresh, before = Path(scratch, "fresh"), Path(scratch, "before")
         fresh.mkdir()
-        for name in names:
+        for name in (*names, TABLE):
             shutil.copyfile(record.folder / name, fresh / name)
         with suppress(FileNotFoundError):
             os.replace(destination, before)
-        os.replace(fresh, destination)
+        try:
+            os.replace(fresh, destination)
+        except BaseException:
+            if before.exists():
+                os.replace(before, destination)
+            raise
     return destination
