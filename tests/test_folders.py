@@ -125,6 +125,12 @@ def test_tiff_whose_numbers_have_no_known_range_is_refused(image, pixels):
         pixels(image, "a.tif")
 
 
+def test_floating_point_ppm_is_refused(pixels):
+    levels = np.array([[0.25, 0.75]], "<f4")
+    with pytest.raises(DataError, match=r"not known, mode F; save it with 8 bits"):
+        pixels(b"Pf 2 1 -1.0\n" + levels.tobytes(), "a.ppm")
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])
 def test_images_of_other_modes_are_the_same_picture(mode, pixels):
     """White and black are exact in each."""

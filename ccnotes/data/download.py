@@ -243,8 +243,6 @@ class Paced(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        count = self.source.readinto(buffer)
-        self.count += count or 0
         seconds = time.monotonic() - self.since
         if self.rate is None:
             if seconds > ANSWER_TIME or self.count > ANSWER_SIZE:
@@ -253,6 +251,8 @@ class Paced(io.RawIOBase):
             if self.count < self.rate * seconds:
                 raise TimeoutError(f"sends only {self.count / seconds / 1000:.1f} kB/s")
             self.demand(self.rate)
+        count = self.source.readinto(buffer)
+        self.count += count or 0
         return count
 
     def close(self) -> None:
