@@ -24,6 +24,8 @@ from ccnotes.planted import planted
 from ccnotes.records import find
 from tests.helpers import attacked_features, folder_of_images
 
+pytestmark = pytest.mark.usefixtures("no_published")
+
 
 @pytest.fixture
 def command(monkeypatch, capsys):
@@ -157,7 +159,7 @@ def test_a_table_ends_with_the_best_and_the_last_epoch_s_figures(command):
         ]
 
 
-def test_show_finds_the_exact_record_of_a_name_else_the_newest_of_that_seed(command):
+def test_show_finds_the_newest_record_of_a_name_and_a_seed(command):
     folder = folder_of(command("run", "planted-at", *SHORT))
     content = records.load(folder).content
     content["experiment"]["name"] = "my-run"
@@ -170,8 +172,6 @@ def test_show_finds_the_exact_record_of_a_name_else_the_newest_of_that_seed(comm
     assert shown["provenance"]["date"].startswith("2026-01-21")
     with pytest.raises(SystemExit, match="no record of 'my-run' with seed 1"):
         command("show", "my-run", "--seed", "1")
-    exact = json.loads(command("show", "planted-at", "--seed", "2", "--json"))
-    assert (exact["experiment"]["seed"], exact["experiment"]["epochs"]) == (2, 100)
 
 
 def test_the_list_has_finished_and_stopped_runs_and_what_they_changed(command):
@@ -193,7 +193,7 @@ def test_the_list_has_finished_and_stopped_runs_and_what_they_changed(command):
         "folder": str(folder),
     }
     assert rows[str(stopped)]["finished"] is False
-    assert sum(row["published"] for row in rows.values()) == len(rows) - 2 > 0
+    assert len(rows) == 2
 
 
 def test_a_fresh_run_that_was_stopped_goes_on_by_the_same_command_without_fresh(command):

@@ -1,6 +1,10 @@
 """The records that come with the book."""
 
+import json
+import sys
+
 from ccnotes import records
+from ccnotes.__main__ import main
 from ccnotes.experiments import fingerprint, rebuilt
 from ccnotes.records import find
 
@@ -22,3 +26,17 @@ def test_every_published_record_loads_and_bears_its_own_fingerprint():
         assert len(record.table) == len(record.arrays["test_robust_similarity"])
         assert "best_head.weight" in record.arrays
     assert sum(p.stat().st_size for p in records.PUBLISHED.rglob("*")) < 10_000_000
+
+
+def test_the_command_line_lists_them_as_published_and_shows_that_of_exactly_the_name(
+    monkeypatch, capsys
+):
+    said = []
+    for arguments in (["list", "--json"], ["show", "planted-at", "--seed", "2", "--json"]):
+        monkeypatch.setattr(sys, "argv", ["ccnotes", *arguments])
+        main()
+        said.append(json.loads(capsys.readouterr().out))
+    rows, shown = said[0]["records"], said[1]
+    assert rows
+    assert all(row["published"] and row["finished"] for row in rows)
+    assert (shown["experiment"]["seed"], shown["experiment"]["epochs"]) == (2, 100)
