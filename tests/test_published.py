@@ -29,14 +29,25 @@ def test_every_published_record_loads_and_bears_its_own_fingerprint():
 
 
 def test_the_command_line_lists_them_as_published_and_shows_that_of_exactly_the_name(
-    monkeypatch, capsys
+    monkeypatch, capsys, tmp_path
 ):
-    said = []
-    for arguments in (["list", "--json"], ["show", "planted-at", "--seed", "2", "--json"]):
-        monkeypatch.setattr(sys, "argv", ["ccnotes", *arguments])
+    """Rather than a newer run that bears the same name and has other settings."""
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ccnotes", *arguments, "--json"])
         main()
-        said.append(json.loads(capsys.readouterr().out))
-    rows, shown = said[0]["records"], said[1]
+        return json.loads(capsys.readouterr().out)
+
+    rows = command("list")["records"]
     assert rows
     assert all(row["published"] and row["finished"] for row in rows)
-    assert (shown["experiment"]["seed"], shown["experiment"]["epochs"]) == (2, 100)
+    exact = command("show", "planted-at", "--seed", "2")
+    assert (exact["experiment"]["seed"], exact["experiment"]["epochs"]) == (2, 100)
+    newer = exact | {
+        "experiment": exact["experiment"] | {"epochs": 7},
+        "provenance": exact["provenance"] | {"date": "2999-01-01T00:00:00+00:00"},
+    }
+    own = tmp_path / "runs" / "own"
+    own.mkdir(parents=True)
+    (own / "record.json").write_text(json.dumps(newer))
+    assert command("show", "planted-at", "--seed", "2") == exact
