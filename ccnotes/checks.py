@@ -126,12 +126,16 @@ def check_trackable(model: nn.Module) -> None:
         )
 
 
+class NotFinite(ValueError):
+    """Features or logits that are numbers no more."""
+
+
 def check_finite(values: Features, model: nn.Module) -> None:
-    """ValueError if the features or logits that ``model`` gives are NaN or infinite anywhere."""
+    """NotFinite if the features or logits that ``model`` gives are NaN or infinite anywhere."""
     wrong = int((~values.isfinite()).any(1).sum())
     if wrong:
         broken = [name for name, v in model.state_dict().items() if not v.isfinite().all()]
-        raise ValueError(
+        raise NotFinite(
             f"{type(model).__name__} gives NaN or infinity for {wrong} of {len(values)} images. "
             + (
                 f"NaN or infinity stands in {few(broken)}: take an earlier checkpoint."

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ccnotes.attacks import evaluating
 from ccnotes.checkpoints import State, read_state, write_state
+from ccnotes.checks import NotFinite
 from ccnotes.data import Dataset, Split, to_float
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
@@ -106,12 +107,16 @@ def fit(
     with bar:
         for epoch in range(state.epoch + 1, e.epochs + 1):
             learn(run, state, epoch, keeper)
+            keeper.check_finite()
             full = epoch % e.eval_every == 0 or epoch == e.epochs
             if full:
                 keeper.stop_in_time(state.pause)
                 keeper.save()
             if full or epoch % (e.validate_every or e.eval_every) == 0:
-                score = judge(run, state, epoch, keeper, full=full)
+                try:
+                    score = judge(run, state, epoch, keeper, full=full)
+                except NotFinite as error:
+                    raise keeper.diverged("features became infinite or NaN") from error
                 bar.set_postfix_str(f"validation robust {score:.1%}")
             state.epoch, state.batch = epoch, 0
             keeper.save()
@@ -231,7 +236,6 @@ def rate(e: Experiment, epoch: int) -> float:
 
 def judge(run: Run, state: State, epoch: int, keeper: "Keeper", *, full: bool) -> float:
     """Evaluate, keep the network if it is the best so far; its validation robust accuracy."""
-    keeper.check_finite()
     begun = time.perf_counter()
     e, network = run.experiment, run.network_to_evaluate()
     if full:
@@ -292,19 +296,18 @@ class Keeper:
         """FloatingPointError for a run whose loss or weights are numbers no more."""
         run, state = self.run, self.state
         mean_loss = state.total.item() / len(run.train)
-        whole = all(bool(value.isfinite().all()) for value in run.model.state_dict().values())
-        if not (math.isfinite(mean_loss) and whole):
-            kept = (
-                f" What came before is kept in {self.checkpoint.parent}."
-                if self.checkpoint.exists()
-                else ""
-            )
-            loss = f"the training loss became {mean_loss}"
-            weights = "weights of the network became infinite or NaN"
-            raise FloatingPointError(
-                f"{loss if whole else weights} in epoch {state.epoch + 1}. Try a learning rate "
-                f"below lr={run.experiment.lr:g}.{kept}"
-            )
+        if not all(bool(value.isfinite().all()) for value in run.model.state_dict().values()):
+            raise self.diverged("weights of the network became infinite or NaN")
+        if not math.isfinite(mean_loss):
+            raise self.diverged(f"the training loss became {mean_loss}")
+
+    def diverged(self, what: str) -> FloatingPointError:
+        """The error for a run that cannot go on, and what to do about it."""
+        kept = f" What came before is kept in {self.checkpoint.parent}."
+        return FloatingPointError(
+            f"{what} in epoch {self.state.epoch + 1}. Try a learning rate below "
+            f"lr={self.run.experiment.lr:g}.{kept if self.checkpoint.exists() else ''}"
+        )
 
     def save(self) -> None:
         """Write the checkpoint. Raises FloatingPointError for a run that is beyond saving."""

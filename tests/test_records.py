@@ -281,7 +281,7 @@ def test_what_is_published_is_the_table_the_arrays_and_what_is_wanted(tmp_path, 
     for name in files:
         (made.folder / name).unlink()
     if files:
-        with pytest.raises(ValueError, match=f"has no {', '.join(sorted(files))} to publish"):
+        with pytest.raises(ValueError, match=f"has no {min(files)}\\. To make it: run it again"):
             publish(made, home, **wanted)
         assert {path.name for path in published.iterdir()} == copied
 
