@@ -38,7 +38,7 @@ test: .venv/book .venv/test
 	.venv/bin/jupyter-book config sphinx _check
 	PYTHONPATH=_check/book/_ext .venv/bin/sphinx-build -q -W --keep-going -D nb_execution_mode=off \
 	  _check _check/_build/html
-	.venv/bin/python -m pytest -q -m rendered -rs tests
+	.venv/bin/python -m pytest -q -n 2 --dist worksteal -m rendered -rs tests
 
 serve:
 	@$(built)
