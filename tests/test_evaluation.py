@@ -20,7 +20,10 @@ from ccnotes.evaluation import (
     radii,
     stage_similarity,
 )
+from ccnotes.experiments import dataset
 from ccnotes.models import ConvNet, Headed
+from ccnotes.records import run
+from tests.helpers import SMALL
 
 ATTACK = PGD(eps=0.05, step_size=0.0125, steps=3)
 
@@ -394,3 +397,17 @@ def test_no_warning_where_gradients_are_there(network, photos):
         evaluate(network, photos.images, photos.labels, ATTACK)
         radii(network, photos, ATTACK)
         stage_similarity(network, photos, ATTACK)
+
+
+def test_evaluation_counts_right_answers_per_class():
+    found, data = run(SMALL), dataset(SMALL).test
+    model = found.model("last")
+    x = pgd(
+        model, data.images / 255, data.labels, SMALL.eval_attack, torch.Generator().manual_seed(0)
+    )
+    right = (model(x).argmax(1) == data.labels).float()
+    result = evaluate(model, data.images, data.labels, SMALL.eval_attack)
+    assert result.robust.accuracy.item() == pytest.approx(right.mean().item())
+    for label in range(6):
+        mean = right[data.labels == label].mean().item()
+        assert result.robust.class_accuracy[label].item() == pytest.approx(mean)

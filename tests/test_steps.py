@@ -1,0 +1,214 @@
+"""One step of training, and what it starts from."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ccnotes import models, objectives, training
+from ccnotes.attacks import PGD, pgd
+from ccnotes.data import Split, augment, cutout, to_float
+from ccnotes.experiments import dataset
+from ccnotes.objectives import Objective
+from ccnotes.planted import Planted
+from ccnotes.records import run
+from ccnotes.steps import build, channel_statistics, stream
+from tests.helpers import (
+    SMALL,
+)
+
+pytestmark = pytest.mark.usefixtures("no_published")
+
+
+def test_uses_of_randomness_share_no_stream():
+    uses = ("weights", "order", "augmentation", "attack")
+    assert len({stream(seed, use) for seed in range(100) for use in uses}) == 400
+
+
+@pytest.mark.parametrize(("augmented", "side"), [(True, 0), (False, 6), (True, 6)])
+def test_training_sees_images_augmented_and_cut(augmented, side):
+    """In this order, both by the generator for augmentation; without an attack here."""
+    data, e = dataset(SMALL), replace(SMALL, attack=PGD(eps=0, step_size=0))
+    e = replace(e, augment=augmented, cutout=side)
+    model, seen = build(e, data).train(), []
+    model.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    generators = {use: torch.Generator().manual_seed(7) for use in ("augmentation", "attack")}
+    x = data.train.images
+    training.train_step(model, optimiser, x, data.train.labels, e, generators, "float32")
+    generator = torch.Generator().manual_seed(7)
+    if augmented:
+        x = augment(x, generator)
+    if side:
+        x = cutout(x, side, generator)
+    (found,) = seen
+    assert torch.equal(found, to_float(x))
+    assert not torch.equal(found, to_float(data.train.images))
+
+
+def test_initial_weights_follow_from_the_seed_alone():
+    """Neither from images nor from numbers drawn before; and drawing them leaves no trace."""
+    data, other = dataset(SMALL), dataset(replace(SMALL, seed=9))
+    torch.manual_seed(1)
+    first = build(SMALL, data)
+    drawn = torch.rand(3)
+    again, changed = build(SMALL, other), build(replace(SMALL, seed=9), data)
+    for (name, weight), same, new in zip(
+        first.named_parameters(), again.parameters(), changed.parameters(), strict=True
+    ):
+        assert torch.equal(weight, same)
+        assert torch.equal(weight, new) == ("head" not in name and weight.ndim == 1)  # BatchNorm's
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(3))
+
+
+def test_a_network_normalises_its_input_by_the_statistics_of_the_training_images():
+    """So that images of other brightness and contrast, channel by channel, make no difference."""
+    e, data = SMALL, dataset(SMALL)
+    bright = torch.randint(2, data.train.images.shape, generator=torch.manual_seed(0)).byte() * 204
+    dim = (bright * torch.tensor([1, 0.5, 0.25]).view(3, 1, 1)).byte()
+    logits = []
+    for images in (bright, dim):
+        train = Split(images=images, labels=data.train.labels)
+        model = build(e, replace(data, train=train)).eval()
+        logits.append(model(to_float(images)))
+    # Means and deviations have four digits, of which the least have three that count.
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-3, rtol=1e-2)
+
+
+def one_step(e, data, teachers=()):
+    """The model after one training step on all images, and the loss."""
+    model = build(e, data).to(memory_format=torch.channels_last).train()
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    generators = {use: torch.Generator().manual_seed(0) for use in ("augmentation", "attack")}
+    x, y, groups = data.train.images, data.train.labels, torch.tensor(data.groups)
+    loss = training.train_step(
+        model, optimiser, x, y, e, generators, e.precision, list(teachers), groups
+    )
+    return model, loss
+
+
+@pytest.mark.parametrize(("awp", "push"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.2)])
+@pytest.mark.parametrize("name", ["cross-entropy", "trades", "mart"])
+def test_a_step_of_each_loss_equals_the_naive_step(name, awp, push):
+    """Attack, loss, perturbed weights and their return written out, with a teacher and CAS."""
+    data = dataset(SMALL)
+    o = Objective(
+        loss=name,
+        teachers=("a",),
+        teacher_weights=(0.4,),
+        soft_labels="permuted",
+        awp=awp,
+        push_cas=-push,
+    )
+    e = replace(SMALL, objective=o)
+    guide = build(replace(SMALL, seed=1), data).eval()
+    found, loss = one_step(e, data, [(guide, 0.4)])
+    model = build(e, data).to(memory_format=torch.channels_last).train()
+    x, y = to_float(data.train.images), data.train.labels
+    x = x.contiguous(memory_format=torch.channels_last)
+    inner = "kl" if name == "trades" else "cross-entropy"
+    adv = pgd(model, x, y, e.attack, torch.Generator().manual_seed(0), loss=inner)
+    soft = objectives.soft_labels(guide(adv), y, o, torch.tensor(data.groups)).detach()
+
+    def naive():
+        clean = model(x) if name != "cross-entropy" else None
+        features = model.features(adv)
+        logits = model.head(features)
+        hard = {
+            "cross-entropy": lambda: F.cross_entropy(logits, y),
+            "trades": lambda: objectives.trades(clean, logits, y, 6.0),
+            "mart": lambda: objectives.mart(clean, logits, y, 6.0),
+        }[name]()
+        taught = 0.6 * hard + 0.4 * objectives.distillation(logits, soft, 2.0)
+        return taught + push * objectives.batch_cas(features, y, model.head.weight)
+
+    first = naive()
+    torch.testing.assert_close(loss, first.detach())
+    weights = list(model.parameters())
+    gradients = torch.autograd.grad(first, weights)
+    statistics = {name: b.clone() for name, b in model.named_buffers()}
+    if awp:
+        before = [w.detach().clone() for w in weights]
+        with torch.no_grad():
+            for w, g in zip(weights, gradients, strict=True):
+                w.add_(awp * w.norm() / g.norm() * g if w.ndim > 1 else 0)
+        gradients = torch.autograd.grad(naive(), weights)
+        with torch.no_grad():
+            for w, old in zip(weights, before, strict=True):
+                w.copy_(old)
+    with torch.no_grad():
+        for w, g in zip(weights, gradients, strict=True):
+            w.sub_(0.1 * g)
+    for (key, value), wanted in zip(found.named_parameters(), weights, strict=True):
+        torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-4, msg=key)
+    for key, value in found.named_buffers():
+        torch.testing.assert_close(value, statistics[key], atol=1e-6, rtol=1e-4)
+
+
+def test_perturbed_weights_count_in_bfloat16_too():
+    """Autocast keeps copies of the weights, which must not outlive the perturbation."""
+    e, data = replace(SMALL, precision="bfloat16"), dataset(SMALL)
+    plain, _ = one_step(e, data)
+    moved, _ = one_step(replace(e, objective=Objective(awp=0.5)), data)
+    exact, _ = one_step(replace(SMALL, objective=Objective(awp=0.5)), data)
+    start = build(e, data).head.weight
+    steps = [(m.head.weight - start).flatten() for m in (plain, moved, exact)]
+    assert (steps[1] - steps[2]).norm() < 0.2 * (steps[0] - steps[2]).norm()
+
+
+def test_a_teacher_of_other_classes_is_refused_before_training():
+    stranger = run(replace(SMALL, planted=Planted(num_classes=4)))
+    path = str(stranger.folder / "best.safetensors")
+    e = replace(SMALL, objective=Objective(teachers=(path,), teacher_weights=(0.5,)))
+    with pytest.raises(ValueError, match=r"knows 4 classes, the student 6: choose a teacher"):
+        run(e)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mean": [0.5], "std": [0.25]}, "knows 1 channels, the student 3"),
+        ({"mean": [0.0] * 3}, r"mean of pixels in \[0, 1\] that is 0.500 away"),
+        ({"std": [1.0] * 3}, "std of pixels .* that is 0.750 away"),
+    ],
+)
+def test_a_teacher_of_other_images_is_refused(settings, message):
+    stranger = models.ConvNet(6, width=4, **settings)
+    with pytest.raises(ValueError, match=message):
+        training.check_teacher("stranger", stranger, models.ConvNet(6, width=4))
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "mart"])
+def test_an_average_s_batchnorm_statistics_are_those_of_attacked_training_images(loss):
+    """Those of the first layer, whose input is known; MART sees the images themselves, too."""
+    e = replace(SMALL, batch_size=12, objective=Objective(loss=loss))
+    data = dataset(e)
+    model = build(e, data).to(memory_format=torch.channels_last).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = training.with_statistics(model, data.train, e, "float32")
+    generator = torch.Generator().manual_seed(stream(e.seed, "batchnorm"))
+    means, variances = [], []
+    order = torch.randperm(24, generator=generator)
+    for batch in order.split(12):
+        x = to_float(data.train.images[batch]).contiguous(memory_format=torch.channels_last)
+        adv = pgd(model, x, data.train.labels[batch], e.attack, generator)
+        for images in (adv,) if loss == "cross-entropy" else (x, adv):
+            maps = model.body[1](model.body[0](images))
+            means.append(maps.mean((0, 2, 3)))
+            variances.append(maps.var((0, 2, 3)))
+    norm = found.body[2]
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack(variances).mean(0))
+    assert norm.momentum == 0.1
+    assert not found.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_channel_statistics_are_those_of_the_pixels():
+    images = dataset(SMALL).train.images
+    mean, std = channel_statistics(images)
+    pixels = images.double() / 255
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=5.1e-5)
+    assert std == pytest.approx(pixels.std((0, 2, 3)).tolist(), abs=5.1e-5)
