@@ -1,5 +1,6 @@
 """The command line: ``python -m ccnotes list | run | show | attribute | cams | bench | data``."""
 
+import io
 import json
 import os
 import shutil
@@ -364,10 +365,13 @@ class Terminated(KeyboardInterrupt):
 
 def main() -> None:
     signal.signal(signal.SIGTERM, terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a folder's name may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with registry():
             app.cli(prog="python -m ccnotes", config=(tyro.conf.CascadeSubcommandArgs,))
-        sys.stdout.flush()
+        if sys.stdout:  # which `>&-` closes
+            sys.stdout.flush()
     except OutOfTime as stopped:
         print(f"{stopped}; the same command, without --fresh, goes on from there", file=sys.stderr)
         sys.exit(STOPPED_IN_TIME)

@@ -1,5 +1,6 @@
 """A run that is not finished, as a file that is always whole."""
 
+import hashlib
 import io
 import zipfile
 from dataclasses import dataclass, field, fields
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ccnotes.files import replace_file
+
+MARK = b"SHA-256:"  # before the digest of all that precedes it, at the end of the file
 
 
 @dataclass(kw_only=True)
@@ -54,10 +57,11 @@ def write_state(state: State, checkpoint: Path) -> None:
     >>> read_state(Path("checkpoint.pt"), "a run's", epochs=5).epoch
     3
     """
-    content = io.BytesIO()
-    torch.save({f.name: getattr(state, f.name) for f in fields(state)}, content)
+    file = io.BytesIO()
+    torch.save({f.name: getattr(state, f.name) for f in fields(state)}, file)
+    content = file.getvalue()
     try:
-        replace_file(checkpoint, content.getvalue())
+        replace_file(checkpoint, content + MARK + hashlib.sha256(content).digest())
     except OSError as error:
         raise OSError(
             f"cannot write {checkpoint}: {error}. Free some space or choose another folder by "
@@ -75,10 +79,15 @@ def read_state(checkpoint: Path, fingerprint: str, *, epochs: int) -> State:
     """
     remedy = "Delete it to start this run from its first epoch."
     try:
-        with zipfile.ZipFile(checkpoint) as file:
-            if damaged := file.testzip():
-                raise ValueError(f"{damaged} has another checksum than when it was written")
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        content, mark, digest = checkpoint.read_bytes().rpartition(MARK)
+        if not mark:  # an earlier version kept no digest but those of the zip
+            content = digest
+            with zipfile.ZipFile(io.BytesIO(content)) as file:
+                if damaged := file.testzip():
+                    raise ValueError(f"{damaged} is not what was written")
+        elif hashlib.sha256(content).digest() != digest:
+            raise ValueError("it is not what was written")
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         state = State(**checked(found))
         if not (0 <= state.epoch <= epochs and state.batch >= 0):
             raise ValueError(f"epoch {state.epoch}, batch {state.batch} of {epochs} epochs")
@@ -106,4 +115,12 @@ def checked(found: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"{name} is of type {type(value).__name__}, not {known[name].__name__}"
             )
+    rows = [*state.get("evaluations", []), *state.get("sessions", [])]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("its evaluations and sessions are no dictionaries")
+    for name in ("best", "last"):
+        if (kept := state.get(name)) and not {"epoch", "weights"} <= kept.keys():
+            raise ValueError(f"its {name} network is not whole")
+    if state.get("epoch") and state.get("total", plain.total).ndim:
+        raise ValueError("total is no single number")
     return state

@@ -1,5 +1,6 @@
 """What images, labels and logits must be: errors that name the value, the rule and the remedy."""
 
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,43 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
     """
     if value not in known:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, known))}.")
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """``value`` as a Python int, NumPy's whole numbers, too. Raises ValueError for any other.
+
+    >>> whole("epochs", 2.5, low=1)
+    Traceback (most recent call last):
+    ValueError: epochs=2.5 must be a whole number.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r} must be a whole number.") from None
+    if not low <= number < 2**63:
+        raise ValueError(f"{name}={number} must be at least {low} and below 2**63.")
+    return number
+
+
+def real(name: str, value: Any) -> float:
+    """``value`` as a Python float, NumPy's numbers, too. Raises ValueError for what is none.
+
+    >>> real("lr", 1)
+    1.0
+    """
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value!r} must be a number.") from None
+
+
+def truth(name: str, value: Any) -> bool:
+    """``value`` as a Python bool, 0, 1 and NumPy's, too. Raises ValueError for others."""
+    if isinstance(value, str) or value not in (False, True):
+        raise ValueError(f"{name}={value!r} must be True or False.")
+    return bool(value)
 
 
 def check_bytes(images: Tensor, labels: Tensor) -> None:

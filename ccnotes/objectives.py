@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ccnotes.attribution import cas, class_attribution, class_similarity, group_similarity
+from ccnotes.checks import check_choice, real
 from ccnotes.models import Network
 from ccnotes.types import Features, Labels, Logits, Soft
 
@@ -44,8 +45,10 @@ class Objective:
 
     def __post_init__(self) -> None:
         for name, known in (("loss", Loss), ("soft_labels", SoftLabels)):
-            if (value := getattr(self, name)) not in get_args(known):
-                raise ValueError(f"{name}={value!r} is not one of {get_args(known)}.")
+            check_choice(name, getattr(self, name), get_args(known))
+        for f in fields(self):
+            if f.type in (float, "float"):
+                object.__setattr__(self, f.name, real(f.name, getattr(self, f.name)))
         for name, low, high in (("smoothing", 0, 1), ("beta", 0, 1e9), ("awp", 0, 1)):
             if not low <= (value := getattr(self, name)) < high:
                 raise ValueError(f"{name}={value} must lie in [{low}, {high:g}).")

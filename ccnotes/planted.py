@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from ccnotes.checks import real, whole
+
 Split = Literal["train", "validation", "test"]
 MOST_GIGABYTES = 8  # of float64, before they are rounded to bytes
 
@@ -34,6 +36,10 @@ class Planted:
     noise: float = 0.1  # standard deviation of the smooth background
 
     def __post_init__(self) -> None:
+        for name in ("num_classes", "group_size", "image_size", "pattern_size"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 0))
+        for name in ("class_amplitude", "group_amplitude", "amplitude_spread", "noise"):
+            object.__setattr__(self, name, real(name, getattr(self, name)))
         if self.group_size < 1 or self.num_classes < 2 or self.num_classes % self.group_size:
             raise ValueError(
                 f"num_classes={self.num_classes} must be at least 2 and a multiple of "

@@ -147,6 +147,11 @@ def set_up(
             f"push_contrast={e.objective.push_contrast} needs classes that share a true group and "
             f"others that don't; {dataset.title} have the groups {dataset.groups}: leave it at 0."
         )
+    if e.cutout >= (side := min(dataset.train.images.shape[2:])):
+        raise ValueError(
+            f"cutout={e.cutout} would hide all of images with a side of {side} pixels: it must be "
+            f"less."
+        )
     parts = parts_of(dataset, e, device)
     train = dataset.train.to(device)
     model = build(e, dataset).to(device).to(memory_format=torch.channels_last)
@@ -351,6 +356,11 @@ def resume(run: Run, checkpoint: Path, fingerprint: str) -> State:
     try:
         run.model.load_state_dict(state.model)
         run.optimiser.load_state_dict(state.optimiser)
+        for parameter, kept in run.optimiser.state.items():
+            if kept["momentum_buffer"].shape != parameter.shape:
+                raise ValueError("the optimiser's momentum is of other weights")
+        if state.batch and len(state.order) != len(run.train):
+            raise ValueError(f"an order of {len(state.order)} images, not of {len(run.train)}")
         for name, generator in run.generators.items():
             generator.set_state(state.generators[name])
         if run.average is not None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ccnotes.checkpoints import State, read_state, write_state
+from ccnotes.checkpoints import MARK, State, read_state, write_state
 
 
 @pytest.fixture
@@ -55,6 +55,9 @@ def test_another_run_s_checkpoint_is_refused(checkpoint, state):
         ({"epoch": "two"}, "epoch is of type str"),
         ({"evaluations": {}}, "evaluations is of type dict"),
         ({"total": 3}, "total is of type int"),
+        ({"total": torch.ones(3)}, "total is no single number"),
+        ({"evaluations": [3]}, "no dictionaries"),
+        ({"best": {"epoch": 1}}, "its best network is not whole"),
     ],
 )
 def test_a_state_that_no_run_can_be_in_is_refused(checkpoint, state, changed, reason):
@@ -64,14 +67,14 @@ def test_a_state_that_no_run_can_be_in_is_refused(checkpoint, state, changed, re
         read_state(checkpoint, "abc", epochs=4)
 
 
-def test_a_flipped_bit_of_the_weights_is_noticed(checkpoint, state):
-    """Every byte of the stored numbers, one bit at a time in each hundredth."""
+def test_a_flipped_bit_is_noticed_wherever_it_lies(checkpoint, state):
+    """In the numbers, their headers and the directory of the file; 1 in 97 bytes, and its end."""
     write_state(state, checkpoint)
     whole = checkpoint.read_bytes()
-    start = whole.index(state.model["weight"].numpy().tobytes())
-    for place in range(start, start + 4000, 97):
+    mark = whole.rindex(MARK)  # without which the file is one of an earlier version, and whole
+    for place in (*range(0, mark, 97), *range(mark - 40, mark), *range(mark + 8, len(whole))):
         flipped = bytearray(whole)
-        flipped[place] ^= 1
+        flipped[place] ^= 1 << place % 8
         checkpoint.write_bytes(flipped)
         with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
             read_state(checkpoint, "abc", epochs=4)

@@ -503,20 +503,23 @@ def test_two_at_once_fetch_once(hosts, tmp_path):
     assert host.asked == [0]
 
 
-def test_who_waits_for_another_says_so(tmp_path, monkeypatch, capsys):
+def test_who_waits_for_another_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "NOTICE", 0.01)
+    heard = io.StringIO()
+    monkeypatch.setattr("sys.stderr", heard)
     started(tmp_path, BODY)
-    file = offered(body=BODY)
+    file, deadline = offered(body=BODY), time.monotonic() + 60
     with ThreadPoolExecutor(1) as pool:
         with room.locked(tmp_path / "file.bin.lock"):
             waiting = pool.submit(download, file, tmp_path)
-            said = ""
-            while not waiting.done() and not said:
-                said = capsys.readouterr().err
-            assert "waiting for another process" in said
-        assert waiting.result() == tmp_path / "file.bin"
+            while "waiting for another process" not in heard.getvalue():
+                assert not waiting.done()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        assert waiting.result(60) == tmp_path / "file.bin"
+    said = heard.getvalue()
     download(file, tmp_path)
-    assert capsys.readouterr().err == ""
+    assert heard.getvalue() == said
 
 
 # --- CIFAR, in small

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 
@@ -178,3 +179,45 @@ def test_an_unknown_average_is_named_where_types_are_not_checked_too(monkeypatch
 def test_named_experiments_are_called_by_their_own_name():
     assert all(name == experiment.name for name, experiment in EXPERIMENTS.items())
     assert asdict(EXPERIMENTS["planted-at"])["data"] == "planted"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augment": "False"}, "augment='False' must be True or False"),
+        ({"lr": "0.1"}, "lr='0.1' must be a number"),
+        ({"lr": None}, "lr=None must be a number"),
+        ({"epochs": None}, "epochs=None must be a whole number"),
+        ({"epochs": 2.5}, "epochs=2.5 must be a whole number"),
+        ({"seed": 2**64}, r"seed=18446744073709551616 must be .* below 2\*\*63"),
+        ({"name": None}, "name=None names the run's folder"),
+        ({"name": "../up"}, "name='../up' names the run's folder"),
+        ({"momentum": 1.0}, r"momentum=1.0 must lie in \[0, 1\)"),
+        ({"lr": 0.0}, "lr=0.0 must be above 0"),
+        ({"weight_decay": -1e-4}, "weight_decay=-0.0001 at least 0"),
+        ({"eval_eps": 8.0}, r"eps=8 is wider than the whole .* Did you mean eps=8 / 255"),
+        ({"attack": PGD(eps=0.1, step_size=0.0)}, "step_size=0 never leaves its start"),
+        ({"image_size": 64}, "The side of planted images is planted.image_size=16"),
+        ({"model": "vit"}, "model='vit' is not one of"),
+        ({"eval_size": 3}, "eval_size=3 must be at least planted.num_classes=6"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_no_run_can_have_is_refused_before_any_begins(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(**settings)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_numpy_and_whole_floats_make_no_other_run():
+    plain = Experiment(lr=1.0, epochs=7, seed=3, augment=True, eval_eps=0.25)
+    other = Experiment(
+        lr=np.float32(1),
+        epochs=np.int64(7),
+        seed=np.int32(3),
+        augment=np.True_,
+        eval_eps=np.float64(0.25),
+    )
+    assert other == plain
+    assert fingerprint(other, "float32", PLANTED) == fingerprint(plain, "float32", PLANTED)
+    assert json.loads(json.dumps(asdict(other))) == json.loads(json.dumps(asdict(plain)))

@@ -59,6 +59,8 @@ def test_a_table_that_is_none_is_passed_over_by_name_and_others_are_found(made, 
         ({"experiment": {"epochs": 0}}, "epochs=0"),
         ({"dataset": {}}, "its dataset has no title"),
         ({"provenance": {}}, "its provenance has no date"),
+        ({"sha256": {"arrays.safetensors": 3}}, "no digests by file"),
+        ({"evaluations": {"epoch": [1]}}, "its evaluations lack a column"),
         ({"evaluations": {"epoch": [1], "lr": []}}, "no columns of one length"),
         ({"finished": "yes"}, "finished is str, not bool"),
         ({"best": None}, "best is NoneType"),
@@ -100,6 +102,8 @@ def test_damaged_weights_teach_nobody(made):
     with pytest.warns(UserWarning, match=r"passed over: .*best\.safetensors is damaged"):
         assert recall(SMALL, weights=True) is None
     assert recall(SMALL).folder == made.folder
+    with pytest.raises(ValueError, match=r"best\.safetensors is damaged"):
+        made.model("best")
 
 
 def test_others_may_read_what_a_run_leaves_as_far_as_the_umask_says(tmp_path):
@@ -133,6 +137,30 @@ def test_a_publication_that_fails_leaves_the_one_before(made, tmp_path, monkeypa
     assert [path.name for path in (tmp_path / "home").iterdir()] == [copy.name]
     assert_equal_records(load(copy), made)
     assert all((copy / name).exists() for name in WEIGHTS)
+
+
+def test_publishing_loses_no_file_of_the_user_s(made, tmp_path):
+    copy = publish(made, tmp_path / "home")
+    (copy / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"has notes\.txt, which is no part of a record"):
+        publish(made, tmp_path / "home")
+    assert (copy / "notes.txt").read_text() == "mine"
+
+
+def test_damaged_arrays_replace_no_good_ones(made, tmp_path):
+    copy = publish(made, tmp_path / "home")
+    good = (copy / "arrays.safetensors").read_bytes()
+    (made.folder / "arrays.safetensors").write_bytes(good[:-9])
+    with pytest.raises(ValueError, match=r"arrays\.safetensors is damaged"):
+        publish(made, tmp_path / "home")
+    assert (copy / "arrays.safetensors").read_bytes() == good
+
+
+def test_a_pipe_in_a_record_s_place_is_not_waited_for(made):
+    (runs_dir() / "odd").mkdir()
+    os.mkfifo(runs_dir() / "odd/record.json")
+    with pytest.raises(ValueError, match=r"odd has no record\.json"):
+        load(runs_dir() / "odd")
 
 
 def test_what_is_not_finished_is_not_published(made, tmp_path):

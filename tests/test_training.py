@@ -277,6 +277,23 @@ def test_a_checkpoint_of_another_device_is_refused():
         run(SMALL)
 
 
+def test_momentum_of_other_weights_is_refused():
+    """The fused optimiser would write past its memory."""
+    with pytest.raises(training.OutOfTime):
+        run(SMALL, minutes=0)
+    (checkpoint,) = Path(os.environ["CCNOTES_RUNS"]).glob("*/checkpoint.pt")
+    found = torch.load(checkpoint, weights_only=True)
+    found["optimiser"]["state"][0]["momentum_buffer"] = torch.ones(3)
+    torch.save(found, checkpoint)
+    with pytest.raises(ValueError, match=r"does not fit the run .* momentum is of other weights"):
+        run(SMALL)
+
+
+def test_a_square_that_would_hide_whole_images_is_refused():
+    with pytest.raises(ValueError, match="cutout=16 would hide all of images with a side of 16"):
+        run(replace(SMALL, cutout=16))
+
+
 def test_a_full_disk_stops_a_run_with_one_clear_error_and_costs_nothing(monkeypatch, tmp_path):
     """The system refuses files beyond 20 kB, as a disk would, in the run and in its record."""
     whole = run(SMALL)

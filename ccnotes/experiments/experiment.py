@@ -1,13 +1,13 @@
 """One training run as a frozen configuration, and the data that it trains on."""
 
 import math
-import operator
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from ccnotes.attacks import PGD
+from ccnotes.checks import check_choice, real, truth, whole
 from ccnotes.data import Dataset, Split, load_photos
 from ccnotes.objectives import OWN_AVERAGE, Objective
 from ccnotes.planted import Planted, planted
@@ -17,12 +17,14 @@ Model = Literal["convnet", "preactresnet"]
 Mode = Literal["eval", "train"]
 Averaging = Literal["swa", "ema"]
 Precision = Literal["auto", "float32", "bfloat16"]
-COUNTS = (  # whole numbers, and the least that each can be
-    *((name, 1) for name in ("train_size", "test_size", "width", "epochs", "batch_size")),
-    *((name, 1) for name in ("eval_steps", "eval_every", "validate_every", "eval_size")),
-    *((name, 1) for name in ("final_size", "image_size")),
-    *((name, 0) for name in ("validation_size", "cutout", "seed")),
-)
+COUNTS = {  # whole numbers, and the least that each can be
+    **dict.fromkeys(("train_size", "test_size", "width", "epochs", "batch_size"), 1),
+    **dict.fromkeys(("eval_steps", "eval_every", "validate_every", "eval_size"), 1),
+    **dict.fromkeys(("final_size", "image_size"), 1),
+    **dict.fromkeys(("validation_size", "cutout", "seed"), 0),
+}
+OPTIONAL = ("train_size", "validate_every", "final_size", "image_size", "eval_eps")
+NUMBERS = ("lr", "momentum", "weight_decay", "swa_start", "ema_decay", "eval_eps")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")  # what every file system takes for a folder
 
 
@@ -70,19 +72,21 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
+        if not (isinstance(self.name, str) and NAME.fullmatch(self.name)):
             raise ValueError(
                 f"name={self.name!r} names the run's folder, so it must be 1 to 100 of the "
                 f"characters A-Z a-z 0-9 . _ + = - and begin with a letter or a digit."
             )
         for name, known in (("model", Model), ("batchnorm", Mode), ("precision", Precision)):
-            if (value := getattr(self, name)) not in get_args(known):
-                raise ValueError(f"{name}={value!r} is not one of {get_args(known)}.")
-        if self.average not in (None, *get_args(Averaging)):
-            raise ValueError(f"average={self.average!r} is not one of None, 'swa', 'ema'.")
-        for name, low in COUNTS:
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, whole(name, getattr(self, name), low))
+            check_choice(name, getattr(self, name), get_args(known))
+        if self.average is not None:
+            check_choice("average", self.average, get_args(Averaging))
+        for name in (*COUNTS, *NUMBERS):
+            if (value := getattr(self, name)) is not None or name not in OPTIONAL:
+                low = COUNTS.get(name)
+                found = real(name, value) if low is None else whole(name, value, low)
+                object.__setattr__(self, name, found)  # NumPy's numbers as Python's
+        object.__setattr__(self, "augment", truth("augment", self.augment))
         if self.data == "planted":
             self.check_planted_sizes()
         if not all(0 < drop < 1 for drop in self.lr_drops):
@@ -126,6 +130,11 @@ class Experiment:
 
     def check_planted_sizes(self) -> None:
         """ValueError unless every part of planted images has images of every class."""
+        if self.image_size is not None:
+            raise ValueError(
+                f"image_size={self.image_size} resizes the images of a folder. The side of planted "
+                f"images is planted.image_size={self.planted.image_size}."
+            )
         for name in ("train_size", "validation_size", "test_size", "eval_size", "final_size"):
             size, classes = getattr(self, name), self.planted.num_classes
             if size is None and name == "train_size":
@@ -135,22 +144,6 @@ class Experiment:
                     f"{name}={size} must be at least planted.num_classes={classes}, so that every "
                     f"class has an image."
                 )
-
-
-def whole(name: str, value: Any, low: int) -> int:
-    """``value`` as a Python int, NumPy's whole numbers, too. Raises ValueError for any other.
-
-    >>> whole("epochs", 2.5, low=1)
-    Traceback (most recent call last):
-    ValueError: epochs=2.5 must be a whole number.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name}={value!r} must be a whole number.") from None
-    if not low <= number < 2**63:
-        raise ValueError(f"{name}={number} must be at least {low} and below 2**63.")
-    return number
 
 
 def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Dataset:

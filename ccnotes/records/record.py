@@ -200,13 +200,13 @@ def load(folder: Path) -> Record:
     'planted images, planted-at, seed 0'
     """
     table = folder / TABLE
-    try:
-        content = json.loads(table.read_text())
-    except FileNotFoundError as error:
+    if not table.is_file():  # a pipe would be waited for
         raise ValueError(
             f"{folder} has no {TABLE}, which says what the files beside it are: copy it there, "
             f"from the folder of the run."
-        ) from error
+        )
+    try:
+        content = json.loads(table.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{table} cannot be read as a record ({type(error).__name__}). "
@@ -236,12 +236,25 @@ def check_content(content: Mapping[str, Any]) -> None:
     for name in ("title", "identity", "classes", "groups"):
         if name not in content["dataset"]:
             raise ValueError(f"its dataset has no {name}")
-    for name in ("date", "hardware", "device", "precision", "seconds"):
-        if name not in content["provenance"]:
+    for name in ("date", "hardware", "device", "precision"):
+        if not isinstance(content["provenance"].get(name), str):
             raise ValueError(f"its provenance has no {name}")
+    if not isinstance(content["provenance"].get("seconds"), int | float):
+        raise ValueError("its provenance has no seconds")
+    groups = content["dataset"]["groups"]
+    if not (groups is None or (groups and all(isinstance(group, int) for group in groups))):
+        raise ValueError("its dataset's groups are no whole numbers")
     columns = content["evaluations"].values()
     if not all(isinstance(column, list) for column in columns) or len({*map(len, columns)}) > 1:
         raise ValueError("its evaluations are no columns of one length")
+    if columns and not {"epoch", "lr", "test_robust_accuracy"} <= content["evaluations"].keys():
+        raise ValueError("its evaluations lack a column")
+    for which in ("best", "last") if content["finished"] else ():
+        if not isinstance(content[which].get("epoch"), int):
+            raise ValueError(f"its {which} network has no epoch")
+    digests = content.get("sha256", {})
+    if not (isinstance(digests, dict) and all(isinstance(d, str) for d in digests.values())):
+        raise ValueError("its sha256 are no digests by file")
     rebuilt(content["experiment"])
 
 
@@ -255,6 +268,8 @@ def load_model(path: Path) -> Network:
     >>> load_model(folder / "best.safetensors").head.out_features
     6
     """
+    if path.with_name(TABLE).is_file():  # which has the digest of what was written
+        load(path.parent).check((path.name,))
     try:
         with safe_open(path, "pt") as file:
             shape = file.metadata() or {}

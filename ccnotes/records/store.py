@@ -250,6 +250,12 @@ def publish(
     wanted |= {CAMS: (record.folder / CAMS).exists(), ARRAYS: True}
     names = [name for name, asked in wanted.items() if asked or (destination / name).exists()]
     record.check(names)
+    strange = {p.name for p in destination.glob("*")} - {*wanted, TABLE}
+    if strange:
+        raise ValueError(
+            f"{destination} has {', '.join(sorted(strange))}, which is no part of a record and "
+            f"would be lost: move it away."
+        )
     if destination.resolve() == record.folder.resolve():
         return destination
     home.mkdir(parents=True, exist_ok=True)
