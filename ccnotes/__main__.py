@@ -103,6 +103,8 @@ def run_experiment(
             "--weights, --sample-attribution and --per-image say what to publish, so they need "
             "--publish-to FOLDER."
         )
+    if publish_to is not None and publish_to.exists() and not publish_to.is_dir():
+        raise ValueError(f"--publish-to {publish_to} is no folder: name one, there or not yet.")
     use(threads)
     record = run(
         experiment,

@@ -348,6 +348,7 @@ def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, cap
         (("run", "planted-at", "--threads", "0"), "threads=0 must be at least 1"),
         (("run", "planted-at", "--publish-to", ""), "an empty name is no path"),
         (("run", "planted-at", "--weights"), "they need --publish-to FOLDER"),
+        (("run", "planted-at", "--publish-to", "/dev/null"), "/dev/null is no folder"),
         (("bench", "--widths"), "one or more, such as 16 64"),
         (("run", "cifar10-at", "--data", "imagefolder:/nowhere"), "/nowhere"),
         (("run", "planted-at", *SHORT, "--weights"), "they need --publish-to FOLDER"),

@@ -268,8 +268,10 @@ def publish(
             os.replace(destination, before)
         try:
             os.replace(fresh, destination)
-        except BaseException:
-            if before.exists():
+        except OSError as error:
+            if before.exists() and not destination.exists():
                 os.replace(before, destination)
-            raise
+            raise OSError(
+                f"cannot publish to {destination}: {error}. Another process may be at it: try again."
+            ) from error
     return destination
