@@ -250,14 +250,14 @@ def publish(
     wanted |= {CAMS: (record.folder / CAMS).exists(), ARRAYS: True}
     names = [name for name, asked in wanted.items() if asked or (destination / name).exists()]
     record.check(names)
+    if destination.resolve() == record.folder.resolve():
+        return destination
     strange = {p.name for p in destination.glob("*")} - {*wanted, TABLE}
     if strange:
         raise ValueError(
             f"{destination} has {', '.join(sorted(strange))}, which is no part of a record and "
             f"would be lost: move it away."
         )
-    if destination.resolve() == record.folder.resolve():
-        return destination
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".publishing-", dir=home) as scratch:
         fresh, before = Path(scratch, "fresh"), Path(scratch, "before")
@@ -272,6 +272,6 @@ def publish(
             if before.exists() and not destination.exists():
                 os.replace(before, destination)
             raise OSError(
-                f"cannot publish to {destination}: {error}. Another process may be at it: try again."
+                f"cannot publish to {destination}: {error}. If another process is at it, try again."
             ) from error
     return destination
