@@ -38,7 +38,7 @@ def parts_of(dataset: Dataset, e: Experiment, device: torch.device) -> Parts:
         train=part(dataset.train, e.eval_size),
         validation=part(dataset.validation, e.eval_size),
         test=part(dataset.test, e.eval_size),
-        final=part(dataset.test, e.final_size or len(dataset.test)),
+        final=final_part(dataset.test, e),
     )
     for name, split in parts._asdict().items():
         if len(split.labels.unique()) < len(dataset.classes):
@@ -59,6 +59,11 @@ def part(split: Split, count: int) -> Split:
     [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     """
     return split.take(balanced(split.labels, min(count, len(split)), seed=0))
+
+
+def final_part(test: Split, e: Experiment) -> Split:
+    """The test images on which the best and the last network are examined."""
+    return part(test, e.final_size or len(test))
 
 
 def evaluate_parts(model: Network, parts: Parts, e: Experiment, precision: str) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def train_step(
     """
     o = experiment.objective
     with autocast(x.device, precision):
-        clean, attacked = inputs(model, x, y, experiment, generators)
+        clean, attacked = augmented_and_attacked(model, x, y, experiment, generators)
         with torch.no_grad():
             soft = [(soft_labels(t(attacked), y, o, groups), weight) for t, weight in teachers]
         outputs = forward(model, clean, attacked, o)
@@ -146,7 +146,7 @@ def train_step(
     return loss.detach()
 
 
-def inputs(
+def augmented_and_attacked(
     model: nn.Module,
     x: Pixels,
     y: Labels,
@@ -159,7 +159,7 @@ def inputs(
     >>> e = Experiment(train_size=12, width=4)
     >>> data, generators = dataset(e), {"attack": torch.Generator()}
     >>> x, y = data.train.images, data.train.labels
-    >>> clean, attacked = inputs(build(e, data), x, y, e, generators)
+    >>> clean, attacked = augmented_and_attacked(build(e, data), x, y, e, generators)
     >>> round((attacked - clean).abs().max().item() * 255, 3)
     8.0
     """
@@ -212,7 +212,7 @@ def with_statistics(
         seen: list[Images] = []
         for batch in order.split(experiment.batch_size):
             x, y = train.images[batch], train.labels[batch]
-            clean, attacked = inputs(model, x, y, experiment, generators)
+            clean, attacked = augmented_and_attacked(model, x, y, experiment, generators)
             plain = experiment.objective.loss == "cross-entropy"
             seen += [attacked] if plain else [clean, attacked]
         update_bn(seen, model)

@@ -203,7 +203,8 @@ def learn(run: Run, state: State, epoch: int, keeper: "Keeper") -> None:
     run.optimiser.param_groups[0]["lr"] = rate(e, epoch)
     if not state.batch:
         state.order = torch.randperm(len(train), generator=run.generators["order"])
-        state.total = torch.zeros((), device=run.device)  # there, so that no batch waits for it
+        # Summed on the device: to read it would make every batch wait.
+        state.total = torch.zeros((), device=run.device)
     batches = state.order.to(run.device).split(e.batch_size)
     if OWN_BEST in run.teachers and state.best:
         run.teachers[OWN_BEST].load_state_dict(state.best["weights"])
@@ -266,6 +267,8 @@ def conclude(run: Run, state: State, keeper: "Keeper") -> None:
     e, parts = run.experiment, run.parts
     if not state.last:
         state.last = {"epoch": e.epochs, "weights": copied(run.network_to_evaluate())}
+    # In units of an evaluation between epochs, which attacks three parts: the final images' share
+    # of those, and less than three for six radii and the stages, each on one part.
     share = len(parts.final) / sum(len(split) for split in parts.between_epochs().values())
     for chosen in (state.best, state.last):
         if "test" not in chosen:

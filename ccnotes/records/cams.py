@@ -10,7 +10,7 @@ from ccnotes.data import to_float
 from ccnotes.evaluation import fitting
 from ccnotes.experiments import dataset, rebuilt
 from ccnotes.files import save_tensors
-from ccnotes.monitor import part
+from ccnotes.monitor import final_part
 from ccnotes.records.record import CAMS, Record, load_model
 from ccnotes.records.store import writing
 
@@ -37,7 +37,7 @@ def write_cams(
         raise ValueError(
             f"{source.title} are not the data of {record.title}: give the run's own by --data."
         )
-    test = part(source.test, e.final_size or len(source.test))
+    test = final_part(source.test, e)
     together = fitting(test.images)
     found = {}
     for which in ("best", "last"):

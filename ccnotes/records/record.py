@@ -44,7 +44,7 @@ class Record:
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
-        """The configuration, every field of :class:`ccnotes.experiments.Experiment`."""
+        """The configuration, every field of :class:`ccnotes.experiments.experiment.Experiment`."""
         return asdict(rebuilt(self.content["experiment"]))
 
     @property
@@ -80,6 +80,8 @@ class Record:
     def table(self) -> pd.DataFrame:
         """One row an evaluation; columns such as ``epoch``, ``lr``, ``test_robust_accuracy``.
 
+        ``running_loss`` is the mean of the objective over the epoch's batches, while the weights
+        moved; ``train_robust_loss`` the cross-entropy of some training images after it, in nats.
         For planted images also ``inside`` and ``across``, the mean similarity, on attacked test
         images, of two classes of one true group and of different groups, and, on the images as
         they are, ``clean_inside`` and ``clean_across``.
