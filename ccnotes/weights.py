@@ -56,7 +56,13 @@ def load_weights(network: nn.Module, path: Path | str, *, prefix: str | None = N
                 f"{path} holds several sets of weights that fit and differ, such as raw ones and "
                 f"their average. Choose one by prefix=..., of {', '.join(map(repr, fits))}."
             )
-        copies |= keys
+        copies.update(keys)
+    counters = {name for name, value in weights.items() if not value.is_floating_point()}
+    if coded := [k for k, name in used.items() if name not in counters and not is_wide(found[k])]:
+        raise ValueError(
+            f"{path} holds {found[coded[0]].dtype} in {few(coded)}, which the network has as "
+            f"floating-point numbers: they are quantised; dequantise first."
+        )
     beside = {homes[key] for key in used}
     alike = [start for start in starts(weights, found) if start and prefix is None]
     under = prefix or ""
@@ -65,6 +71,15 @@ def load_weights(network: nn.Module, path: Path | str, *, prefix: str | None = N
     if extra := [key for key in found if key in near - copies]:
         warnings.warn(f"{path} holds more than the weights; left out: {few(extra)}.", stacklevel=2)
     return model
+
+
+def is_wide(values: Tensor) -> bool:
+    """Whether these are real floating-point numbers of 16 bits or more.
+
+    >>> is_wide(torch.ones(2).half()), is_wide(torch.ones(2).char())
+    (True, False)
+    """
+    return values.is_floating_point() and values.itemsize > 1
 
 
 def read(path: Path) -> Any:
@@ -101,8 +116,8 @@ def tensors(found: Any, home: str = "") -> Iterator[tuple[str, str, Tensor]]:
 
 def fitting(
     network: nn.Module, found: dict[str, Tensor], prefix: str | None
-) -> dict[str, tuple[nn.Module, set[str]]]:
-    """Copies of the network with each set of weights that fits, and the keys that these are.
+) -> dict[str, tuple[nn.Module, dict[str, str]]]:
+    """Copies of the network with each set of weights that fits; and its names for these keys.
 
     By what stands before the network's names in those keys; wrappers' names count where nothing
     fits without.
@@ -122,7 +137,8 @@ def fitting(
             except RuntimeError:  # of other shapes
                 continue
             if not missing:
-                used = {key for k, key in under.items() if names.get(k, k) not in strange}
+                own = {key: names.get(k, k) for k, key in under.items()}
+                used = {key: name for key, name in own.items() if name not in strange}
                 fits[start] = refreshed(model), used
         if fits:
             return fits

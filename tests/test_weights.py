@@ -277,3 +277,24 @@ def test_weights_loaded_in_inference_mode_can_be_attacked(path, source):
     with torch.inference_mode():
         loaded = load_weights(network(), path)
     assert not any(weight.is_inference() for weight in loaded.parameters())
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.int32, torch.bool, torch.float8_e4m3fn]
+)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_quantised_weights_are_refused(dtype, prefix, path, source):
+    """Their numbers count steps of a scale that is not applied; counters are integers rightly."""
+    weights = source.state_dict()
+    weights["head.weight"] = weights["head.weight"].to(dtype)
+    torch.save(named(prefix, weights), path)
+    with pytest.raises(
+        ValueError, match=rf"{dtype} in {prefix}head.weight, .* quantised; dequantise first"
+    ):
+        load_weights(network(), path)
+
+
+def test_weights_in_half_precision_are_weights(path, source):
+    torch.save({name: value.bfloat16() for name, value in source.state_dict().items()}, path)
+    expected = source.head.weight.bfloat16().float()
+    assert torch.equal(load_weights(network(), path).head.weight, expected)
