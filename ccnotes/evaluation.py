@@ -20,10 +20,10 @@ from ccnotes.attribution import (
     instance_similarity,
     layer_attribution,
 )
-from ccnotes.checks import check_bytes, check_finite, checked_labels
+from ccnotes.checks import check_bytes, check_finite, checked_labels, logits_of
 from ccnotes.data import Split, to_float
 from ccnotes.devices import autocast
-from ccnotes.models import Headed, Network
+from ccnotes.models import NETWORKS, Headed, Network, agree, product
 from ccnotes.types import Features, Images, Labels, Pixels, Similarity
 from ccnotes.verdicts import (  # where they were before they had a room of their own
     bootstrapped as bootstrapped,
@@ -121,15 +121,35 @@ def features_of(
     torch.Size([6, 8])
     """
     with evaluating(model), torch.no_grad(), autocast(images.device, precision):
-        found = batches(model, images, labels, attack, seed, batch_size)
-        features = torch.cat([model.features(x).float() for x, _ in found])
+        found: list[Tensor] = []
+        for x, _ in batches(model, images, labels, attack, seed, batch_size):
+            features = model.features(x)
+            if not found:
+                check_split(model, x, features)
+            found.append(features.float())
+    features = torch.cat(found)
+    check_finite(features, model)
+    return features
+
+
+def check_split(model: nn.Module, x: Images, features: Tensor) -> None:
+    """ValueError unless the model's logits are its head of these features.
+
+    Of ccnotes' own networks they are, and :class:`ccnotes.models.Headed` looks for itself.
+    """
     if features.ndim != 2:
         raise ValueError(
             f"the features of {type(model).__name__} have the shape {tuple(features.shape)}, not "
             f"images x features: wrap the network, Headed(network)."
         )
-    check_finite(features, model)
-    return features
+    if type(model) in (Headed, *NETWORKS.values()) or not features.isfinite().all():
+        return
+    assert isinstance(model.head, nn.Linear)
+    if not agree(*product(model.head, features), logits_of(model(x))):
+        raise ValueError(
+            f"the logits of {type(model).__name__} are not head(features(x)), so its features are "
+            f"not those that its head sees: wrap it, Headed(network)."
+        )
 
 
 def batches(

@@ -411,3 +411,36 @@ def test_evaluation_counts_right_answers_per_class():
     for label in range(6):
         mean = right[data.labels == label].mean().item()
         assert result.robust.class_accuracy[label].item() == pytest.approx(mean)
+
+
+class Between(ConvNet):
+    """BatchNorm stands between features and head."""
+
+    def __init__(self):
+        super().__init__(4, width=2)
+        self.between = nn.BatchNorm1d(8)
+        self.between.running_mean += 1
+
+    def forward(self, x):
+        return self.head(self.between(self.features(x)))
+
+
+class Negative(ConvNet):
+    def forward(self, x):
+        return -self.head(self.features(x))
+
+
+class Plain(ConvNet):
+    def forward(self, x):
+        return self.features(x) @ self.head.weight.T + self.head.bias
+
+
+def test_a_foreign_network_s_logits_must_be_its_head_of_its_features(photos):
+    for attack in (None, ATTACK):
+        for network in (Between(), Negative(4, width=2)):
+            with pytest.raises(ValueError, match=r"are not head\(features\(x\)\).*Headed\(network"):
+                features_of(network, photos.images, photos.labels, attack)
+    network = Plain(4, width=2).eval()
+    expected = network.features(photos.images / 255)
+    found = features_of(network, photos.images, photos.labels)
+    torch.testing.assert_close(found, expected)
