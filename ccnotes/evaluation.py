@@ -1,6 +1,5 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
-import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from ccnotes.attacks import PGD, evaluating, pgd
+from ccnotes.attacks import LONGEST, PGD, evaluating, pgd
 from ccnotes.attribution import (
     cas,
     cas_draws,
@@ -19,6 +18,7 @@ from ccnotes.attribution import (
     class_similarity,
     instance_similarity,
     layer_attribution,
+    wide,
 )
 from ccnotes.checks import check_bytes, check_finite, checked_labels, logits_of
 from ccnotes.data import Split, to_float
@@ -210,6 +210,7 @@ def measure(features: Features, labels: Labels, head: nn.Linear, *, draws: int =
     >>> round(found.accuracy.item(), 3), found.class_accuracy.tolist()
     (0.667, [1.0, 0.5])
     """
+    features = wide(features)
     check_finite(features, head)
     labels = checked_labels(labels, head.out_features)
     with evaluating(head):  # as what computes a weight in train mode may change with each use
@@ -254,12 +255,17 @@ def neural_collapse(features: Features, labels: Labels, num_classes: int) -> Col
     >>> [round(value.item(), 6) for value in neural_collapse(torch.eye(3)[labels], labels, 3)]
     [0.0, 0.0]
     """
+    if num_classes < 2:
+        raise ValueError(
+            f"a head of {num_classes} class has no pairs of classes, whose similarities are "
+            f"measured: give a network with one logit for each of two classes or more."
+        )
     # In double precision, as the centred means lack one rank, to rounding; Apple GPUs have none.
-    wide, labels = features.cpu().double(), labels.cpu().long()
-    means = class_means(wide, labels, num_classes)
+    double, labels = features.cpu().double(), labels.cpu().long()
+    means = class_means(double, labels, num_classes)
     centred = means - means.mean(0)
     # As Sigma_B is centred.T @ centred / K, the trace needs no matrix of features x features.
-    spread = (wide - means[labels]) @ torch.linalg.pinv(centred, rtol=1e-6)
+    spread = (double - means[labels]) @ torch.linalg.pinv(centred, rtol=1e-6)
     cosines = class_similarity(centred)
     others = ~torch.eye(num_classes, dtype=torch.bool)
     unequal = (cosines + 1 / (num_classes - 1)).abs()[others].mean()
@@ -315,7 +321,7 @@ def radii(
     """
     rows = []
     for factor in (0, 0.25, 0.5, 1, 1.5, 2):
-        most = 1.0 if attack.norm == "linf" else math.inf  # the pixel range
+        most = 1.0 if attack.norm == "linf" else LONGEST  # 1 is the pixel range
         eps, step_size = (min(most, factor * value) for value in (attack.eps, attack.step_size))
         scaled = replace(attack, eps=eps, step_size=step_size)
         features = features_of(
@@ -342,7 +348,7 @@ def stage_similarity(
     with evaluating(model), autocast(split.images.device, precision):
         for x, y in batches(model, split.images, split.labels, attack, seed):
             for stage, layer in zip(found, model.stages, strict=True):
-                stage.append(layer_attribution(model, layer, x, y))
+                stage.append(layer_attribution(model, layer, x, y, channels=1))
     classes = model.head.out_features
     means = [class_means(torch.cat(stage), split.labels, classes) for stage in found]
     return torch.stack([class_similarity(mean) for mean in means]).cpu()
