@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -87,6 +88,10 @@ def read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if zipfile.is_zipfile(path):  # what torch.save wrote before 2020 is none
+            with zipfile.ZipFile(path) as file:
+                if damaged := file.testzip():
+                    raise ValueError(f"{damaged} has another checksum than when it was written")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's own advice is to execute what the file says, which is not done here.
@@ -119,15 +124,15 @@ def fitting(
 ) -> dict[str, tuple[nn.Module, dict[str, str]]]:
     """Copies of the network with each set of weights that fits; and its names for these keys.
 
-    By what stands before the network's names in those keys; wrappers' names count where nothing
-    fits without.
+    By what stands before the network's names in those keys. Wrappers' names do not count; where
+    ``prefix`` is given they do if it fits with them.
     """
+    fits: dict[str, tuple[nn.Module, dict[str, str]]] = {}
     for plain in (str, unwrapped):
         names = {plain(name): name for name in network.state_dict()}
         keys = {plain(key): key for key in found}
         if len(keys) < len(found):  # two would pass for one
             continue
-        fits = {}
         for start in starts(names, keys) if prefix is None else [plain(prefix)]:
             under = {k.removeprefix(start): key for k, key in keys.items() if k.startswith(start)}
             model = copied(network)
@@ -139,10 +144,11 @@ def fitting(
             if not missing:
                 own = {key: names.get(k, k) for k, key in under.items()}
                 used = {key: name for key, name in own.items() if name not in strange}
-                fits[start] = refreshed(model), used
-        if fits:
-            return fits
-    return {}
+                if not any(used.keys() == known.keys() for _, known in fits.values()):
+                    fits[start] = refreshed(model), used
+        if fits and (prefix is not None or all(key == unwrapped(key) for key in found)):
+            break
+    return fits
 
 
 def unwrapped(name: str) -> str:
