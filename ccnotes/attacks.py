@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from ccnotes.checks import (
     check_choice,
     check_labels,
+    check_one_each,
     check_pixels,
     check_trackable,
     extremes,
     logits_of,
 )
 from ccnotes.types import Images, Labels, Logits, Soft
+
+LONGEST = 1e6  # what an l2 length may be: as far as 1e12 pixels from black to white
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,11 @@ class PGD:
                     f"{name}={value:g} is wider than the whole [0, 1] pixel range. "
                     f"Did you mean {name}={value:g} / 255?"
                 )
+            if value > LONGEST:
+                raise ValueError(
+                    f"{name}={value:g} is longer than any way from image to image, so that "
+                    f"squares would overflow: give at most {LONGEST:g}."
+                )
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} must be at least 1.")
 
@@ -75,8 +83,8 @@ def pgd(
     ``stuck`` gets one more entry: which images had a gradient of exactly zero, or NaN, at the last
     step, so that the attack could not move them.
 
-    Raises ValueError for ``x`` outside [0, 1], for labels that the model has no logit for, and
-    where no gradient reaches the images.
+    Raises ValueError for ``x`` outside [0, 1] or in half precision, for labels that are not one per
+    image or that the model has no logit for, and where no gradient reaches the images.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> x, y = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
@@ -87,6 +95,12 @@ def pgd(
     check_choice("batchnorm", batchnorm, ("eval", "train"))
     check_choice("loss", loss, ("cross-entropy", "kl"))
     check_pixels(x)
+    if torch.finfo(x.dtype).eps > 1e-6:
+        raise ValueError(
+            f"images of {x.dtype} are rounded so much that an attack would leave its ball: give "
+            f"x.float(), and a network that takes it, as Headed(network) does."
+        )
+    check_one_each(x, y)
     check_trackable(model)
     ends = [] if loss == "kl" else extremes(y)
     with recording(), evaluating(model) if batchnorm == "eval" else nullcontext():
@@ -217,6 +231,9 @@ def usable(values: Tensor) -> Tensor:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run a block in eval mode, then put every submodule's mode back.
 
+    By ``train`` where a class has its own, which may do more than to set the mode (LoRA's layers
+    merge their weights), by the mode alone elsewhere.
+
     >>> model = nn.Sequential(nn.BatchNorm1d(3).eval(), nn.Dropout())
     >>> with evaluating(model):
     ...     [module.training for module in model]
@@ -229,5 +246,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        for module, training in modes:  # from the outside in, as ``train`` reaches inside
+            if type(module).train is not nn.Module.train:
+                module.train(training)
         for module, training in modes:
             module.training = training

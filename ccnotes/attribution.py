@@ -8,7 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ccnotes.attacks import evaluating, recording, usable
-from ccnotes.checks import check_floats, check_trackable, checked_labels, few, logits_of
+from ccnotes.checks import (
+    check_floats,
+    check_one_each,
+    check_trackable,
+    checked_labels,
+    few,
+    logits_of,
+)
 from ccnotes.types import Features, Images, Labels, Similarity
 
 Head = Float[Tensor, "classes features"]  # a linear layer's weights
@@ -52,6 +59,7 @@ def class_means(
             f"among the {len(labels)} samples. Add samples, or keep of the head only the rows of "
             f"the classes there are, and number the labels by these rows."
         )
+    features = wide(features)
     total = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
     return total / counts[:, None]
 
@@ -74,6 +82,15 @@ def class_similarity(attribution: Attribution) -> Similarity:
     return unit @ unit.T
 
 
+def wide(values: Tensor) -> Tensor:
+    """The values as float32, in which sums and squares have room; float64 stays as it is.
+
+    >>> wide(torch.ones(1).half()).dtype, wide(torch.ones(1).double()).dtype
+    (torch.float32, torch.float64)
+    """
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def normalised(vectors: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
     """The vectors at length 1; zeros stay zeros.
 
@@ -84,6 +101,7 @@ def normalised(vectors: Float[Tensor, "*batch features"]) -> Float[Tensor, "*bat
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
+    vectors = wide(vectors)
     largest = vectors.detach().abs().amax(-1, keepdim=True)
     extreme = ((largest < 1e-10) | (largest > 1e15)) & (largest > 0)
     return F.normalize(vectors / largest.where(extreme, 1), dim=-1)
@@ -124,7 +142,7 @@ def cas_draws(
     """
     generator = torch.Generator(features.device).manual_seed(seed)
     class_means(features, labels, len(head))  # for its error, where a class has no sample
-    means = []
+    features, means = wide(features), []
     for label in range(len(head)):
         own = features[labels == label]
         chosen = torch.randint(len(own), (draws, len(own)), generator=generator, device=own.device)
@@ -152,29 +170,30 @@ def layer_attribution(
 
     ``channels`` is the dimension of the output that counts the channels, 1 of maps (images x
     channels x rows x columns) and of vectors; of anything else it must be given, such as 2 of a
-    transformer's tokens (images x tokens x channels). Raises ValueError where that is missing and
-    for a layer that is not used exactly once, or not on the way from the images to the logits.
+    transformer's tokens (images x tokens x channels), and of maps that are as many as they have
+    rows, so that the channels may be last. Attention (tokens x tokens) is refused after its
+    softmax; before it, it cannot be told from maps. Raises ValueError where ``channels`` is missing
+    and for labels that are not one per image, or a layer that is not used exactly once, or not on
+    the way from the images to the logits.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     >>> layer_attribution(model, model[1], torch.rand(5, 1, 2, 2), torch.arange(5) % 2).shape
     torch.Size([5, 3])
     """
     found, gradient = traced(model, layer, images, labels)
-    if channels is None:
-        channels = 1
-        if found.ndim != 2:
-            check_maps(found, images, "say by channels which dimension counts them")
-    elif not 0 < channels < found.ndim:
-        raise ValueError(
-            f"channels={channels} is no dimension of the layer's output beside the images': it has "
-            f"the shape {tuple(found.shape)}, so 1 to {found.ndim - 1} are."
-        )
-    return (found * gradient).transpose(1, channels)[..., None].flatten(2).sum(2)
+    if channels is not None or found.ndim != 2:
+        channels = channels_of(found, images, channels)
+    return (found * gradient).transpose(1, channels or 1)[..., None].flatten(2).sum(2)
 
 
 def grad_cam(
-    model: nn.Module, layer: nn.Module, images: Images, labels: Labels
-) -> Float[Tensor, "batch rows columns"]:
+    model: nn.Module,
+    layer: nn.Module,
+    images: Images,
+    labels: Labels,
+    *,
+    channels: int | None = None,
+) -> Float[Tensor, " batch *places"]:
     r"""Where in each image the layer's output speaks for the image's label, 0 or more.
 
     .. math:: \max\left(0, \; \sum_k \bar\alpha_k \, h_{kp}(x) \right)
@@ -182,16 +201,20 @@ def grad_cam(
     with :math:`\bar\alpha_k` the mean over places of the gradient of the label's logit in map
     ``k``. Selvaraju et al. (2017), arXiv:1610.02391. At a last layer that only a mean over places
     and a linear head follow, the sum over places of what stands in the max is the logit less the
-    bias. The model is asked in eval mode. Raises ValueError for a layer whose output is no maps,
-    and as :func:`layer_attribution` does.
+    bias. The model is asked in eval mode. ``channels`` and errors are as for
+    :func:`layer_attribution`; the places have the other dimensions' shape, such as one row of
+    a transformer's tokens.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     >>> grad_cam(model, model[1], torch.rand(5, 1, 2, 2), torch.arange(5) % 2).shape
     torch.Size([5, 2, 2])
     """
     found, gradient = traced(model, layer, images, labels)
-    check_maps(found, images, "choose a layer that gives maps")
-    return (gradient.mean((2, 3), keepdim=True) * found).sum(1).relu()
+    channels = channels_of(found, images, channels)
+    places = [d for d in range(1, found.ndim) if d != channels]
+    if places:  # else a mean over none would be one over all
+        gradient = gradient.mean(places, keepdim=True)
+    return (gradient * found).sum(channels).relu()
 
 
 def traced(
@@ -199,6 +222,7 @@ def traced(
 ) -> tuple[Tensor, Tensor]:
     """A layer's output, and in it the gradient of the logit of each image's label; float32."""
     check_floats(images)
+    check_one_each(images, labels)
     check_trackable(model)
     found: list[Tensor] = []
 
@@ -233,15 +257,54 @@ def traced(
     return output.detach().float(), gradient.float()
 
 
+def channels_of(found: Tensor, images: Images, channels: int | None) -> int:
+    """The dimension of a layer's output that counts its channels, as given or of maps.
+
+    >>> channels_of(torch.zeros(1, 64, 4, 4), torch.zeros(1, 3, 32, 32), None)
+    1
+    """
+    if channels is not None:
+        if not 0 < channels < found.ndim:
+            raise ValueError(
+                f"channels={channels} is no dimension of the layer's output beside the images': it "
+                f"has the shape {tuple(found.shape)}, so 1 to {found.ndim - 1} are."
+            )
+        return channels
+    check_maps(found, images, "say by channels which dimension counts them")
+    if is_maps(found.movedim(3, 1), images) and found.shape[2:] != (1, 1):
+        raise ValueError(
+            f"the layer's output has the shape {tuple(found.shape)}, so that its channels may be "
+            f"the second dimension or the last: say by channels=1 or channels=3 which it is."
+        )
+    chances = found.shape[3] > 1 and bool((found >= 0).all())
+    if chances and (found.sum(3) - 1).abs().max() < 1e-2:  # half precision rounds so
+        raise ValueError(
+            f"the layer's output of shape {tuple(found.shape)} is attention (its rows are "
+            f"probabilities), no maps: choose the layer that gives the tokens, with channels=2."
+        )
+    return 1
+
+
+def is_maps(found: Tensor, images: Images) -> bool:
+    """Whether ``found`` are as high and wide in proportion as the images are.
+
+    >>> is_maps(torch.empty(1, 64, 4, 4), torch.empty(1, 3, 32, 32))
+    True
+    """
+    rows, columns = images.shape[2:]
+    if found.ndim != 4:
+        return False
+    off = abs(found.shape[2] * columns - found.shape[3] * rows)
+    return off <= (0 if rows == columns else max(rows, columns))
+
+
 def check_maps(found: Tensor, images: Images, remedy: str) -> None:
     """ValueError unless ``found`` are maps, as high and wide in proportion as the images are.
 
     >>> check_maps(torch.empty(1, 64, 4, 4), torch.empty(1, 3, 32, 32), "")
     """
     rows, columns = images.shape[2:]
-    if found.ndim == 4:
-        off = abs(found.shape[2] * columns - found.shape[3] * rows)
-    if found.ndim != 4 or off > (0 if rows == columns else max(rows, columns)):
+    if not is_maps(found, images):
         raise ValueError(
             f"the layer's output has the shape {tuple(found.shape)} for images of {rows} x "
             f"{columns} pixels, which are no maps (images x channels x rows x columns): {remedy}."
@@ -285,7 +348,7 @@ def instance_similarity(
             [0., nan]])
     """
     labels = checked_labels(labels, len(head))
-    unit = normalised(features * head[labels])
+    unit = normalised(wide(features) * head[labels])
     means = class_means(unit, labels, len(head))
     similarity = means @ means.T
     # On the diagonal, n of the n^2 pairs join a sample with itself (cosine 1, or 0 for zeros).

@@ -71,10 +71,22 @@ def check_bytes(images: Tensor, labels: Tensor) -> None:
             "the images' largest byte is 1 of 255, so they are all but black: give "
             "(255 * images).round().byte() of images in [0, 1]."
         )
-    if labels.shape != images.shape[:1] or not len(labels):
+    check_one_each(images, labels)
+    if not len(images):
+        raise ValueError("0 images: give one label per image, and at least one image.")
+
+
+def check_one_each(images: Tensor, labels: Tensor) -> None:
+    """ValueError unless there is one label per image.
+
+    >>> check_one_each(torch.rand(2, 3, 8, 8), torch.tensor([1]))
+    Traceback (most recent call last):
+    ValueError: 2 images and labels of shape (1,): give one label per image.
+    """
+    if labels.shape != images.shape[:1]:
         raise ValueError(
             f"{len(images)} images and labels of shape {tuple(labels.shape)}: give one label per "
-            f"image, and at least one image."
+            f"image."
         )
 
 

@@ -1,6 +1,5 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
-import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from ccnotes.attacks import PGD, evaluating, pgd
+from ccnotes.attacks import LONGEST, PGD, evaluating, pgd
 from ccnotes.attribution import (
     cas,
     cas_draws,
@@ -19,11 +18,12 @@ from ccnotes.attribution import (
     class_similarity,
     instance_similarity,
     layer_attribution,
+    wide,
 )
-from ccnotes.checks import check_bytes, check_finite, checked_labels
+from ccnotes.checks import check_bytes, check_finite, checked_labels, logits_of
 from ccnotes.data import Split, to_float
 from ccnotes.devices import autocast
-from ccnotes.models import Headed, Network
+from ccnotes.models import NETWORKS, Headed, Network, agree, product
 from ccnotes.types import Features, Images, Labels, Pixels, Similarity
 from ccnotes.verdicts import (  # where they were before they had a room of their own
     bootstrapped as bootstrapped,
@@ -121,15 +121,35 @@ def features_of(
     torch.Size([6, 8])
     """
     with evaluating(model), torch.no_grad(), autocast(images.device, precision):
-        found = batches(model, images, labels, attack, seed, batch_size)
-        features = torch.cat([model.features(x).float() for x, _ in found])
+        found: list[Tensor] = []
+        for x, _ in batches(model, images, labels, attack, seed, batch_size):
+            features = model.features(x)
+            if not found:
+                check_split(model, x, features)
+            found.append(features.float())
+    features = torch.cat(found)
+    check_finite(features, model)
+    return features
+
+
+def check_split(model: nn.Module, x: Images, features: Tensor) -> None:
+    """ValueError unless the model's logits are its head of these features.
+
+    Of ccnotes' own networks they are, and :class:`ccnotes.models.Headed` looks for itself.
+    """
     if features.ndim != 2:
         raise ValueError(
             f"the features of {type(model).__name__} have the shape {tuple(features.shape)}, not "
             f"images x features: wrap the network, Headed(network)."
         )
-    check_finite(features, model)
-    return features
+    if type(model) in (Headed, *NETWORKS.values()) or not features.isfinite().all():
+        return
+    assert isinstance(model.head, nn.Linear)
+    if not agree(*product(model.head, features), logits_of(model(x))):
+        raise ValueError(
+            f"the logits of {type(model).__name__} are not head(features(x)), so its features are "
+            f"not those that its head sees: wrap it, Headed(network)."
+        )
 
 
 def batches(
@@ -190,6 +210,7 @@ def measure(features: Features, labels: Labels, head: nn.Linear, *, draws: int =
     >>> round(found.accuracy.item(), 3), found.class_accuracy.tolist()
     (0.667, [1.0, 0.5])
     """
+    features = wide(features)
     check_finite(features, head)
     labels = checked_labels(labels, head.out_features)
     with evaluating(head):  # as what computes a weight in train mode may change with each use
@@ -234,12 +255,17 @@ def neural_collapse(features: Features, labels: Labels, num_classes: int) -> Col
     >>> [round(value.item(), 6) for value in neural_collapse(torch.eye(3)[labels], labels, 3)]
     [0.0, 0.0]
     """
+    if num_classes < 2:
+        raise ValueError(
+            f"a head of {num_classes} class has no pairs of classes, whose similarities are "
+            f"measured: give a network with one logit for each of two classes or more."
+        )
     # In double precision, as the centred means lack one rank, to rounding; Apple GPUs have none.
-    wide, labels = features.cpu().double(), labels.cpu().long()
-    means = class_means(wide, labels, num_classes)
+    double, labels = features.cpu().double(), labels.cpu().long()
+    means = class_means(double, labels, num_classes)
     centred = means - means.mean(0)
     # As Sigma_B is centred.T @ centred / K, the trace needs no matrix of features x features.
-    spread = (wide - means[labels]) @ torch.linalg.pinv(centred, rtol=1e-6)
+    spread = (double - means[labels]) @ torch.linalg.pinv(centred, rtol=1e-6)
     cosines = class_similarity(centred)
     others = ~torch.eye(num_classes, dtype=torch.bool)
     unequal = (cosines + 1 / (num_classes - 1)).abs()[others].mean()
@@ -295,7 +321,7 @@ def radii(
     """
     rows = []
     for factor in (0, 0.25, 0.5, 1, 1.5, 2):
-        most = 1.0 if attack.norm == "linf" else math.inf  # the pixel range
+        most = 1.0 if attack.norm == "linf" else LONGEST  # 1 is the pixel range
         eps, step_size = (min(most, factor * value) for value in (attack.eps, attack.step_size))
         scaled = replace(attack, eps=eps, step_size=step_size)
         features = features_of(
@@ -322,7 +348,7 @@ def stage_similarity(
     with evaluating(model), autocast(split.images.device, precision):
         for x, y in batches(model, split.images, split.labels, attack, seed):
             for stage, layer in zip(found, model.stages, strict=True):
-                stage.append(layer_attribution(model, layer, x, y))
+                stage.append(layer_attribution(model, layer, x, y, channels=1))
     classes = model.head.out_features
     means = [class_means(torch.cat(stage), split.labels, classes) for stage in found]
     return torch.stack([class_similarity(mean) for mean in means]).cpu()

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -56,7 +57,13 @@ def load_weights(network: nn.Module, path: Path | str, *, prefix: str | None = N
                 f"{path} holds several sets of weights that fit and differ, such as raw ones and "
                 f"their average. Choose one by prefix=..., of {', '.join(map(repr, fits))}."
             )
-        copies |= keys
+        copies.update(keys)
+    counters = {name for name, value in weights.items() if not value.is_floating_point()}
+    if coded := [k for k, name in used.items() if name not in counters and not is_wide(found[k])]:
+        raise ValueError(
+            f"{path} holds {found[coded[0]].dtype} in {few(coded)}, which the network has as "
+            f"floating-point numbers: they are quantised; dequantise first."
+        )
     beside = {homes[key] for key in used}
     alike = [start for start in starts(weights, found) if start and prefix is None]
     under = prefix or ""
@@ -67,11 +74,24 @@ def load_weights(network: nn.Module, path: Path | str, *, prefix: str | None = N
     return model
 
 
+def is_wide(values: Tensor) -> bool:
+    """Whether these are real floating-point numbers of 16 bits or more.
+
+    >>> is_wide(torch.ones(2).half()), is_wide(torch.ones(2).char())
+    (True, False)
+    """
+    return values.is_floating_point() and values.itemsize > 1
+
+
 def read(path: Path) -> Any:
     """What the file holds. Raises ValueError where it is none that :func:`load_weights` reads."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if zipfile.is_zipfile(path):  # what torch.save wrote before 2020 is none
+            with zipfile.ZipFile(path) as file:
+                if damaged := file.testzip():
+                    raise ValueError(f"{damaged} has another checksum than when it was written")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's own advice is to execute what the file says, which is not done here.
@@ -101,18 +121,18 @@ def tensors(found: Any, home: str = "") -> Iterator[tuple[str, str, Tensor]]:
 
 def fitting(
     network: nn.Module, found: dict[str, Tensor], prefix: str | None
-) -> dict[str, tuple[nn.Module, set[str]]]:
-    """Copies of the network with each set of weights that fits, and the keys that these are.
+) -> dict[str, tuple[nn.Module, dict[str, str]]]:
+    """Copies of the network with each set of weights that fits; and its names for these keys.
 
-    By what stands before the network's names in those keys; wrappers' names count where nothing
-    fits without.
+    By what stands before the network's names in those keys. Wrappers' names do not count; where
+    ``prefix`` is given they do if it fits with them.
     """
+    fits: dict[str, tuple[nn.Module, dict[str, str]]] = {}
     for plain in (str, unwrapped):
         names = {plain(name): name for name in network.state_dict()}
         keys = {plain(key): key for key in found}
         if len(keys) < len(found):  # two would pass for one
             continue
-        fits = {}
         for start in starts(names, keys) if prefix is None else [plain(prefix)]:
             under = {k.removeprefix(start): key for k, key in keys.items() if k.startswith(start)}
             model = copied(network)
@@ -122,11 +142,13 @@ def fitting(
             except RuntimeError:  # of other shapes
                 continue
             if not missing:
-                used = {key for k, key in under.items() if names.get(k, k) not in strange}
-                fits[start] = refreshed(model), used
-        if fits:
-            return fits
-    return {}
+                own = {key: names.get(k, k) for k, key in under.items()}
+                used = {key: name for key, name in own.items() if name not in strange}
+                if not any(used.keys() == known.keys() for _, known in fits.values()):
+                    fits[start] = refreshed(model), used
+        if fits and (prefix is not None or all(key == unwrapped(key) for key in found)):
+            break
+    return fits
 
 
 def unwrapped(name: str) -> str:

@@ -328,3 +328,64 @@ def test_a_network_of_one_logit_is_refused():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
     with pytest.raises(ValueError, match=r"gives 1 logit, .* two classes or more"):
         pgd(model, torch.rand(2, 3, 2, 2), torch.zeros(2, dtype=torch.long), PGD())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("loss", ["cross-entropy", "kl"])
+def test_an_attack_wants_one_label_per_image(linear, batch, loss):
+    x, y = batch
+    for wrong in (y[:1], y[:3], y[:, None], y[0]):
+        with pytest.raises(ValueError, match=r"64 images and labels of shape .* one label per im"):
+            pgd(linear, x, wrong, ATTACKS[0], loss=loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_in_half_precision_are_refused(linear, batch, dtype):
+    """In bfloat16 0.5 + 0.05 is 0.5508, outside of a ball of 0.05."""
+    x, y = batch
+    with pytest.raises(ValueError, match=rf"images of {dtype} .* leave its ball: give x.float\(\)"):
+        pgd(linear.to(dtype), x.to(dtype), y, ATTACKS[0])
+
+
+@pytest.mark.parametrize("name", ["eps", "step_size"])
+def test_lengths_whose_squares_overflow_are_refused(name, linear, batch):
+    with pytest.raises(ValueError, match=rf"{name}=1e\+20 is longer .* give at most 1e\+06"):
+        PGD(norm="l2", **{name: 1e20})
+    x, y = batch
+    wide = replace(PGD(norm="l2", steps=2), **{name: 1e6})
+    assert pgd(linear, x, y, wide).isfinite().all()
+
+
+class Merging(nn.Linear):
+    """As a layer of LoRA: in eval mode what was added lies in the weights."""
+
+    merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.merged == mode:
+            self.weight.data += -1 if mode else 1
+            self.merged = not mode
+        return self
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_layers_that_change_their_weights_for_eval_mode_are_put_back(frozen):
+    """Alone, and around a layer that is in another mode."""
+    layer = Merging(3, 3)
+    layer.weight.data.zero_()
+    layer.norm = nn.BatchNorm1d(3)
+    layer.inner = Merging(3, 3)
+    layer.inner.weight.data.zero_()
+    model = nn.Sequential(layer, nn.BatchNorm1d(3).eval(), nn.Dropout())
+    layer.norm.eval()
+    layer.inner.train(not frozen)
+    before = [m.training for m in model.modules()]
+    weights = [layer.weight.clone(), layer.inner.weight.clone()]
+    with evaluating(model):
+        assert not any(m.training for m in model.modules())
+        assert (layer.weight == 1).all()
+        assert (layer.inner.weight == 1).all()
+    assert [m.training for m in model.modules()] == before
+    assert torch.equal(layer.weight, weights[0])
+    assert torch.equal(layer.inner.weight, weights[1])

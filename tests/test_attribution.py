@@ -10,6 +10,7 @@ from ccnotes.attribution import (
     cas_draws,
     check_maps,
     class_attribution,
+    class_means,
     class_similarity,
     grad_cam,
     group_similarity,
@@ -123,7 +124,7 @@ def test_gradient_times_activation_adds_up_to_the_logit_of_a_network_without_bia
     layers = [torch.nn.Conv2d(3, 6, 3, bias=False), torch.nn.ReLU(), torch.nn.Flatten()]
     network = torch.nn.Sequential(*layers, torch.nn.Linear(6 * 36, 4, bias=False))
     images, labels = torch.rand(5, 3, 8, 8), torch.arange(5) % 4
-    found = layer_attribution(network, network[0], images, labels)
+    found = layer_attribution(network, network[0], images, labels, channels=1)
     own = network(images).detach()[range(5), labels]
     torch.testing.assert_close(found.sum(1), own, atol=1e-6, rtol=1e-5)
 
@@ -190,7 +191,7 @@ IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 def test_an_activation_in_place_does_not_pass_for_the_layer_before_it():
     """The whole attribution is the slope of the logit in a factor on the layer's output."""
     torch.manual_seed(0)
-    first, *last = nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(216, 4)
+    first, *last = nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(180, 4)
     plain = nn.Sequential(first, nn.SiLU(), *last).double()
     inplace = nn.Sequential(first, nn.SiLU(inplace=True), *last)
     with torch.no_grad():
@@ -245,7 +246,7 @@ def test_tokens_are_told_from_maps():
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
         with pytest.raises(ValueError, match=r"are no maps .*: say by channels which"):
             layer_attribution(network, layer, IMAGES, CLASSES)
-        with pytest.raises(ValueError, match=r"are no maps .*: choose a layer that gives maps"):
+        with pytest.raises(ValueError, match=r"are no maps .*: say by channels which"):
             grad_cam(network, layer, IMAGES, CLASSES)
     for channels in (0, 3, -1):
         with pytest.raises(ValueError, match=rf"channels={channels} is no dimension .* 1 to 2 are"):
@@ -324,7 +325,7 @@ def test_layers_that_cannot_be_asked_are_named_with_the_reason(name, message):
 
 
 def test_attribution_asks_a_network_in_eval_mode_and_leaves_it_as_it_was():
-    network = ConvNet(4, width=4).train()
+    network = ConvNet(4, width=3).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     found = layer_attribution(network, network.stages[0], IMAGES, CLASSES)
     assert network.training
@@ -334,7 +335,7 @@ def test_attribution_asks_a_network_in_eval_mode_and_leaves_it_as_it_was():
 
 
 def test_attribution_works_in_inference_mode_and_for_labels_of_any_width():
-    network = ConvNet(4, width=4)
+    network = ConvNet(4, width=3)
     for ask in (layer_attribution, grad_cam):
         expected = ask(network, network.stages[0], IMAGES, CLASSES)
         assert torch.equal(ask(network, network.stages[0], IMAGES, CLASSES.byte()), expected)
@@ -398,3 +399,64 @@ def test_the_spread_of_a_map_is_its_share_of_the_places():
     maps[2, 0, :2] = 5  # two of them
     assert spread(maps)[:3].tolist() == pytest.approx([1 / 6, 1, 2 / 6])
     assert spread(maps)[3].isnan()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8, torch.int32])
+def test_sums_of_narrow_features_do_not_overflow(dtype):
+    """By hand: both means are 200, of 1000 each, and the vectors (200, 0) and (200, 200)."""
+    labels = torch.arange(2000) % 2
+    features = (200 * torch.tensor([[1, 0], [1, 1]])[labels]).to(dtype)
+    means = class_means(features, labels, 2)
+    assert means.dtype == torch.float32
+    assert means.tolist() == [[200, 0], [200, 200]]
+    expected = torch.tensor([[1, 0.5**0.5], [0.5**0.5, 1]])
+    torch.testing.assert_close(class_similarity(means.to(dtype)), expected)
+    torch.testing.assert_close(class_similarity((means * 100).half()), expected)
+    head = torch.full((2, 2), 1000.0).to(torch.float16)
+    found = instance_similarity(features, labels, head)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)  # sums of 1000 unit vectors
+    draws = cas_draws(features, labels, head, draws=2)
+    torch.testing.assert_close(draws, torch.full((2,), 2**0.5))
+    assert class_means(features.double(), labels, 2).dtype == torch.float64
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_attribution_wants_one_label_per_image():
+    network = ConvNet(4, width=3)
+    for ask in (layer_attribution, grad_cam):
+        for labels in (CLASSES[:1], CLASSES[:3], CLASSES[:, None]):
+            with pytest.raises(ValueError, match=r"5 images and labels .* one label per image"):
+                ask(network, network.stages[0], IMAGES, labels)
+
+
+def test_grad_cam_of_tokens_and_of_channels_that_come_last():
+    """By hand: before a mean over P places and a head W the gradient is W_y / P everywhere."""
+    network = Tokens().eval()
+    with torch.no_grad():
+        tokens = network.block(network.patches(IMAGES).flatten(2).mT)
+        own = network.head.weight[CLASSES][:, None]
+        expected = (2 * tokens * own / 16).sum(2).relu()
+    found = grad_cam(network, network.block, IMAGES, CLASSES, channels=2)
+    torch.testing.assert_close(found, expected)
+    maps = grad_cam(network, network.last, IMAGES, CLASSES, channels=3)
+    torch.testing.assert_close(maps, expected.unflatten(1, (4, 4)))
+
+
+def test_channels_that_may_be_first_or_last_must_be_said():
+    """8 x 8 places and 8 channels."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Tanh(), nn.Flatten(), nn.Linear(512, 4))
+    layer = network[1]
+    for ask in (layer_attribution, grad_cam):
+        with pytest.raises(ValueError, match=r"by channels=1 or channels=3"):
+            ask(network, layer, IMAGES, CLASSES)
+        first, last = (ask(network, layer, IMAGES, CLASSES, channels=c) for c in (1, 3))
+        assert first.shape == last.shape
+        assert not torch.allclose(first, last)
+
+
+def test_attention_is_no_maps():
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Softmax(3), nn.Flatten(), nn.Linear(128, 4))
+    for ask in (layer_attribution, grad_cam):
+        with pytest.raises(ValueError, match=r"is attention .* choose the layer that gives the"):
+            ask(network, network[1], IMAGES, CLASSES)

@@ -411,3 +411,64 @@ def test_evaluation_counts_right_answers_per_class():
     for label in range(6):
         mean = right[data.labels == label].mean().item()
         assert result.robust.class_accuracy[label].item() == pytest.approx(mean)
+
+
+class Between(ConvNet):
+    """BatchNorm stands between features and head."""
+
+    def __init__(self):
+        super().__init__(4, width=2)
+        self.between = nn.BatchNorm1d(8)
+        self.between.running_mean += 1
+
+    def forward(self, x):
+        return self.head(self.between(self.features(x)))
+
+
+class Negative(ConvNet):
+    def forward(self, x):
+        return -self.head(self.features(x))
+
+
+class Plain(ConvNet):
+    def forward(self, x):
+        return self.features(x) @ self.head.weight.T + self.head.bias
+
+
+def test_a_foreign_network_s_logits_must_be_its_head_of_its_features(photos):
+    for attack in (None, ATTACK):
+        for network in (Between(), Negative(4, width=2)):
+            with pytest.raises(ValueError, match=r"are not head\(features\(x\)\).*Headed\(network"):
+                features_of(network, photos.images, photos.labels, attack)
+    network = Plain(4, width=2).eval()
+    expected = network.features(photos.images / 255)
+    found = features_of(network, photos.images, photos.labels)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_head_of_one_class_is_answered_by_one_line(photos):
+    labels = torch.zeros(4, dtype=torch.long)
+    for ask in (
+        lambda: neural_collapse(torch.rand(4, 3), labels, 1),
+        lambda: measure(torch.rand(4, 3), labels, nn.Linear(3, 1)),
+        lambda: evaluate(ConvNet(1, width=2), photos.images[:4], labels, ATTACK),
+    ):
+        with pytest.raises(ValueError, match=r"a head of 1 class has no pairs .* two classes or"):
+            ask()
+
+
+def test_radii_end_where_an_attack_s_lengths_do(photos):
+    network = ConvNet(4, width=2)
+    found = radii(network, photos, PGD(norm="l2", eps=1e6, step_size=1e6, steps=1))
+    assert found.radius.tolist() == [0, 0.25e6, 0.5e6, 1e6, 1e6, 1e6]
+
+
+def test_features_in_half_precision_are_measured_in_single(network):
+    """Sums of 4096 features of 40 pass 65504, where float16 ends."""
+    torch.manual_seed(0)
+    features, labels = (40 * torch.rand(8192, 16)).half(), torch.arange(8192) % 4
+    found = measure(features, labels, network.head)
+    expected = measure(features.float(), labels, network.head)
+    assert torch.equal(found.class_means, expected.class_means)
+    assert torch.equal(found.similarity, expected.similarity)
+    assert found.accuracy == expected.accuracy

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ccnotes.attacks import PGD, pgd
 from ccnotes.evaluation import evaluate
-from ccnotes.models import ConvNet, Headed, Normalize, PreActBlock, PreActResNet
+from ccnotes.models import ConvNet, Headed, Normalize, PreActBlock, PreActResNet, agree
 
 MODELS = [ConvNet(6, width=8), PreActResNet(6, width=4)]
 
@@ -396,3 +396,42 @@ def test_weights_that_are_nan_are_named_as_the_reason(value):
     network.body[1].weight.data[0, 0] = value
     with pytest.raises(ValueError, match=r"NaN or infinity for 6 of 6 .* stands in body.1.weight"):
         Headed(network).features(X)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shared", "added"),
+    [
+        (torch.bfloat16, 20, (0.5, 0, -0.5)),
+        (torch.float16, 20, (0.5, 0, -0.5)),
+        (torch.float32, 3e5, (20, 0, 20)),
+        (torch.float32, 0, (1e-3, 0, 0)),
+    ],
+)
+def test_a_number_that_all_logits_share_hides_no_change_of_them(dtype, shared, added):
+    """Rounding of 20 is 0.08 in bfloat16; of 3e5 in float32 it is 0.016."""
+    changed = Small(lambda head, h: head(h) + torch.tensor(added, dtype=dtype))
+    for network in (changed, Small(head=Written(5, 3))):
+        network.fc.bias.data += shared
+        network.to(dtype)
+    with pytest.raises(ValueError, match="are not what its layer 'fc' gives"):
+        Headed(changed).features(X)
+    Headed(network).features(X)  # the same product, rounded otherwise
+
+
+def test_the_class_that_wins_clearly_must_be_the_head_s():
+    """By hand: one rounding of bfloat16 at 100 allows 0.8, and the top two are 1 apart."""
+    linear = torch.tensor([[100.5, 100.5, 99.0]]).bfloat16()
+    logits = torch.tensor([[100.0, 101.0, 99.0]]).bfloat16()
+    size = torch.zeros(1, 1).double()
+    assert not agree(linear, size, logits)
+    assert agree(linear, size, linear)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_wide_heads_in_half_precision_are_heads(dtype):
+    """Sums of 2048 positive features, rounded once by one way and not at all by the other."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2048), nn.ReLU(), Written(2048, 100))
+    assert Headed(network.to(dtype)).features(X).shape == (6, 2048)
+    with torch.autocast("cpu", dtype):
+        assert Headed(network.float()).features(X).shape == (6, 2048)

@@ -147,6 +147,7 @@ SEVERAL = {
     "beside": lambda w: {"state_dict": w, "state_dict_ema": other(w)},
     "flat": lambda w: named("model.", w) | named("ema_model.", other(w)),
     "bare": lambda w: w | named("ema.", other(w)),
+    "bare and last": lambda w: named("ema.", other(w)) | w,
     "wrapped": lambda w: w | named("module.", other(w)),
     "in the middle": lambda w: wrapped_body(w) | named("ema.", wrapped_body(other(w))),
 }
@@ -158,13 +159,15 @@ SEVERAL = {
         ("beside", "state_dict.", "state_dict_ema."),
         ("flat", "model.", "ema_model."),
         ("bare", "", "ema."),
+        ("bare and last", "", "ema."),
         ("wrapped", "", "module."),
         ("in the middle", "", "ema."),
     ],
 )
 def test_raw_and_averaged_weights_in_one_file_are_a_question(save, raw, average, path, source):
     torch.save(SEVERAL[save](source.state_dict()), path)
-    with pytest.raises(ValueError, match=rf"Choose one by prefix=..., of '{raw}', '{average}'"):
+    either = f"('{raw}', '{average}'|'{average}', '{raw}')"
+    with pytest.raises(ValueError, match=rf"Choose one by prefix=..., of {either}"):
         load_weights(network(), path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -175,6 +178,21 @@ def test_raw_and_averaged_weights_in_one_file_are_a_question(save, raw, average,
     expected = network().eval()
     expected.load_state_dict(other(source.state_dict()))
     assert torch.equal(second(X), expected(X))
+
+
+@pytest.mark.parametrize("inner", ["module.", "_orig_mod.module."])
+def test_an_average_whose_names_a_wrapper_changed_is_a_question_too(inner, path):
+    """In the middle, so that its names fit only without the wrapper's."""
+    raw, average = (nn.Sequential(nn.Sequential(nn.Linear(2, 2))) for _ in range(2))
+    ema = {key.replace("0.", f"0.{inner}", 1): v for key, v in average.state_dict().items()}
+    torch.save({"model": raw.state_dict(), "ema": ema}, path)
+    with pytest.raises(ValueError, match=r"Choose one by prefix=..., of 'model\.', 'ema\.'"):
+        load_weights(raw, path)
+    for prefix, expected in (("model", raw), ("ema", average)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            loaded = load_weights(raw, path, prefix=prefix)
+        assert torch.equal(loaded[0][0].weight, expected[0][0].weight)
 
 
 def test_the_same_weights_twice_are_no_question(path, source):
@@ -277,3 +295,40 @@ def test_weights_loaded_in_inference_mode_can_be_attacked(path, source):
     with torch.inference_mode():
         loaded = load_weights(network(), path)
     assert not any(weight.is_inference() for weight in loaded.parameters())
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.int32, torch.bool, torch.float8_e4m3fn]
+)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_quantised_weights_are_refused(dtype, prefix, path, source):
+    """Their numbers count steps of a scale that is not applied; counters are integers rightly."""
+    weights = source.state_dict()
+    weights["head.weight"] = weights["head.weight"].to(dtype)
+    torch.save(named(prefix, weights), path)
+    with pytest.raises(
+        ValueError, match=rf"{dtype} in {prefix}head.weight, .* quantised; dequantise first"
+    ):
+        load_weights(network(), path)
+
+
+def test_weights_in_half_precision_are_weights(path, source):
+    torch.save({name: value.bfloat16() for name, value in source.state_dict().items()}, path)
+    expected = source.head.weight.bfloat16().float()
+    assert torch.equal(load_weights(network(), path).head.weight, expected)
+
+
+def test_a_flipped_bit_is_noticed_by_the_file_s_checksums(path):
+    network = nn.Linear(2, 2)
+    network.weight.data.fill_(0.3)
+    torch.save(network.state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(network.weight.detach().numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"data/\d has another checksum than when it was written"):
+        load_weights(network, path)
+
+
+def test_files_of_the_old_format_without_checksums_are_read(path, source):
+    torch.save(source.state_dict(), path, _use_new_zipfile_serialization=False)
+    assert torch.equal(load_weights(network(), path)(X), source(X))

@@ -44,7 +44,7 @@ def write_cams(
         model = load_model(record.folder / f"{which}.safetensors")
         maps = torch.cat(
             [
-                grad_cam(model, model.stages[-1], to_float(images), labels)
+                grad_cam(model, model.stages[-1], to_float(images), labels, channels=1)
                 for images, labels in zip(
                     test.images.split(together), test.labels.split(together), strict=True
                 )
