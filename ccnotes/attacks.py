@@ -19,6 +19,9 @@ from ccnotes.checks import (
     check_trackable,
     extremes,
     logits_of,
+    real,
+    truth,
+    whole,
 )
 from ccnotes.types import Images, Labels, Logits, Soft
 
@@ -44,7 +47,8 @@ class PGD:
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, ("linf", "l2"))
         for name in ("eps", "step_size"):
-            value = getattr(self, name)
+            value = real(name, getattr(self, name))
+            object.__setattr__(self, name, value)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}={value!r} must be a finite number >= 0.")
             if value > 1 and self.norm == "linf":
@@ -57,8 +61,8 @@ class PGD:
                     f"{name}={value:g} is longer than any way from image to image, so that "
                     f"squares would overflow: give at most {LONGEST:g}."
                 )
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} must be at least 1.")
+        object.__setattr__(self, "steps", whole("steps", self.steps, 1))
+        object.__setattr__(self, "random_start", truth("random_start", self.random_start))
 
 
 def pgd(

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -389,3 +390,25 @@ def test_layers_that_change_their_weights_for_eval_mode_are_put_back(frozen):
     assert [m.training for m in model.modules()] == before
     assert torch.equal(layer.weight, weights[0])
     assert torch.equal(layer.inner.weight, weights[1])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 2.5}, "steps=2.5 must be a whole number"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"eps": "8/255"}, "eps='8/255' must be a number"),
+        ({"random_start": "no"}, "random_start='no' must be True or False"),
+    ],
+)
+def test_settings_of_other_types_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PGD(**settings)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_numpy_are_those_of_python():
+    found = PGD(eps=np.float32(0.5), step_size=np.float64(0.25), steps=np.int64(3))
+    assert [type(value) for value in (found.eps, found.steps)] == [float, int]
+    assert found == PGD(eps=0.5, step_size=0.25, steps=3)
