@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from ccnotes.attacks import evaluating, recording, usable
 from ccnotes.checks import (
+    channels_of,
     check_floats,
+    check_maps as check_maps,  # where it was before
     check_one_each,
     check_trackable,
     checked_labels,
@@ -255,60 +257,6 @@ def traced(
             f"images to the logits, not under torch.no_grad(), whose first dimension counts images."
         )
     return output.detach().float(), gradient.float()
-
-
-def channels_of(found: Tensor, images: Images, channels: int | None) -> int:
-    """The dimension of a layer's output that counts its channels, as given or of maps.
-
-    >>> channels_of(torch.zeros(1, 64, 4, 4), torch.zeros(1, 3, 32, 32), None)
-    1
-    """
-    if channels is not None:
-        if not 0 < channels < found.ndim:
-            raise ValueError(
-                f"channels={channels} is no dimension of the layer's output beside the images': it "
-                f"has the shape {tuple(found.shape)}, so 1 to {found.ndim - 1} are."
-            )
-        return channels
-    check_maps(found, images, "say by channels which dimension counts them")
-    if is_maps(found.movedim(3, 1), images) and found.shape[2:] != (1, 1):
-        raise ValueError(
-            f"the layer's output has the shape {tuple(found.shape)}, so that its channels may be "
-            f"the second dimension or the last: say by channels=1 or channels=3 which it is."
-        )
-    chances = found.shape[3] > 1 and bool((found >= 0).all())
-    if chances and (found.sum(3) - 1).abs().max() < 1e-2:  # half precision rounds so
-        raise ValueError(
-            f"the layer's output of shape {tuple(found.shape)} is attention (its rows are "
-            f"probabilities), no maps: choose the layer that gives the tokens, with channels=2."
-        )
-    return 1
-
-
-def is_maps(found: Tensor, images: Images) -> bool:
-    """Whether ``found`` are as high and wide in proportion as the images are.
-
-    >>> is_maps(torch.empty(1, 64, 4, 4), torch.empty(1, 3, 32, 32))
-    True
-    """
-    rows, columns = images.shape[2:]
-    if found.ndim != 4:
-        return False
-    off = abs(found.shape[2] * columns - found.shape[3] * rows)
-    return off <= (0 if rows == columns else max(rows, columns))
-
-
-def check_maps(found: Tensor, images: Images, remedy: str) -> None:
-    """ValueError unless ``found`` are maps, as high and wide in proportion as the images are.
-
-    >>> check_maps(torch.empty(1, 64, 4, 4), torch.empty(1, 3, 32, 32), "")
-    """
-    rows, columns = images.shape[2:]
-    if not is_maps(found, images):
-        raise ValueError(
-            f"the layer's output has the shape {tuple(found.shape)} for images of {rows} x "
-            f"{columns} pixels, which are no maps (images x channels x rows x columns): {remedy}."
-        )
 
 
 def spread(maps: Float[Tensor, "batch rows columns"]) -> Float[Tensor, " batch"]:

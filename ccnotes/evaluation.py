@@ -20,10 +20,10 @@ from ccnotes.attribution import (
     layer_attribution,
     wide,
 )
-from ccnotes.checks import check_bytes, check_finite, checked_labels, logits_of
+from ccnotes.checks import check_bytes, check_finite, checked_labels
 from ccnotes.data import Split, to_float
 from ccnotes.devices import autocast
-from ccnotes.models import NETWORKS, Headed, Network, agree, product
+from ccnotes.models import Headed, Network, check_split
 from ccnotes.types import Features, Images, Labels, Pixels, Similarity
 from ccnotes.verdicts import (  # where they were before they had a room of their own
     bootstrapped as bootstrapped,
@@ -130,26 +130,6 @@ def features_of(
     features = torch.cat(found)
     check_finite(features, model)
     return features
-
-
-def check_split(model: nn.Module, x: Images, features: Tensor) -> None:
-    """ValueError unless the model's logits are its head of these features.
-
-    Of ccnotes' own networks they are, and :class:`ccnotes.models.Headed` looks for itself.
-    """
-    if features.ndim != 2:
-        raise ValueError(
-            f"the features of {type(model).__name__} have the shape {tuple(features.shape)}, not "
-            f"images x features: wrap the network, Headed(network)."
-        )
-    if type(model) in (Headed, *NETWORKS.values()) or not features.isfinite().all():
-        return
-    assert isinstance(model.head, nn.Linear)
-    if not agree(*product(model.head, features), logits_of(model(x))):
-        raise ValueError(
-            f"the logits of {type(model).__name__} are not head(features(x)), so its features are "
-            f"not those that its head sees: wrap it, Headed(network)."
-        )
 
 
 def batches(

@@ -293,3 +293,23 @@ def agree(linear: Tensor, size: Tensor, logits: Logits) -> bool:
     sure = first[:, 0] - first[:, -1] > allowed[:, 0]
     same = a.argmax(1) == b.argmax(1)
     return bool(((a - b).abs() <= allowed).all() and same[sure].all())
+
+
+def check_split(model: nn.Module, x: Images, features: Tensor) -> None:
+    """ValueError unless the model's logits are its head of these features.
+
+    Of ccnotes' own networks they are, and :class:`Headed` looks for itself.
+    """
+    if features.ndim != 2:
+        raise ValueError(
+            f"the features of {type(model).__name__} have the shape {tuple(features.shape)}, not "
+            f"images x features: wrap the network, Headed(network)."
+        )
+    if type(model) in (Headed, *NETWORKS.values()) or not features.isfinite().all():
+        return
+    assert isinstance(model.head, nn.Linear)
+    if not agree(*product(model.head, features), logits_of(model(x))):
+        raise ValueError(
+            f"the logits of {type(model).__name__} are not head(features(x)), so its features are "
+            f"not those that its head sees: wrap it, Headed(network)."
+        )

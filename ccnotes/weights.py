@@ -124,8 +124,8 @@ def fitting(
 ) -> dict[str, tuple[nn.Module, dict[str, str]]]:
     """Copies of the network with each set of weights that fits; and its names for these keys.
 
-    By what stands before the network's names in those keys. Wrappers' names do not count; where
-    ``prefix`` is given they do if it fits with them.
+    By what stands before the network's names in those keys, with wrappers' names and without; of
+    a given ``prefix`` without them only where nothing fits with them.
     """
     fits: dict[str, tuple[nn.Module, dict[str, str]]] = {}
     for plain in (str, unwrapped):
