@@ -149,7 +149,7 @@ class Experiment:
 def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Dataset:
     """The data that the experiment trains, validates and tests on, at its seed.
 
-    Planted images are drawn; of photographs see :func:`ccnotes.data.photos.load_photos`, of its
+    Planted images are drawn; of photographs see :func:`~ccnotes.data.photos.load_photos`, of its
     errors, too.
 
     >>> data = dataset(Experiment(train_size=12, validation_size=18))

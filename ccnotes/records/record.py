@@ -44,7 +44,7 @@ class Record:
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
-        """The configuration, every field of :class:`ccnotes.experiments.experiment.Experiment`."""
+        """The configuration, every field of :class:`~ccnotes.experiments.experiment.Experiment`."""
         return asdict(rebuilt(self.content["experiment"]))
 
     @property
