@@ -239,7 +239,7 @@ def test_maps_are_made_afterwards_from_the_run_s_networks(command, tmp_path):
     with pytest.raises(SystemExit, match=r"has no record\.json"):
         command("cams", folder, "--publish-to", tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(SystemExit, match="cannot be read as a model"):
+    with pytest.raises(SystemExit, match=r"has no best\.safetensors"):
         command("cams", tmp_path / folder.name)
     command(*short, "--publish-to", tmp_path)
     assert (tmp_path / folder.name / "cams.safetensors").exists()
