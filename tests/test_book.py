@@ -1,5 +1,6 @@
 """The chapters keep the house rules, before they run and as they are rendered."""
 
+import functools
 import re
 import tomllib
 from html.parser import HTMLParser
@@ -177,6 +178,11 @@ def test_figures_are_sharp_at_any_size(page):
     assert all(source.endswith(".svg") for source in drawn), drawn
 
 
+@functools.cache
+def places(file):
+    return set(re.findall(r'\b(?:id|name)="([^"]*)"', file.read_text()))
+
+
 @pytest.mark.rendered
 @each_page
 def test_no_link_into_the_book_leads_nowhere(page):
@@ -189,8 +195,7 @@ def test_no_link_into_the_book_leads_nowhere(page):
         target = (source.parent / unquote(address.path)).resolve() if address.path else source
         assert target.is_file(), f"{page} links to {href}"
         if address.fragment and target.suffix == ".html":
-            places = set(re.findall(r'\b(?:id|name)="([^"]*)"', target.read_text()))
-            assert unquote(address.fragment) in places, f"{page} links to {href}"
+            assert unquote(address.fragment) in places(target), f"{page} links to {href}"
 
 
 @pytest.mark.rendered
