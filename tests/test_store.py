@@ -139,6 +139,24 @@ def test_a_publication_that_fails_leaves_the_one_before(made, tmp_path, monkeypa
     assert all((copy / name).exists() for name in WEIGHTS)
 
 
+@pytest.mark.parametrize("error", [OSError("no rename"), KeyboardInterrupt()], ids=["os", "ctrl-c"])
+def test_a_publication_stopped_between_its_renames_leaves_the_one_before(
+    made, tmp_path, monkeypatch, error
+):
+    copy, rename = publish(made, tmp_path / "home"), os.replace
+
+    def stopped(source, target):
+        if source.name == "fresh":
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr("ccnotes.records.store.os.replace", stopped)
+    with pytest.raises(type(error)):
+        publish(made, tmp_path / "home")
+    assert_equal_records(load(copy), made)
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [copy.name]
+
+
 def test_publishing_loses_no_file_of_the_user_s(made, tmp_path):
     copy = publish(made, tmp_path / "home")
     (copy / "notes.txt").write_text("mine")

@@ -264,14 +264,15 @@ def publish(
         fresh.mkdir()
         for name in (*names, TABLE):
             shutil.copyfile(record.folder / name, fresh / name)
-        with suppress(FileNotFoundError):
-            os.replace(destination, before)
         try:
+            with suppress(FileNotFoundError):
+                os.replace(destination, before)
             os.replace(fresh, destination)
         except OSError as error:
-            if before.exists() and not destination.exists():
-                os.replace(before, destination)
             raise OSError(
                 f"cannot publish to {destination}: {error}. If another process is at it, try again."
             ) from error
+        finally:  # Ctrl-C between the two loses nothing, either
+            if before.exists() and not destination.exists():
+                os.replace(before, destination)
     return destination
