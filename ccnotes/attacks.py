@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ccnotes.checks import (
@@ -23,6 +23,7 @@ from ccnotes.checks import (
     truth,
     whole,
 )
+from ccnotes.devices import Compiled, compiled
 from ccnotes.types import Images, Labels, Logits, Soft
 
 LONGEST = 1e6  # what an l2 length may be: as far as 1e12 pixels from black to white
@@ -107,22 +108,92 @@ def pgd(
     check_one_each(x, y)
     check_trackable(model)
     ends = [] if loss == "kl" else extremes(y)
+    found = ascent(model, x, y, attack, generator, batchnorm=batchnorm, loss=loss, ends=ends)
+    if stuck is not None:
+        stuck.append(found.stuck)
+    return found.images
+
+
+class Found(NamedTuple):
+    """What an attack has found."""
+
+    images: Images
+    stuck: Bool[Tensor, " batch"]  # no gradient, so that the last step could not move them
+
+
+def ascent(
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    attack: PGD,
+    generator: torch.Generator | None,
+    *,
+    batchnorm: Literal["eval", "train"] = "eval",
+    loss: Literal["cross-entropy", "kl"] = "cross-entropy",
+    ends: Sequence[float] = (),
+) -> Found:
+    """:func:`pgd` of what has been looked at: nothing here waits for the device.
+
+    ``ends`` are the least and the greatest label, where the network may lack a logit for them.
+    """
     with recording(), evaluating(model) if batchnorm == "eval" else nullcontext():
         adv = x = usable(x)
         if loss == "kl":
             noise = 1e-3 * torch.empty_like(x).normal_(generator=generator)
-            adv = (x + project(noise, attack)).clamp(0, 1)
+            adv = (x + project(noise, attack.norm, attack.eps)).clamp(0, 1)
             target = logits_of(model(x)).float().softmax(1).detach()
         else:
             target = usable(y.long())
             if attack.random_start:
                 adv = (x + random_point(x, attack, generator)).clamp(0, 1)
+        if batchnorm == "eval" and (found := compiled(model)):
+            return compiled_steps(found, model, x, adv, target, attack)
         for _ in range(attack.steps):
-            direction = ascent_direction(model, adv, target, attack.norm, ends)
-            adv = (x + project(adv + attack.step_size * direction - x, attack)).clamp(0, 1)
-        if stuck is not None:
-            stuck.append((direction == 0).flatten(1).all(1))
-    return adv
+            gradient = input_gradient(model, adv, target, ends)
+            adv, direction = stepped(x, adv, gradient, attack.norm, attack.eps, attack.step_size)
+    return Found(adv, still(direction))
+
+
+def compiled_steps(
+    engine: Compiled, model: nn.Module, x: Images, start: Images, target: Tensor, attack: PGD
+) -> Found:
+    """All steps of the attack, in batches of the size that the network is compiled for."""
+
+    def step(x: Images, adv: Images, target: Tensor, eps: Tensor, step_size: Tensor) -> Found:
+        gradient = torch.func.grad(lambda adv: ascended(model(adv), target, shared=False))(adv)
+        moved, direction = stepped(x, adv, gradient, attack.norm, eps, step_size)
+        return Found(moved, still(direction))
+
+    def steps(x: Images, adv: Images, target: Tensor, eps: Tensor, step_size: Tensor) -> Found:
+        for _ in range(attack.steps):
+            adv, stuck = one(x, adv, target, eps, step_size)
+        return Found(adv, stuck)
+
+    # Lengths are tensors, so that what is compiled for one radius serves all.
+    radii = [x.new_tensor(attack.eps), x.new_tensor(attack.step_size)]
+    size = engine.batch_size
+    one = engine.function(("step", attack.norm, target.dtype), step)
+    found: list[Found] = []
+    with torch.no_grad():  # but towards the images
+        for parts in zip(x.split(size), start.split(size), target.split(size), strict=True):
+            inputs = [*(filled_up(part, size) for part in parts), *radii]
+            run = engine.recorded(("steps", attack.norm, attack.steps), steps, *inputs)
+            count = len(parts[0])
+            found.append(Found(*(value[:count].clone() for value in run(*inputs))))
+    return Found(*(torch.cat(values) for values in zip(*found, strict=True)))
+
+
+def filled_up(values: Tensor, size: int) -> Tensor:
+    """The values, and the first again until they are so many, as compiled code takes no fewer.
+
+    >>> filled_up(torch.tensor([3, 4]), 4).tolist()
+    [3, 4, 3, 3]
+    """
+    missing = size - len(values)
+    if missing:
+        values = torch.cat([values, values[:1].expand(missing, *values.shape[1:])])
+    # One layout, as what is compiled serves no other.
+    return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values
 
 
 def log_odds_against(logits: Logits, labels: Labels) -> Float[Tensor, " batch"]:
@@ -149,45 +220,76 @@ def log_odds_against(logits: Logits, labels: Labels) -> Float[Tensor, " batch"]:
     return others - logits.gather(1, own)[:, 0]
 
 
-def ascent_direction(
-    model: nn.Module, x: Images, y: Labels | Soft, norm: str, ends: Sequence[float] = ()
+def input_gradient(
+    model: nn.Module, x: Images, target: Labels | Soft, ends: Sequence[float] = ()
 ) -> Images:
-    """The step of length 1 along which the cross-entropy grows fastest.
+    """The gradient, in the images, of what :func:`ascended` makes of the network's logits.
 
-    With probabilities for ``y``, the divergence from them grows as fast. ``ends`` are the least
-    and the greatest label; see :func:`log_odds_against` for what is differentiated.
+    ``ends`` are the least and the greatest label, for the error where there is no logit for one.
     """
     x = x.detach().requires_grad_()
-    logits = logits_of(model(x)).float()
+    logits = logits_of(model(x))
     check_labels(ends, logits.shape[1])
-    # Summed, so that an image's gradient does not depend on how many share its batch.
-    if y.is_floating_point():
-        loss = F.cross_entropy(logits, y, reduction="sum")
-    else:
-        odds = log_odds_against(logits, y)
-        # Images that share BatchNorm's statistics share a gradient, too, each to its weight.
-        loss = (F.softplus(odds) if model.training else odds).sum()
-    grad = None
+    loss = ascended(logits, target, shared=model.training)
+    gradient = None
     if loss.requires_grad:
-        (grad,) = torch.autograd.grad(loss, x, allow_unused=True)
-    if grad is None:
+        (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
+    if gradient is None:
         raise ValueError(
             "no gradient reaches the images, so no attack can be made from gradients: the network "
             "detaches or rounds them to integers, or runs under torch.no_grad(). Let it compute "
             "on floating-point numbers from the images to the logits."
         )
-    return grad.sign() if norm == "linf" else grad / lengths(grad).clamp_min(1e-12)
+    return gradient
 
 
-def project(delta: Images, attack: PGD) -> Images:
-    """The nearest point to ``delta`` in the ball.
+def ascended(logits: Logits, target: Labels | Soft, *, shared: bool) -> Float[Tensor, ""]:
+    """What an attack drives up: image by image along the gradient of the cross-entropy.
 
-    >>> project(torch.tensor([[[[3.0, 4.0]]]]), PGD(norm="l2", eps=0.5))
+    With probabilities as the target, the divergence from them grows as fast. For labels see
+    :func:`log_odds_against`. Images that ``shared`` BatchNorm's statistics share a gradient, too,
+    each to its weight. Summed, so that it does not depend on how many share a batch.
+    """
+    logits = logits.float()
+    if target.is_floating_point():
+        return F.cross_entropy(logits, target, reduction="sum")
+    odds = log_odds_against(logits, target)
+    return (F.softplus(odds) if shared else odds).sum()
+
+
+def stepped(
+    x: Images,
+    adv: Images,
+    gradient: Images,
+    norm: str,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+) -> tuple[Images, Images]:
+    """One step of ``step_size`` from ``adv``, back into the ball and [0, 1], and its direction."""
+    steepest = norm == "linf"
+    direction = gradient.sign() if steepest else gradient / lengths(gradient).clamp_min(1e-12)
+    delta = project(adv + step_size * direction - x, norm, eps)
+    return (x + delta).clamp(0, 1), direction
+
+
+def still(direction: Images) -> Bool[Tensor, " batch"]:
+    """Which images have no direction to go.
+
+    >>> still(torch.tensor([[[[0.0, 0.0]]], [[[0.0, 1.0]]]]))
+    tensor([ True, False])
+    """
+    return (direction == 0).flatten(1).all(1)
+
+
+def project(delta: Images, norm: str, eps: float | Tensor) -> Images:
+    """The nearest point to ``delta`` in the ball of radius ``eps``.
+
+    >>> project(torch.tensor([[[[3.0, 4.0]]]]), "l2", 0.5)
     tensor([[[[0.3000, 0.4000]]]])
     """
-    if attack.norm == "linf":
-        return delta.clamp(-attack.eps, attack.eps)
-    return delta * (attack.eps / lengths(delta).clamp_min(1e-12)).clamp_max(1)
+    if norm == "linf":
+        return delta.clamp(-eps, eps)  # type: ignore[arg-type]
+    return delta * (eps / lengths(delta).clamp_min(1e-12)).clamp_max(1)
 
 
 def random_point(x: Images, attack: PGD, generator: torch.Generator | None) -> Images:

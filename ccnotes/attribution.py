@@ -307,6 +307,44 @@ def instance_similarity(
     return similarity
 
 
+class HeadOrFeatures(NamedTuple):
+    """What the similarity of attribution vectors is made of: matrices of cosines, in [-1, 1]."""
+
+    head: Similarity  # of the head's rows
+    centred: Similarity  # of the classes' mean features, less the mean over classes
+    blind: Similarity  # of attribution, every class's mean features replaced by the mean over all
+    nc3: Float[Tensor, ""]  # in [0, 2]; see head_or_features
+
+
+def head_or_features(means: Float[Tensor, "classes features"], head: Head) -> HeadOrFeatures:
+    r"""How much of the similarity comes from the head :math:`W` and from the features' means.
+
+    Attribution is :math:`A_i = \mu_i \odot W_i` (:func:`class_attribution`). So of two networks'
+    class means and heads, ``class_similarity(means * head)`` of one's means and the other's head
+    is what a swap gives. NC3 says how far the head is from the centred means :math:`M`:
+
+    .. math:: \mathrm{NC3} = \left\| W / \|W\|_F - M / \|M\|_F \right\|_F
+
+    with the mean over classes taken off the rows of :math:`W`, too, as no probability depends on
+    it. It is 0 where both have the same shape. Papyan, Han and Donoho (2020), arXiv:2008.08186.
+
+    >>> means, head = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [1.0, 1.0]])
+    >>> found = head_or_features(means, head)
+    >>> [round(matrix[0, 1].item(), 4) for matrix in found[:3]]
+    [1.0, -1.0, 1.0]
+    """
+    means, head = wide(means), wide(head)
+    mean = means.mean(0)
+    centred, rows = means - mean, head - head.mean(0)
+    nc3 = (normalised(rows.flatten()) - normalised(centred.flatten())).norm()
+    return HeadOrFeatures(
+        head=class_similarity(head),
+        centred=class_similarity(centred),
+        blind=class_similarity(mean * head),
+        nc3=nc3,
+    )
+
+
 class Groups(NamedTuple):
     """Mean similarities of pairs of classes, in [-1, 1], one for each matrix."""
 

@@ -17,11 +17,10 @@ from torchvision import transforms
 from tqdm.auto import tqdm
 
 from ccnotes.attacks import PGD
-from ccnotes.devices import hardware, pick_device, pick_precision
+from ccnotes.devices import compile_network, hardware, pick_device, pick_precision
 from ccnotes.experiments import CIFAR10_FULL, Experiment
 from ccnotes.models import PreActResNet
 from ccnotes.steps import sgd, train_step
-from ccnotes.types import Images, Logits
 
 CIFAR10_IMAGES = 50_000
 LONG_ENOUGH = 0.05  # seconds of one product, beside which starting it is nothing
@@ -42,7 +41,7 @@ def bench(
     rounds: int = 3,
     device: str | None = None,
     precision: str = "auto",
-    compile: bool = False,
+    compile: bool = True,
 ) -> list[dict[str, Any]]:
     """One dictionary for each width of PreActResNet-18: our training step against a plain one.
 
@@ -57,7 +56,7 @@ def bench(
     float32. (On CUDA torch convolves float32 as TF32, and that share may exceed 1.)
     ``cifar10_epoch_s`` is the time of our steps for 50,000 images.
 
-    >>> row = bench([1], batch_size=2, steps=1, rounds=1)[0]
+    >>> row = bench([1], batch_size=2, steps=1, rounds=1, compile=False)[0]
     >>> row["width"], bool(row["ratio"] > 0)
     (1, True)
     """
@@ -88,14 +87,13 @@ def measure(
     )
     step = partial(
         train_step,
-        optimiser=sgd(model, e),
         x=images.to(device),
         y=labels.to(device),
         experiment=e,
         generators={use: torch.Generator(device) for use in ("augmentation", "attack")},
         precision=precision,
     )
-    ours = partial(step, model)
+    ours = partial(step, model, sgd(model, e))
     reference = partial(
         reference_step,
         plain,
@@ -106,12 +104,17 @@ def measure(
         PUBLISHED_AUGMENTATION,
     )
     ours_flop, reference_flop = flops(ours), flops(reference)  # warms both up, too
+    eager, compile_s = ours, 0.0
     if compile:
-        ours = partial(step, Compiled(model))
+        fast = deepcopy(model)
+        compile_network(fast, e.batch_size)
+        ours = partial(step, fast, sgd(fast, e))
+        compile_s = seconds(ours, device)
         ours()
     found = pd.DataFrame(
         {
             "ours": seconds(ours, device),
+            "eager": seconds(eager, device),
             "reference": seconds(reference, device),
             **{name: matmul_peak(device, name) for name in {precision, "float32"}},
         }
@@ -125,6 +128,8 @@ def measure(
         "steps": e.attack.steps,
         "rounds": rounds,
         "ours_ms": 1e3 * median.ours,
+        "eager_ms": 1e3 * median.eager,
+        "compile_s": compile_s,
         "reference_ms": 1e3 * median.reference,
         "ratio": median.reference / median.ours,
         "ratio_low": ratio.min(),
@@ -187,27 +192,6 @@ def reference_step(
     loss.backward()
     optimiser.step()
     return loss.detach()
-
-
-class Compiled(nn.Module):
-    """A compiled network that freezes its weights in eval mode.
-
-    What is compiled computes the gradients of all that it can; frozen, an attack in eval mode is
-    spared those of the weights.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = torch.compile(model)
-
-    def forward(self, x: Images) -> Logits:
-        """The network's logits; in eval mode without gradients for its weights."""
-        self.requires_grad_(self.training)
-        try:
-            logits: Logits = self.model(x)
-            return logits
-        finally:
-            self.requires_grad_()
 
 
 def flops(step: Callable[[], Any]) -> int:

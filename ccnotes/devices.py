@@ -3,11 +3,14 @@
 import os
 import platform
 import time
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ccnotes.checks import check_choice
 
@@ -99,3 +102,103 @@ def hardware(device: torch.device) -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
+
+
+class Compiled:
+    """What one network computes, compiled for batches of one size; see :func:`compile_network`."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.functions: dict[Hashable, Callable[..., Any]] = {}
+
+    def __deepcopy__(self, memo: object) -> None:
+        """A copy of the network is another network, for which nothing is compiled."""
+
+    def function(self, key: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, compiled: the first that came with this ``key``."""
+        if key not in self.functions:
+            self.functions[key] = torch.compile(function, dynamic=False)
+        return self.functions[key]
+
+    def recorded(
+        self,
+        key: Hashable,
+        function: Callable[..., Any],
+        *inputs: Tensor,
+        learner: nn.Module | None = None,
+    ) -> Callable[..., Any]:
+        """The function of tensors as a CUDA graph, the first with this ``key``; elsewhere itself.
+
+        Its result stands until the next call. See :class:`Recorded` for ``learner``.
+        """
+        if inputs[0].device.type != "cuda":
+            return function
+        precision = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+        key = ("recorded", key, precision, *((value.shape, value.dtype) for value in inputs))
+        if key not in self.functions:
+            self.functions[key] = Recorded(function, *inputs, learner=learner)
+        return self.functions[key]
+
+
+def compile_network(model: nn.Module, batch_size: int) -> None:
+    """From now on attacks on this network and steps of its training run compiled.
+
+    Attacks on images of any number are made in batches of ``batch_size``; a step of training on
+    a batch of another size runs as it is.
+
+    >>> network = nn.Linear(2, 2)
+    >>> compile_network(network, batch_size=50)
+    >>> compiled(network).batch_size
+    50
+    """
+    # Networks share the code of what is compiled for each, and so a limit that is meant for one.
+    torch._dynamo.config.recompile_limit = 1000
+    model.compiled = Compiled(batch_size)  # type: ignore[assignment]
+
+
+def compiled(model: nn.Module) -> Compiled | None:
+    """What is compiled of the network, if anything is.
+
+    >>> compiled(nn.Linear(2, 2)) is None
+    True
+    """
+    found = getattr(model, "compiled", None)
+    return found if isinstance(found, Compiled) else None
+
+
+class Recorded:
+    """A function of tensors whose kernels CUDA has recorded, so that starting them costs nothing.
+
+    It must neither wait for the device nor draw random numbers. It runs three times first. With a
+    ``learner`` the function sets that network's gradients; what it does to the buffers while it is
+    tried is undone.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], *inputs: Tensor, learner: nn.Module | None = None
+    ):
+        self.inputs = [value.detach().clone() for value in inputs]
+        self.parameters = list(learner.parameters()) if learner else []
+        buffers = [(buffer, buffer.clone()) for buffer in (learner.buffers() if learner else ())]
+        aside, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        aside.wait_stream(current)
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # what is compiled or allocated at first must not be recorded
+                function(*self.inputs)
+        current.wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = function(*self.inputs)
+        self.gradients = [parameter.grad for parameter in self.parameters]
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """The result, which the next call overwrites, as it does the learner's gradients."""
+        for own, given in zip(self.inputs, inputs, strict=True):
+            own.copy_(given)
+        self.graph.replay()
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        return self.outputs

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ccnotes.attacks import LONGEST, PGD, evaluating, pgd
@@ -16,6 +16,7 @@ from ccnotes.attribution import (
     cas_draws,
     class_means,
     class_similarity,
+    head_or_features,
     instance_similarity,
     layer_attribution,
     wide,
@@ -49,10 +50,15 @@ class Measures:
     instance_cas: Float[Tensor, ""]  # the same sum over instance_similarity
     nc1: Float[Tensor, ""]  # see neural_collapse
     nc2: Float[Tensor, ""]
+    nc3: Float[Tensor, ""]  # see ccnotes.attribution.head_or_features, for three matrices, too
     class_accuracy: Float[Tensor, " classes"]  # in [0, 1]
     class_means: Float[Tensor, "classes features"]  # of the features
+    confusion: Int[Tensor, "classes classes"]  # images of the row's class taken for the column's
     similarity: Similarity
     instance_similarity: Similarity
+    head_similarity: Similarity
+    centred_similarity: Similarity
+    blind_similarity: Similarity
     correct: UInt8[Tensor, " batch"] | None = None  # whether each image is recognised: 1 or 0
     cas_draws: Float[Tensor, " draws"] | None = None  # see ccnotes.attribution.cas_draws
 
@@ -197,12 +203,16 @@ def measure(features: Features, labels: Labels, head: nn.Linear, *, draws: int =
         weight = head.weight.detach().to(features.dtype)
         bias = None if head.bias is None else head.bias.detach().to(features.dtype)
     logits = F.linear(features, weight, bias)
-    correct = logits.argmax(1) == labels
-    counts = torch.bincount(labels, minlength=len(weight))
-    means = class_means(features, labels, len(weight))
+    predicted = logits.argmax(1)
+    correct = predicted == labels
+    classes = len(weight)
+    confusion = torch.bincount(classes * labels + predicted, minlength=classes**2)
+    confusion = confusion.view(classes, classes)
+    means = class_means(features, labels, classes)
     similarity = class_similarity(means * weight)
     instances = instance_similarity(features, labels, weight)
-    collapse = neural_collapse(features, labels, len(weight))
+    collapse = neural_collapse(features, labels, classes)
+    parts = head_or_features(means, weight)
     return Measures(
         accuracy=correct.float().mean(),
         loss=F.cross_entropy(logits, labels),
@@ -210,10 +220,15 @@ def measure(features: Features, labels: Labels, head: nn.Linear, *, draws: int =
         instance_cas=cas(instances),
         nc1=collapse.nc1,
         nc2=collapse.nc2,
-        class_accuracy=torch.bincount(labels, correct.float(), minlength=len(weight)) / counts,
+        nc3=parts.nc3,
+        class_accuracy=confusion.diagonal() / confusion.sum(1),
         class_means=means,
+        confusion=confusion,
         similarity=similarity,
         instance_similarity=instances,
+        head_similarity=parts.head,
+        centred_similarity=parts.centred,
+        blind_similarity=parts.blind,
         correct=correct.byte() if draws else None,
         cas_draws=cas_draws(features, labels, weight, draws=draws) if draws else None,
     )

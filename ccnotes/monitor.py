@@ -7,9 +7,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ccnotes.data import Dataset, Split, balanced
-from ccnotes.evaluation import evaluate, features_of, radii, stage_similarity
+from ccnotes.evaluation import evaluate, features_of, measure, radii, stage_similarity
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
+
+# Of matrices, those that a chapter or somebody who swaps heads and features may ask for.
+KEPT = {
+    "test_clean_similarity",
+    "test_clean_instance_similarity",
+    "test_robust_instance_similarity",
+    *(
+        f"{name}_robust_{matrix}"
+        for name in ("train", "test")
+        for matrix in ("similarity", "centred_similarity", "blind_similarity", "class_means")
+    ),
+    *(f"{name}_robust_confusion" for name in ("train", "validation", "test")),
+}
 
 
 class Parts(NamedTuple):
@@ -69,7 +82,8 @@ def final_part(test: Split, e: Experiment) -> Split:
 def evaluate_parts(model: Network, parts: Parts, e: Experiment, precision: str) -> dict[str, Any]:
     """:func:`ccnotes.evaluation.evaluate` of each split, under names such as ``test_robust_cas``.
 
-    Scalars are floats, the rest are tensors; of matrices only those of the test images.
+    Scalars are floats, the rest are tensors; of matrices only those of :data:`KEPT`, and the
+    head's own.
 
     >>> from ccnotes.experiments import dataset
     >>> from ccnotes.models import ConvNet
@@ -87,8 +101,10 @@ def evaluate_parts(model: Network, parts: Parts, e: Experiment, precision: str) 
         for key, value in found.flat().items():
             if value.ndim == 0:
                 results[f"{name}_{key}"] = value.item()
-            elif value.ndim == 1 or (name == "test" and key.endswith("_similarity")):
+            elif value.ndim == 1 or f"{name}_{key}" in KEPT:
                 results[f"{name}_{key}"] = value
+    results["head_similarity"] = found.robust.head_similarity  # the same for all images
+    results |= {f"head_{k}": v.detach().cpu().clone() for k, v in model.head.named_parameters()}
     results["test_sample_attribution"] = sample_attribution(model, parts.test, e, precision)
     return results
 
@@ -135,10 +151,13 @@ def sample_attribution(
     return (features * model.head.weight.detach()).cpu()
 
 
-def robust_accuracy(model: Network, split: Split, e: Experiment, precision: str) -> float:
-    """The accuracy, in [0, 1], that :func:`evaluate_parts` finds on attacked images, alone."""
+def validated(model: Network, split: Split, e: Experiment, precision: str) -> tuple[float, float]:
+    """Accuracy, in [0, 1], and loss, in nats, that :func:`evaluate_parts` finds on attacked images.
+
+    Alone, for epochs that are judged by them and nothing else.
+    """
     features = features_of(
         model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
     )
-    right = model.head(features).argmax(1) == split.labels
-    return float(right.float().mean())
+    found = measure(features, split.labels, model.head)
+    return found.accuracy.item(), found.loss.item()

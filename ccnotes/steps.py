@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,13 +17,13 @@ from torch.optim.swa_utils import (
     update_bn,
 )
 
-from ccnotes.attacks import pgd
+from ccnotes.attacks import ascent
 from ccnotes.data import Dataset, Split, augment, cutout, to_float
-from ccnotes.devices import autocast
+from ccnotes.devices import autocast, compiled
 from ccnotes.experiments import Experiment
 from ccnotes.models import NETWORKS, Network
 from ccnotes.objectives import OWN_AVERAGE, Objective, perturbed, soft_labels, total
-from ccnotes.types import Features, Images, Labels, Logits, Pixels
+from ccnotes.types import Features, Images, Labels, Logits, Pixels, Soft
 
 
 def averaged(model: Network, e: Experiment, images: int) -> AveragedModel | None:
@@ -130,20 +131,52 @@ def train_step(
     with autocast(x.device, precision):
         clean, attacked = augmented_and_attacked(model, x, y, experiment, generators)
         with torch.no_grad():
-            soft = [(soft_labels(t(attacked), y, o, groups), weight) for t, weight in teachers]
-        outputs = forward(model, clean, attacked, o)
-    loss = total(o, model, *outputs, y, soft, groups)
-    optimiser.zero_grad()
-    loss.backward()
+            soft = [soft_labels(teacher(attacked), y, o, groups) for teacher, _ in teachers]
+    weights = [weight for _, weight in teachers]
+    learned = partial(gradients, model, o, weights, groups, precision)
+    loss = learned(clean, attacked, y, *soft)
     if o.awp:
         with perturbed(model, o.awp):
-            # A second block, as autocast would go on with the weights of before.
-            with autocast(x.device, precision):
-                outputs = forward(model, clean, attacked, o)
-            optimiser.zero_grad()
-            total(o, model, *outputs, y, soft, groups).backward()
+            learned(clean, attacked, y, *soft)
     optimiser.step()
-    return loss.detach()
+    return loss
+
+
+def gradients(
+    model: nn.Module,
+    objective: Objective,
+    weights: Sequence[float],
+    groups: Int[Tensor, " classes"] | None,
+    precision: str,
+    clean: Images,
+    attacked: Images,
+    y: Labels,
+    *soft: Soft,
+) -> Float[Tensor, ""]:
+    """The batch's mean loss, in nats; its gradients become those of the model's parameters.
+
+    ``soft`` are the labels of teachers that have these ``weights`` in the loss.
+    """
+
+    def loss_of(clean: Images, attacked: Images, y: Labels, *soft: Soft) -> Tensor:
+        with autocast(clean.device, precision):
+            outputs = forward(model, clean, attacked, objective)
+        taught = list(zip(soft, weights, strict=True))
+        return total(objective, model, *outputs, y, taught, groups)
+
+    def learned(*batch: Tensor) -> Tensor:
+        model.zero_grad()
+        loss = loss_of(*batch)
+        loss.backward()
+        return loss.detach()
+
+    batch, engine = (clean, attacked, y, *soft), compiled(model)
+    if engine is None or len(clean) != engine.batch_size:
+        return learned(*batch)
+    key = "gradients", objective, *weights
+    loss_of = engine.function(key, loss_of)
+    result: Tensor = engine.recorded(key, learned, *batch, learner=model)(*batch)
+    return result.clone()
 
 
 def augmented_and_attacked(
@@ -172,9 +205,9 @@ def augmented_and_attacked(
     if e.attack.eps == 0:
         return clean, clean
     loss: Literal["kl", "cross-entropy"] = "kl" if e.objective.loss == "trades" else "cross-entropy"
-    return clean, pgd(
-        model, clean, y, e.attack, generators["attack"], batchnorm=e.batchnorm, loss=loss
-    )
+    generator = generators["attack"]
+    found = ascent(model, clean, y, e.attack, generator, batchnorm=e.batchnorm, loss=loss)
+    return clean, found.images
 
 
 def forward(

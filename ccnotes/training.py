@@ -17,9 +17,10 @@ from ccnotes.attacks import evaluating
 from ccnotes.checkpoints import State, read_state, write_state
 from ccnotes.checks import NotFinite
 from ccnotes.data import Dataset, Split, to_float
+from ccnotes.devices import compile_network
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
-from ccnotes.monitor import Parts, evaluate_parts, examine, parts_of, robust_accuracy
+from ccnotes.monitor import Parts, evaluate_parts, examine, parts_of, validated
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
 from ccnotes.steps import (
     averaged,
@@ -32,6 +33,7 @@ from ccnotes.steps import (
 )
 
 SAVE_EVERY = 120.0  # seconds between checkpoints, where an epoch takes longer
+CHEAP = 0.2  # seconds that a checkpoint may take whatever an epoch takes
 
 
 class OutOfTime(Exception):
@@ -73,6 +75,7 @@ def fit(
     facts: dict[str, Any],
     teachers: dict[str, Network] | None = None,
     minutes: float | None = None,
+    compile: bool = False,
 ) -> State:
     """Train, evaluate as it goes, and return the final state.
 
@@ -81,7 +84,8 @@ def fit(
     evaluation on the experiment's ``final_size`` test images; ``sessions`` the different ``facts``
     (provenance) that it was called with. The state is written to ``checkpoint`` after every epoch
     and every few minutes, and read from there where it exists. ``teachers`` has the networks of
-    the objective's teachers but the run's own. Raises OutOfTime, with everything kept, rather
+    the objective's teachers but the run's own. With ``compile`` passes are compiled; see
+    :func:`ccnotes.devices.compile_network`. Raises OutOfTime, with everything kept, rather
     than go on beyond ``minutes``, FloatingPointError when the loss stops being finite, and
     ValueError for an unfit teacher.
 
@@ -96,6 +100,8 @@ def fit(
     begun = time.perf_counter()
     e = experiment
     run = set_up(e, dataset, teachers or {}, device, precision)
+    if compile:
+        compile_network(run.model, e.batch_size)
     state = State(fingerprint=fingerprint, device=device.type)
     if checkpoint.exists():
         state = resume(run, checkpoint, fingerprint)
@@ -111,7 +117,7 @@ def fit(
             full = epoch % e.eval_every == 0 or epoch == e.epochs
             if full:
                 keeper.stop_in_time(state.pause)
-                keeper.save()
+                keeper.save_where_cheap()
             if full or epoch % (e.validate_every or e.eval_every) == 0:
                 try:
                     score = judge(run, state, epoch, keeper, full=full)
@@ -119,7 +125,7 @@ def fit(
                     raise keeper.diverged("features became infinite or NaN") from error
                 bar.set_postfix_str(f"validation robust {score:.1%}")
             state.epoch, state.batch = epoch, 0
-            keeper.save()
+            keeper.save_where_cheap()
             bar.update()
         bar.set_description_str("best and last epoch on the test images")
         conclude(run, state, keeper)
@@ -251,15 +257,17 @@ def judge(run: Run, state: State, epoch: int, keeper: "Keeper", *, full: bool) -
         row = {"epoch": epoch, "lr": rate(e, epoch), "seconds": keeper.seconds}
         row["running_loss"] = state.total.item() / len(run.train)
         state.evaluations.append(row | found)
-        score: float = found["validation_robust_accuracy"]
+        accuracy: float = found["validation_robust_accuracy"]
+        loss = found["validation_robust_loss"]
     else:
-        score = robust_accuracy(network, run.parts.validation, e, run.precision)
+        accuracy, loss = validated(network, run.parts.validation, e, run.precision)
+    # Of equal ones the earlier epoch is the best, of equal losses first the higher accuracy.
+    score = [accuracy] if e.best_by == "accuracy" else [-loss, accuracy]
     # Before SWA's first average there is nothing of its own to choose.
     candidate = e.average != "swa" or (run.average is not None and run.average.n_averaged > 0)
-    if candidate and score > state.best.get("validation_robust_accuracy", -1):
-        state.best = {"epoch": epoch, "weights": copied(network)}
-        state.best["validation_robust_accuracy"] = score
-    return score
+    if candidate and (not state.best or score > state.best["score"]):
+        state.best = {"epoch": epoch, "weights": copied(network), "score": score}
+    return accuracy
 
 
 def conclude(run: Run, state: State, keeper: "Keeper") -> None:
@@ -292,7 +300,7 @@ class Keeper:
     progressed: bool = False
 
     def __post_init__(self) -> None:
-        self.saved = self.begun
+        self.saved, self.took = self.begun, 0.0
         self.started = self.begun - self.state.seconds  # as if all sessions had been one
 
     @property
@@ -328,6 +336,16 @@ class Keeper:
         if run.average is not None:
             state.average = run.average.state_dict()
         write_state(state, self.checkpoint)
+        self.took = time.perf_counter() - self.saved
+
+    def save_where_cheap(self) -> None:
+        """Write the checkpoint, unless that would take a twentieth of the time.
+
+        On a fast card an epoch takes hardly longer than writing a large network and its momentum.
+        """
+        since = time.perf_counter() - self.saved
+        if self.took < max(CHEAP, since / 20):
+            self.save()
 
     def save_now_and_then(self) -> None:
         """Write the checkpoint where the last one is :data:`SAVE_EVERY` old."""

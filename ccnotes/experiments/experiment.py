@@ -16,6 +16,7 @@ PLANTED = "planted-1"  # identity of planted images: their recipe; raise the num
 Model = Literal["convnet", "preactresnet"]
 Mode = Literal["eval", "train"]
 Averaging = Literal["swa", "ema"]
+Criterion = Literal["accuracy", "loss"]
 Precision = Literal["auto", "float32", "bfloat16"]
 COUNTS = {  # whole numbers, and the least that each can be
     **dict.fromkeys(("train_size", "test_size", "width", "epochs", "batch_size"), 1),
@@ -66,6 +67,7 @@ class Experiment:
     eval_steps: int = 20  # of the attack that evaluates, of step eps / 4 (l2: eps / 8)
     eval_every: int = 1  # epochs between evaluations
     validate_every: int | None = None  # epochs between candidates for the best; None: eval_every
+    best_by: Criterion = "accuracy"  # robust, on the validation images; what the best epoch has
     eval_size: int = 1000  # images of each split used between epochs
     final_size: int | None = None  # test images for the best and the last epoch; None: all
     precision: Precision = "auto"
@@ -77,7 +79,12 @@ class Experiment:
                 f"name={self.name!r} names the run's folder, so it must be 1 to 100 of the "
                 f"characters A-Z a-z 0-9 . _ + = - and begin with a letter or a digit."
             )
-        for name, known in (("model", Model), ("batchnorm", Mode), ("precision", Precision)):
+        for name, known in (
+            ("model", Model),
+            ("batchnorm", Mode),
+            ("best_by", Criterion),
+            ("precision", Precision),
+        ):
             check_choice(name, getattr(self, name), get_args(known))
         if self.average is not None:
             check_choice("average", self.average, get_args(Averaging))
