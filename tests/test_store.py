@@ -13,6 +13,7 @@ import ccnotes
 from ccnotes import training
 from ccnotes.experiments import EXPERIMENTS, Experiment, fingerprint, identity_of, rebuilt
 from ccnotes.records import PUBLISHED, find, load, publish, recall, run, runs_dir
+from ccnotes.records.locks import LOCK
 from tests.helpers import SMALL, assert_equal_records
 
 WEIGHTS = ("best.safetensors", "last.safetensors")
@@ -121,7 +122,7 @@ def test_publishing_again_keeps_what_was_published_and_leaves_nothing_else(made,
     publish(made, tmp_path / "home", weights=True)
     copy = publish(made, tmp_path / "home")
     assert {path.name for path in copy.iterdir()} == {*WEIGHTS, "arrays.safetensors", "record.json"}
-    assert [path.name for path in (tmp_path / "home").iterdir()] == [copy.name]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [LOCK, copy.name]
     assert_equal_records(load(copy), made)
 
 
@@ -134,7 +135,7 @@ def test_a_publication_that_fails_leaves_the_one_before(made, tmp_path, monkeypa
     monkeypatch.setattr("ccnotes.records.store.shutil.copyfile", full)
     with pytest.raises(OSError, match="no space"):
         publish(made, tmp_path / "home")
-    assert [path.name for path in (tmp_path / "home").iterdir()] == [copy.name]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [LOCK, copy.name]
     assert_equal_records(load(copy), made)
     assert all((copy / name).exists() for name in WEIGHTS)
 
@@ -154,7 +155,7 @@ def test_a_publication_stopped_between_its_renames_leaves_the_one_before(
     with pytest.raises(type(error)):
         publish(made, tmp_path / "home")
     assert_equal_records(load(copy), made)
-    assert [path.name for path in (tmp_path / "home").iterdir()] == [copy.name]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [LOCK, copy.name]
 
 
 def test_publishing_loses_no_file_of_the_user_s(made, tmp_path):
