@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ FIRST_NAMES = {
 }
 FIRST_SIGNS = ("objective.cas", "objective.placebo", "objective.contrast")  # below 0 pushed up
 FIRST_MODES = {"train": "paper"}  # of BatchNorm
+NESTED = {"planted": Planted, "attack": PGD, "objective": Objective}  # fields with fields
 
 
 def fingerprint(experiment: Experiment, precision: str, identity: str) -> str:
@@ -88,7 +89,7 @@ def as_tree(experiment: Experiment) -> dict[str, Any]:
     >>> as_tree(Experiment())["attack"]["steps"]
     10
     """
-    return {k: dict(vars(v)) if is_dataclass(v) else v for k, v in vars(experiment).items()}
+    return vars(experiment) | {name: dict(vars(getattr(experiment, name))) for name in NESTED}
 
 
 def rebuilt(content: Mapping[str, Any]) -> Experiment:
@@ -105,8 +106,7 @@ def rebuilt(content: Mapping[str, Any]) -> Experiment:
         objective = tree.get("objective", {})
         for name in ("teachers", "teacher_weights"):
             objective[name] = tuple(objective.get(name, ()))
-        nested = {"planted": Planted, "attack": PGD, "objective": Objective}
-        for name, kind in nested.items():
+        for name, kind in NESTED.items():
             tree[name] = kind(**tree.get(name, {}))
         return Experiment(**tree)
     except (TypeError, AttributeError) as error:

@@ -1,5 +1,6 @@
 """Where records lie: found, recalled, written, published."""
 
+import gc
 import os
 import shutil
 import warnings
@@ -96,16 +97,21 @@ def read_all(
     >>> read_all(Path("nothing"), [""], lambda record: True)
     ([], [])
     """
-    records, errors = [], []
-    for table in sorted({t for end in endings for t in home.glob(f"*{end}/{TABLE}")}):
-        if table.parent.name.startswith("."):
-            continue
-        try:
-            record = read_record(table.parent)
-            if suits(record):
-                records.append(record)
-        except ValueError as error:
-            errors.append(error)
+    records, errors, collecting = [], [], gc.isenabled()
+    gc.disable()  # it would walk through all of torch, again and again, and find nothing
+    try:
+        for table in sorted({t for end in endings for t in home.glob(f"*{end}/{TABLE}")}):
+            if table.parent.name.startswith("."):
+                continue
+            try:
+                record = read_record(table.parent)
+                if suits(record):
+                    records.append(record)
+            except ValueError as error:
+                errors.append(error)
+    finally:
+        if collecting:
+            gc.enable()
     return records, errors
 
 
