@@ -37,7 +37,7 @@ def undisturbed(home: Path, read: Callable[[], Found]) -> Found:
             if not lock.exists():
                 raise
         else:
-            if True:  # else the first publication has begun meanwhile
+            if not lock.exists():  # else the first publication has begun meanwhile
                 return found
     try:
         with publishing(home):

@@ -1,4 +1,4 @@
-"""Where records lie: found, recalled, written, published."""
+"""Where records lie: found, recalled, published."""
 
 import gc
 import os
