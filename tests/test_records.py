@@ -105,7 +105,7 @@ def test_every_attack_that_evaluates_is_the_experiment_s_own_at_its_seed(monkeyp
     assert [attack for _, attack in seen].count(own) == 4 + 3 + 2 * 3
 
 
-def test_the_ends_are_examined_on_final_size_test_images_and_radii_on_eval_size():
+def test_best_and_last_are_examined_on_final_size_test_images_and_radii_on_eval_size():
     e = replace(SMALL, eval_size=12, final_size=18)
     found, test = run(e), dataset(e).test
     for which in ("best", "last"):
@@ -372,7 +372,7 @@ def test_unknown_names_are_answered_with_the_known_ones():
         ccnotes.devices.pick_device("tpu")
 
 
-def ends_of(values):
+def table_of(values):
     """What best_and_last gives, of experiments that each have a value for each seed."""
     rows = [
         {"experiment": name, "eps": 0.1, "seed": seed, "checkpoint": which, "value": value + shift}
@@ -429,9 +429,9 @@ def test_best_minus_last_is_what_a_run_loses_after_its_best_epoch():
             "last": {"epoch": 100, "robust_accuracy": last},
         }
         records.append(Record(folder=Path(), content=content))
-    ends = best_and_last(records)
-    assert ends.checkpoint.tolist() == ["best", "last"] * 2
-    assert ends.robust_accuracy.tolist() == [0.5, 0.3, 0.25, 0.35]
+    table = best_and_last(records)
+    assert table.checkpoint.tolist() == ["best", "last"] * 2
+    assert table.robust_accuracy.tolist() == [0.5, 0.3, 0.25, 0.35]
     found = best_minus_last(records)
     assert found[["experiment", "eps", "seed"]].values.tolist() == [["a", 0.06, 0], ["a", 0.06, 1]]
     assert found.robust_accuracy.tolist() == pytest.approx([0.2, -0.1])
@@ -440,8 +440,9 @@ def test_best_minus_last_is_what_a_run_loses_after_its_best_epoch():
 
 def test_differences_are_between_equal_seeds_and_checkpoints():
     """Whatever the order of the rows."""
-    ends = ends_of({"a": {0: 1.0, 1: 5.0}, "base": {1: 3.0, 0: 2.0}}).sample(frac=1, random_state=0)
-    found = differences(ends, "base").set_index(["experiment", "seed", "checkpoint"]).value
+    table = table_of({"a": {0: 1.0, 1: 5.0}, "base": {1: 3.0, 0: 2.0}})
+    table = table.sample(frac=1, random_state=0)
+    found = differences(table, "base").set_index(["experiment", "seed", "checkpoint"]).value
     assert found["a"].to_dict() == {
         (0, "best"): -1.0,
         (0, "last"): -1.0,
@@ -450,7 +451,29 @@ def test_differences_are_between_equal_seeds_and_checkpoints():
     }
     assert (found["base"] == 0).all()
     with pytest.raises(ValueError, match=r"'base' has no record of seeds \[1\]"):
-        differences(ends_of({"a": {0: 1.0, 1: 5.0}, "base": {0: 2.0}}), "base")
+        differences(table_of({"a": {0: 1.0, 1: 5.0}, "base": {0: 2.0}}), "base")
+
+
+def test_differences_need_no_checkpoint_and_say_what_they_do_need():
+    table = pd.DataFrame({"experiment": ["a", "base", "a", "base"], "seed": [0, 0, 1, 1]})
+    table["value"] = [1.0, 3.0, 7.0, 2.0]
+    found = differences(table, "base")
+    assert found.columns.tolist() == ["experiment", "seed", "value"]
+    assert found.value.tolist() == [-2.0, 0.0, 5.0, 0.0]
+    with pytest.raises(ValueError, match=r"by experiment and seed, but \['seed'\] is no column"):
+        differences(table.drop(columns="seed"), "base")
+    with pytest.raises(ValueError, match=r"'base' has seeds \[1\] more than once"):
+        differences(pd.concat([table, table[3:]]), "base")
+    both = table.assign(checkpoint=["best", "last", "best", "best"])
+    with pytest.raises(ValueError, match=r"no record of seeds \[0\] .* \(by seed and checkpoint\)"):
+        differences(both, "base")
+
+
+def test_the_provenance_of_a_result_and_the_module_that_finds_it_are_both_there():
+    from ccnotes.records.provenance import commit
+
+    assert commit is records.origin.commit
+    assert records.provenance is records.origin.provenance
 
 
 def test_a_column_at_a_loss_is_read_off_the_straight_lines_between_evaluations():

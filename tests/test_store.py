@@ -5,14 +5,38 @@ import os
 import shutil
 import stat
 import warnings
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import ccnotes
 from ccnotes import training
-from ccnotes.experiments import EXPERIMENTS, Experiment, fingerprint, identity_of, rebuilt
-from ccnotes.records import PUBLISHED, find, load, publish, recall, run, runs_dir
+from ccnotes.checkpoints import State
+from ccnotes.experiments import (
+    EXPERIMENTS,
+    Experiment,
+    dataset,
+    fingerprint,
+    identity_of,
+    rebuilt,
+)
+from ccnotes.files import sha256_of
+from ccnotes.records import (
+    PUBLISHED,
+    find,
+    load,
+    load_model,
+    publish,
+    published,
+    recall,
+    run,
+    runs_dir,
+    write,
+)
+from ccnotes.records.locks import LOCK, publishing, undisturbed
 from tests.helpers import SMALL, assert_equal_records
 
 WEIGHTS = ("best.safetensors", "last.safetensors")
@@ -121,7 +145,7 @@ def test_publishing_again_keeps_what_was_published_and_leaves_nothing_else(made,
     publish(made, tmp_path / "home", weights=True)
     copy = publish(made, tmp_path / "home")
     assert {path.name for path in copy.iterdir()} == {*WEIGHTS, "arrays.safetensors", "record.json"}
-    assert [path.name for path in (tmp_path / "home").iterdir()] == [copy.name]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [LOCK, copy.name]
     assert_equal_records(load(copy), made)
 
 
@@ -134,7 +158,7 @@ def test_a_publication_that_fails_leaves_the_one_before(made, tmp_path, monkeypa
     monkeypatch.setattr("ccnotes.records.store.shutil.copyfile", full)
     with pytest.raises(OSError, match="no space"):
         publish(made, tmp_path / "home")
-    assert [path.name for path in (tmp_path / "home").iterdir()] == [copy.name]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [LOCK, copy.name]
     assert_equal_records(load(copy), made)
     assert all((copy / name).exists() for name in WEIGHTS)
 
@@ -154,7 +178,101 @@ def test_a_publication_stopped_between_its_renames_leaves_the_one_before(
     with pytest.raises(type(error)):
         publish(made, tmp_path / "home")
     assert_equal_records(load(copy), made)
-    assert [path.name for path in (tmp_path / "home").iterdir()] == [copy.name]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [LOCK, copy.name]
+
+
+@pytest.fixture
+def between_renames(monkeypatch):
+    """Calls that threads begin, once, while a publication is between its two renames.
+
+    Whoever does not wait for it has a fifth of a second to go wrong in.
+    """
+    rename, waiting, futures = os.replace, [], []
+
+    def paused(source, target):
+        if source.name == "fresh":
+            for call in waiting:
+                futures.append(pool.submit(call))
+            waiting.clear()
+            wait(futures, timeout=0.2)
+        rename(source, target)
+
+    monkeypatch.setattr("ccnotes.records.store.os.replace", paused)
+    with ThreadPoolExecutor() as pool:
+        yield waiting, futures
+
+
+def test_of_two_publishers_the_second_waits_and_adds_what_it_wants(made, tmp_path, between_renames):
+    home, (waiting, futures) = tmp_path / "home", between_renames
+    publish(made, home)
+    waiting.append(lambda: publish(made, home, per_image=True))
+    copy = publish(made, home, weights=True)
+    assert [future.result() for future in futures] == [copy]
+    names = {"arrays.safetensors", "record.json", "images.safetensors", *WEIGHTS}
+    assert {path.name for path in copy.iterdir()} == names
+    load(copy).check(names - {"record.json"})
+
+
+def test_readers_never_miss_a_record_that_is_published_anew(
+    made, tmp_path, monkeypatch, between_renames
+):
+    home, (waiting, futures) = tmp_path / "home", between_renames
+    copy = publish(made, home, weights=True)
+    monkeypatch.setenv("CCNOTES_RUNS", str(home))
+    record = load(copy)
+    readers = {
+        "find": lambda: copy in [found.folder for found in find()],
+        "recall": lambda: recall(SMALL, weights=True).folder == copy,
+        "load": lambda: load(copy).content == made.content,
+        "model": lambda: load_model(copy / WEIGHTS[0]).head.out_features == 6,
+        "arrays": lambda: record.arrays.keys() == made.arrays.keys(),
+    }
+    waiting.extend(readers.values())
+    with warnings.catch_warnings(action="error"):
+        publish(made, home)
+        assert [future.result() for future in futures] == [True] * len(readers)
+
+
+@pytest.mark.parametrize("first", ["nothing", ValueError("has no record.json")], ids=["", "error"])
+def test_what_is_read_while_the_first_publication_begins_is_read_again(tmp_path, first):
+    """Before it there is no lock to wait for."""
+    seen = iter([first, "the record"])
+
+    def read():
+        (tmp_path / LOCK).touch()
+        if isinstance(found := next(seen), ValueError):
+            raise found
+        return found
+
+    assert undisturbed(tmp_path, read) == "the record"
+
+
+def test_reading_needs_no_right_to_write_and_leaves_no_lock(made, tmp_path, monkeypatch):
+    load(made.folder)
+    assert not (runs_dir() / LOCK).exists()
+    copy = publish(made, tmp_path / "home")
+
+    def denied(*arguments, **settings):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr("ccnotes.records.locks.FileLock", denied)
+    assert load(copy).content == made.content
+
+
+def test_what_a_killed_publication_had_put_aside_is_back_with_the_next(made, tmp_path):
+    """Killed between its renames: the weights that were published come along anew."""
+    copy = publish(made, tmp_path / "home", weights=True)
+    (tmp_path / f"home/.publishing-{copy.name}/fresh").mkdir(parents=True)
+    os.replace(copy, tmp_path / f"home/.publishing-{copy.name}/before")
+    publish(made, tmp_path / "home")
+    assert all((copy / name).exists() for name in WEIGHTS)
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [LOCK, copy.name]
+
+
+def test_a_lock_of_a_publication_may_be_nested(tmp_path):
+    """So that who publishes may read in the same folder."""
+    with publishing(tmp_path), publishing(tmp_path):
+        assert undisturbed(tmp_path, lambda: 3) == 3
 
 
 def test_publishing_loses_no_file_of_the_user_s(made, tmp_path):
@@ -179,6 +297,81 @@ def test_a_pipe_in_a_record_s_place_is_not_waited_for(made):
     os.mkfifo(runs_dir() / "odd/record.json")
     with pytest.raises(ValueError, match=r"odd has no record\.json"):
         load(runs_dir() / "odd")
+
+
+def test_a_record_that_was_written_anew_after_it_was_read_is_not_called_damaged(made):
+    path = made.folder / "arrays.safetensors"
+    save_file({"other": torch.ones(2)}, path)
+    content = made.content | {"sha256": made.content["sha256"] | {path.name: sha256_of(path)}}
+    (made.folder / "record.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="written anew after it was read: load the record again"):
+        _ = made.arrays
+    assert load(made.folder).arrays.keys() == {"other"}
+
+
+def test_every_array_lies_in_its_file_with_its_kind_of_numbers(made):
+    """By hand; a record of before lies as one of today."""
+    half, single = torch.float16, torch.float32
+    of_networks = {"head.weight": half, "head.bias": half, "robust_stage_similarity": single}
+    of_networks |= dict.fromkeys(["radius", "radius_accuracy", "radius_cas"], single)
+    arrays, images = {}, {}
+    for kind in ("clean", "robust"):
+        of_networks |= {f"{kind}_class_means": half, f"{kind}_class_accuracy": single}
+        for name in ("similarity", "instance_similarity"):
+            arrays[f"test_{kind}_{name}"] = half
+            of_networks[f"{kind}_{name}"] = single
+        arrays |= {f"{p}_{kind}_class_accuracy": half for p in ("train", "validation", "test")}
+        for which in ("best", "last"):
+            images[f"{which}_{kind}_correct"] = torch.uint8
+            images[f"{which}_{kind}_cas_draws"] = half
+    arrays |= {f"{w}_{name}": kind for w in ("best", "last") for name, kind in of_networks.items()}
+    files = {"arrays": arrays, "images": images, "samples": {"test_sample_attribution": half}}
+    for name, wanted in files.items():
+        stored = load_file(made.folder / f"{name}.safetensors")
+        assert {key: value.dtype for key, value in stored.items()} == wanted
+    [before] = ccnotes.runs("planted-at")
+    stored = load_file(before.folder / "arrays.safetensors")
+    assert {key: value.dtype for key, value in stored.items()} == arrays
+
+
+@pytest.mark.parametrize("when", ["evaluations", "best"])
+def test_an_array_without_a_place_is_refused_before_anything_is_written(made, when):
+    before = {path: path.read_bytes() for path in made.folder.glob("*.*")}
+    stranger = {"test_clean_shape": torch.ones(2)}
+    chosen = {"epoch": 1, "weights": {}, "test": {"clean_shape": torch.ones(2)}}
+    state = State(fingerprint="f", device="cpu", sessions=[{}], evaluations=[{}])
+    if when == "evaluations":
+        state.evaluations = [stranger]
+    else:
+        state.best = state.last = chosen
+    with pytest.raises(ValueError, match=r"_clean_shape has no place in a record: give 'shape'"):
+        write(made.folder, SMALL, dataset(SMALL), state)
+    assert {path: path.read_bytes() for path in made.folder.glob("*.*")} == before
+
+
+def test_looking_for_one_record_reads_no_other(made):
+    """Nor do published ones wait for those of this machine."""
+    for name in ("other-seed0-0123456789abcdef", "planted-at-eps3-seed0-0123456789abcdef"):
+        (runs_dir() / name).mkdir()
+        (runs_dir() / name / "record.json").write_text("{")
+    with warnings.catch_warnings(action="error"):
+        assert recall(SMALL).folder == made.folder
+        assert list(published("planted-at-eps")) == ["12", "16", "2", "4", "6"]
+    with pytest.warns(UserWarning, match="passed over"):
+        find()
+
+
+def test_a_record_is_read_and_calculated_once(made, monkeypatch):
+    record = load(made.folder)
+
+    def again(*arguments):
+        pytest.fail("once more")
+
+    monkeypatch.setattr("ccnotes.records.record.rebuilt", again)
+    assert record.experiment == asdict(SMALL)
+    _ = record.table
+    monkeypatch.setattr("ccnotes.records.record.group_similarity", again)
+    assert len(record.table) == 2
 
 
 def test_what_is_not_finished_is_not_published(made, tmp_path):

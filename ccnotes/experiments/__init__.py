@@ -4,12 +4,14 @@ from ccnotes.experiments.catalogue import CIFAR10_FULL, EXPERIMENTS, named
 from ccnotes.experiments.experiment import PLANTED, Experiment, dataset
 from ccnotes.experiments.fingerprints import (
     SCHEMA,
+    as_tree,
     changes,
     fingerprint,
     identity_of,
     in_use,
     rebuilt,
     teacher,
+    teacher_experiment,
 )
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "PLANTED",
     "SCHEMA",
     "Experiment",
+    "as_tree",
     "changes",
     "dataset",
     "fingerprint",
@@ -26,4 +29,5 @@ __all__ = [
     "named",
     "rebuilt",
     "teacher",
+    "teacher_experiment",
 ]

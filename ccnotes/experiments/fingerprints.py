@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ FIRST_NAMES = {
 }
 FIRST_SIGNS = ("objective.cas", "objective.placebo", "objective.contrast")  # below 0 pushed up
 FIRST_MODES = {"train": "paper"}  # of BatchNorm
+NESTED = {"planted": Planted, "attack": PGD, "objective": Objective}  # fields with fields
 
 
 def fingerprint(experiment: Experiment, precision: str, identity: str) -> str:
@@ -38,15 +39,15 @@ def fingerprint(experiment: Experiment, precision: str, identity: str) -> str:
     ... )
     True
     """
-    changed = in_use(changes(asdict(experiment), Experiment()), identity)
-    parts: list[Any] = [SCHEMA, precision, identity, first_named(changed)]
+    changed = in_use(changes(as_tree(experiment), Experiment()), identity)
+    parts: list[Any] = [SCHEMA, precision, identity, with_first_names(changed)]
     for name in experiment.objective.teachers:
         if name.endswith(".safetensors"):
             parts.append(sha256_of(Path(name)))
         elif name in (OWN_BEST, OWN_AVERAGE):
             parts.append(name)
         else:
-            run = teacher(experiment, name)
+            run = teacher_experiment(experiment, name)
             parts.append(fingerprint(run, run.precision, identity))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -60,10 +61,10 @@ def identity_of(data: str) -> str | None:
     return {"planted": PLANTED, **KNOWN}.get(data)
 
 
-def teacher(student: Experiment, name: str) -> Experiment:
+def teacher_experiment(student: Experiment, name: str) -> Experiment:
     """The run called ``name``, on the student's data, at its seed. Raises ValueError for none.
 
-    >>> teacher(Experiment(seed=3), "planted-at").seed
+    >>> teacher_experiment(Experiment(seed=3), "planted-at").seed
     3
     """
     if name not in EXPERIMENTS:
@@ -77,6 +78,20 @@ def teacher(student: Experiment, name: str) -> Experiment:
     return replace(EXPERIMENTS[name], **same)
 
 
+teacher = teacher_experiment  # its former name
+
+
+def as_tree(experiment: Experiment) -> dict[str, Any]:
+    """Its fields by name, those of the attack and so on as dictionaries.
+
+    As :func:`dataclasses.asdict`, but without its deep copies: lists of records need many.
+
+    >>> as_tree(Experiment())["attack"]["steps"]
+    10
+    """
+    return vars(experiment) | {name: dict(vars(getattr(experiment, name))) for name in NESTED}
+
+
 def rebuilt(content: Mapping[str, Any]) -> Experiment:
     """The experiment whose fields a record holds; fields that it lacks have their defaults.
 
@@ -86,13 +101,12 @@ def rebuilt(content: Mapping[str, Any]) -> Experiment:
     True
     """
     try:
-        tree = today(content)
+        tree = with_todays_names(content)
         tree["lr_drops"] = tuple(tree.get("lr_drops", Experiment.lr_drops))
         objective = tree.get("objective", {})
         for name in ("teachers", "teacher_weights"):
             objective[name] = tuple(objective.get(name, ()))
-        nested = {"planted": Planted, "attack": PGD, "objective": Objective}
-        for name, kind in nested.items():
+        for name, kind in NESTED.items():
             tree[name] = kind(**tree.get(name, {}))
         return Experiment(**tree)
     except (TypeError, AttributeError) as error:
@@ -105,11 +119,11 @@ def rebuilt(content: Mapping[str, Any]) -> Experiment:
 def changes(content: Mapping[str, Any], base: Experiment) -> dict[str, Any]:
     """The fields of an experiment, such as ``attack.eps``, that differ from those of ``base``.
 
-    >>> changes(asdict(Experiment(epochs=3)), Experiment())
+    >>> changes({"epochs": 3}, Experiment())
     {'epochs': 3}
     """
-    plain = leaves(json.loads(json.dumps(asdict(base))))
-    return {k: v for k, v in leaves(json.loads(json.dumps(content))).items() if v != plain.get(k)}
+    plain = flattened(as_tree(base))
+    return {k: v for k, v in flattened(content).items() if v != plain.get(k)}
 
 
 def in_use(changed: dict[str, Any], identity: str) -> dict[str, Any]:
@@ -123,12 +137,12 @@ def in_use(changed: dict[str, Any], identity: str) -> dict[str, Any]:
     return {k: v for k, v in changed.items() if not {k, k.split(".")[0]} & unused}
 
 
-def first_named(changed: dict[str, Any]) -> dict[str, Any]:
+def with_first_names(changed: dict[str, Any]) -> dict[str, Any]:
     """Flat fields under the names, with the signs and words, that the first edition gave them.
 
     Whole numbers are written alike, 1 and 1.0.
 
-    >>> first_named({"objective.push_cas": 0.5, "batchnorm": "train", "lr": 1.0})
+    >>> with_first_names({"objective.push_cas": 0.5, "batchnorm": "train", "lr": 1.0})
     {'objective.cas': -0.5, 'batchnorm': 'paper', 'lr': 1}
     """
     found = {}
@@ -142,13 +156,13 @@ def first_named(changed: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def today(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's fields, as a tree, under today's names; see :func:`first_named`.
+def with_todays_names(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's fields, as a tree, under today's names; see :func:`with_first_names`.
 
-    >>> today({"batchnorm": "paper", "objective": {"cas": -0.5}})
+    >>> with_todays_names({"batchnorm": "paper", "objective": {"cas": -0.5}})
     {'batchnorm': 'train', 'objective': {'push_cas': 0.5}}
     """
-    tree: dict[str, Any] = json.loads(json.dumps(content))
+    tree: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in content.items()}
     objective = tree.get("objective", {})
     for name, first in FIRST_NAMES.items():
         _, old = first.split(".")
@@ -161,15 +175,16 @@ def today(content: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``.
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; tuples as lists, as in JSON.
 
-    >>> leaves({"attack": {"eps": 0.1, "steps": 7}, "lr": 0.2})
-    {'attack.eps': 0.1, 'attack.steps': 7, 'lr': 0.2}
+    >>> flattened({"attack": {"eps": 0.1, "steps": 7}, "lr_drops": (0.5,)})
+    {'attack.eps': 0.1, 'attack.steps': 7, 'lr_drops': [0.5]}
     """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= (
-            leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat

@@ -8,7 +8,8 @@ from ccnotes.records.compare import (
     best_minus_last,
     differences,
 )
-from ccnotes.records.provenance import about, commit, provenance
+from ccnotes.records.layout import write
+from ccnotes.records.provenance import about, commit, provenance  # its submodule, too
 from ccnotes.records.record import ARRAYS, CAMS, TABLE, Record, load, load_model
 from ccnotes.records.runner import CHECKPOINT, how_long, run, runs
 from ccnotes.records.store import (
@@ -18,7 +19,6 @@ from ccnotes.records.store import (
     published,
     recall,
     runs_dir,
-    write,
 )
 
 __all__ = [

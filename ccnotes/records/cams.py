@@ -4,15 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ccnotes.attribution import grad_cam
 from ccnotes.data import to_float
 from ccnotes.evaluation import fitting
-from ccnotes.experiments import dataset, rebuilt
+from ccnotes.experiments import dataset
 from ccnotes.files import save_tensors
 from ccnotes.monitor import final_part
-from ccnotes.records.record import CAMS, Record, load_model
-from ccnotes.records.store import writing
+from ccnotes.records.layout import writing
+from ccnotes.records.record import CAMS, WEIGHTS, Record
 
 
 def write_cams(
@@ -31,7 +32,7 @@ def write_cams(
     >>> write_cams(record).name, record.cams["best"].shape
     ('cams.safetensors', torch.Size([6, 4, 4]))
     """
-    e = rebuilt(record.experiment)
+    e = record.configuration
     source = dataset(replace(e, data=data or e.data), data_dir)
     if source.identity != record.content["dataset"]["identity"]:
         raise ValueError(
@@ -39,9 +40,9 @@ def write_cams(
         )
     test = final_part(source.test, e)
     together = fitting(test.images)
-    found = {}
-    for which in ("best", "last"):
-        model = load_model(record.folder / f"{which}.safetensors")
+    found: dict[str, Tensor] = {}
+    for which in WEIGHTS:
+        model = record.model(which)
         maps = torch.cat(
             [
                 grad_cam(model, model.stages[-1], to_float(images), labels, channels=1)

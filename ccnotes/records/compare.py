@@ -16,8 +16,8 @@ def best_and_last(records: Iterable[Record]) -> pd.DataFrame:
     ``inside``, ``across`` and so on; see :attr:`Record.table`.
 
     >>> import ccnotes
-    >>> ends = best_and_last(ccnotes.runs("planted-at", seeds=[0, 1]))
-    >>> ends[["seed", "checkpoint"]].values.tolist()
+    >>> table = best_and_last(ccnotes.runs("planted-at", seeds=[0, 1]))
+    >>> table[["seed", "checkpoint"]].values.tolist()
     [[0, 'best'], [0, 'last'], [1, 'best'], [1, 'last']]
     """
     rows = []
@@ -41,28 +41,39 @@ def best_minus_last(records: Iterable[Record]) -> pd.DataFrame:
     [True, True]
     """
     run = ["experiment", "eps", "seed"]
-    ends = best_and_last(records).pivot(index=run, columns="checkpoint")
-    return (ends.xs("best", axis=1, level=1) - ends.xs("last", axis=1, level=1)).reset_index()
+    table = best_and_last(records).pivot(index=run, columns="checkpoint")
+    return (table.xs("best", axis=1, level=1) - table.xs("last", axis=1, level=1)).reset_index()
 
 
-def differences(ends: pd.DataFrame, base: str) -> pd.DataFrame:
-    """Each row of :func:`best_and_last` less that of ``base``, seed and checkpoint being the same.
+def differences(table: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Each row less that of the experiment ``base`` with the same seed, and the same checkpoint.
 
-    Raises ValueError where ``base`` lacks one of the seeds.
+    ``table`` is that of :func:`best_and_last`, or any with the columns ``experiment`` and
+    ``seed``; without a ``checkpoint`` it is one row a run. Raises ValueError where a column is
+    missing, or ``base`` has not exactly one row to compare with.
 
-    >>> ends = pd.DataFrame(
-    ...     {"experiment": ["a", "b"], "seed": 0, "checkpoint": "best", "robust_cas": [3.0, 5.0]}
-    ... )
-    >>> differences(ends, "a").robust_cas.tolist()
+    >>> table = pd.DataFrame({"experiment": ["a", "b"], "seed": 0, "robust_cas": [3.0, 5.0]})
+    >>> differences(table, "a").robust_cas.tolist()
     [0.0, 2.0]
     """
-    if missing := sorted(set(ends.seed) - set(ends.seed[ends.experiment == base])):
-        raise ValueError(f"{base!r} has no record of seeds {missing} to compare with: add them.")
-    values = ends.drop(columns="eps", errors="ignore").set_index(
-        ["experiment", "seed", "checkpoint"]
+    if lacking := sorted({"experiment", "seed"} - set(table)):
+        raise ValueError(f"rows are compared by experiment and seed, but {lacking} is no column.")
+    same = ["seed", "checkpoint"] if "checkpoint" in table else ["seed"]
+    values = table.drop(columns="eps", errors="ignore").set_index(["experiment", *same])
+    of_base = table.experiment == base
+    wanted, there = (
+        list(rows[same].itertuples(index=False, name=None)) for rows in (table, table[of_base])
     )
-    pairs = list(zip(ends.seed, ends.checkpoint, strict=True))
-    return (values - values.loc[base].loc[pairs].to_numpy()).reset_index()
+    if missing := set(wanted) - set(there):
+        raise ValueError(
+            f"{base!r} has no record of seeds {sorted({seed for seed, *_ in missing})} to compare "
+            f"with (by {' and '.join(same)}): add them."
+        )
+    if twice := sorted({key[0] for key in there if there.count(key) > 1}):
+        raise ValueError(f"{base!r} has seeds {twice} more than once: leave one row of each.")
+    place = {key: number for number, key in enumerate(there)}
+    less = values[of_base.to_numpy()].iloc[[place[key] for key in wanted]]
+    return (values - less.to_numpy()).reset_index()
 
 
 def at_equal_loss(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +14,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ccnotes.attribution import group_similarity
-from ccnotes.experiments import rebuilt
+from ccnotes.experiments import Experiment, as_tree, rebuilt
 from ccnotes.files import sha256_of
 from ccnotes.models import NETWORKS, Network
+from ccnotes.records.locks import undisturbed
 
 FORMAT = 1  # of the table; raise it when its keys start to mean something else
 TABLE, ARRAYS = "record.json", "arrays.safetensors"
 # The largest parts of a record, published for some only.
 SAMPLE_ATTRIBUTION, PER_IMAGE = "samples.safetensors", "images.safetensors"
 CAMS = "cams.safetensors"
+Which = Literal["best", "last"]
+WEIGHTS: dict[Which, str] = {"best": "best.safetensors", "last": "last.safetensors"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +46,14 @@ class Record:
     content: dict[str, Any]  # record.json: configuration, scalars, provenance
 
     @cached_property
+    def configuration(self) -> Experiment:
+        """The experiment that was run. Raises ValueError for none that this version can have."""
+        return rebuilt(self.content["experiment"])
+
+    @cached_property
     def experiment(self) -> dict[str, Any]:
         """The configuration, every field of :class:`~ccnotes.experiments.experiment.Experiment`."""
-        return asdict(rebuilt(self.content["experiment"]))
+        return as_tree(self.configuration)
 
     @property
     def finished(self) -> bool:
@@ -76,7 +84,7 @@ class Record:
         scalars: dict[str, float] = self.content["last"]
         return scalars
 
-    @property
+    @cached_property
     def table(self) -> pd.DataFrame:
         """One row an evaluation; columns such as ``epoch``, ``lr``, ``test_robust_accuracy``.
 
@@ -101,8 +109,8 @@ class Record:
         ``test_robust_similarity`` and the like have one entry an evaluation in their first
         dimension; ``best_*`` and ``last_*`` are of the final test images (those of radii and
         stages of the ``eval_size`` test images), and ``best_head.weight``
-        and ``best_head.bias`` are the head's. Stored to three digits, but for the matrices of
-        ``best_*`` and ``last_*``.
+        and ``best_head.bias`` are the head's. What of it is stored to three digits only says
+        ``EVALUATION_ARRAYS`` and ``NETWORK_ARRAYS`` of :mod:`ccnotes.records.layout`.
         """
         return self.stored(ARRAYS)
 
@@ -141,10 +149,14 @@ class Record:
 
     def stored(self, name: str) -> dict[str, Tensor]:
         """The tensors of one of the record's files. Raises ValueError where it is not whole."""
-        self.check((name,))
+
+        def read() -> dict[str, Tensor]:
+            self.check((name,))
+            return load_file(self.folder / name)
+
         return {
             key: value.float() if value.dtype == torch.half else value
-            for key, value in load_file(self.folder / name).items()
+            for key, value in undisturbed(self.folder.resolve().parent, read).items()
         }
 
     def check(self, names: Iterable[str]) -> None:
@@ -162,6 +174,10 @@ class Record:
             except (OSError, SafetensorError):
                 whole = False
             if not whole:
+                if read_record(self.folder).content.get("sha256") != self.content.get("sha256"):
+                    raise ValueError(
+                        f"{self.folder} was written anew after it was read: load the record again."
+                    )
                 raise ValueError(
                     f"{path} is damaged: it is not what was written. Delete the folder, then run "
                     f"the experiment again."
@@ -188,9 +204,9 @@ class Record:
             }
         return means
 
-    def model(self, which: Literal["best", "last"] = "best") -> Network:
+    def model(self, which: Which = "best") -> Network:
         """The network of that epoch, in eval mode. Raises ValueError where none was published."""
-        return load_model(self.folder / f"{which}.safetensors")
+        return load_model(self.folder / WEIGHTS[which])
 
 
 def load(folder: Path) -> Record:
@@ -200,6 +216,16 @@ def load(folder: Path) -> Record:
     >>> folder = ccnotes.runs("planted-at")[0].folder
     >>> load(folder).title
     'planted images, planted-at, seed 0'
+    """
+    return undisturbed(folder.resolve().parent, lambda: read_record(folder))
+
+
+def read_record(folder: Path) -> Record:
+    """:func:`load` without waiting for those who publish.
+
+    >>> import ccnotes
+    >>> read_record(ccnotes.runs("planted-at")[0].folder).finished
+    True
     """
     table = folder / TABLE
     if not table.is_file():  # a pipe would be waited for
@@ -217,13 +243,15 @@ def load(folder: Path) -> Record:
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != FORMAT:
         raise ValueError(f"{table} has schema {schema!r}; this version reads {FORMAT}.")
+    record = Record(folder=folder, content=content)
     try:
         check_content(content)
+        _ = record.configuration
     except ValueError as error:
         raise ValueError(
             f"{table} is no whole record: {error}. Delete the folder, or move it away."
         ) from error
-    return Record(folder=folder, content=content)
+    return record
 
 
 def check_content(content: Mapping[str, Any]) -> None:
@@ -257,7 +285,6 @@ def check_content(content: Mapping[str, Any]) -> None:
     digests = content.get("sha256", {})
     if not (isinstance(digests, dict) and all(isinstance(d, str) for d in digests.values())):
         raise ValueError("its sha256 are no digests by file")
-    rebuilt(content["experiment"])
 
 
 def load_model(path: Path) -> Network:
@@ -270,8 +297,18 @@ def load_model(path: Path) -> Network:
     >>> load_model(folder / "best.safetensors").head.out_features
     6
     """
+    return undisturbed(path.parent.resolve().parent, lambda: read_model(path))
+
+
+def read_model(path: Path) -> Network:
+    """:func:`load_model` without waiting for those who publish.
+
+    >>> import ccnotes
+    >>> read_model(ccnotes.runs("planted-at")[0].folder / "best.safetensors").training
+    False
+    """
     if path.with_name(TABLE).is_file():  # which has the digest of what was written
-        load(path.parent).check((path.name,))
+        read_record(path.parent).check((path.name,))
     try:
         with safe_open(path, "pt") as file:
             shape = file.metadata() or {}

@@ -10,16 +10,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 
 from ccnotes.checkpoints import read_state
+from ccnotes.data import Dataset
 from ccnotes.devices import pick_device, pick_precision
-from ccnotes.experiments import Experiment, changes, dataset, identity_of, named, teacher
+from ccnotes.experiments import (
+    Experiment,
+    changes,
+    dataset,
+    fingerprint,
+    identity_of,
+    named,
+    teacher_experiment,
+)
 from ccnotes.models import Network
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
-from ccnotes.records.provenance import provenance
+from ccnotes.records.layout import write, writing
+from ccnotes.records.origin import provenance
 from ccnotes.records.record import Record, load, load_model
-from ccnotes.records.store import find, keys_of, recall, runs_dir, write, writing
+from ccnotes.records.store import find, fingerprints_by_precision, recall, runs_dir
 from ccnotes.training import OutOfTime, fit
 
 CHECKPOINT = "checkpoint.pt"
@@ -83,68 +94,88 @@ def run(
     >>> run(e).folder == made.folder, made.experiment["train_size"]  # recalled the second time
     (True, 6)
     """
-    begun = time.perf_counter()
+    deadline = None if minutes is None else time.perf_counter() + 60 * minutes
     identity, data = identity_of(experiment.data), None
     if identity is None:  # of a folder's images only they themselves tell
         data = dataset(experiment, data_dir)
         identity = data.identity
-    found = None if fresh else recall(experiment, identity, weights=weights)
-    if found and not (go_on and stopped(experiment, identity)):
-        return found
-    if not fresh and os.environ.get("CCNOTES_ONLY_RECALL", "0") not in ("", "0"):
-        raise RuntimeError(
-            f"no record of {experiment.name!r}, seed {experiment.seed}, on {experiment.data!r}"
-            f"{', with its weights,' if weights else ''} is published or in {runs_dir()}, and "
-            f"CCNOTES_ONLY_RECALL forbids to train it: publish it, or ask for fresh=True where "
-            f"training is meant."
-        )
+    if not fresh:
+        found = recall(experiment, identity, weights=weights)
+        if found and not (go_on and precisions_begun(experiment, identity)):
+            return found
+        if os.environ.get("CCNOTES_ONLY_RECALL", "0") not in ("", "0"):
+            raise RuntimeError(
+                f"no record of {experiment.name!r}, seed {experiment.seed}, on "
+                f"{experiment.data!r}{', with its weights,' if weights else ''} is published or "
+                f"in {runs_dir()}, and CCNOTES_ONLY_RECALL forbids to train it: publish it, or "
+                f"ask for fresh=True where training is meant."
+            )
     data = data or dataset(experiment, data_dir)
-    teachers = teacher_networks(experiment, data_dir, device, minutes, begun)
+    teachers = teacher_networks(experiment, data_dir, device, deadline)
     experiment = replace(experiment, data=data.name)  # the record names the data, not a path
     where = pick_device(device)
-    keys = keys_of(experiment, identity)
     precision = pick_precision(experiment.precision, where)
     if not fresh:  # go on as begun, whatever "auto" would choose today
-        precision = next(iter(stopped(experiment, identity)), precision)
-    folder = folder_of(experiment, keys[precision])
+        precision = next(iter(precisions_begun(experiment, identity)), precision)
+    key = fingerprint(experiment, precision, identity)
+    folder = folder_of(experiment, key)
     with locked(folder):
-        checkpoint, key = folder / CHECKPOINT, keys[precision]
         if fresh:  # what was finished stands until this run is
-            checkpoint.unlink(missing_ok=True)
-        elif not checkpoint.exists() and (made := recall(experiment, identity, weights=weights)):
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        elif not (folder / CHECKPOINT).exists() and (
+            made := recall(experiment, identity, weights=weights)
+        ):
             return made  # by the process that had the lock before
         print(how_long(experiment), file=sys.stderr)
-        try:
-            state = fit(
-                experiment,
-                data,
-                checkpoint,
-                fingerprint=key,
-                device=where,
-                precision=precision,
-                teachers=teachers,
-                facts=provenance(where, precision),
-                minutes=remaining(minutes, begun),
-            )
-        except (KeyboardInterrupt, OutOfTime, FloatingPointError):
-            if checkpoint.exists() and not finished(folder):
-                state = read_state(checkpoint, key, epochs=experiment.epochs)
-                if state.evaluations:
-                    with writing(folder):
-                        write(folder, experiment, data, state)
-            raise
-        with writing(folder):
-            write(folder, experiment, data, state)
-        checkpoint.unlink()
+        train(experiment, data, folder, key, where, precision, teachers, deadline)
     return load(folder)
+
+
+def train(
+    experiment: Experiment,
+    data: Dataset,
+    folder: Path,
+    key: str,
+    device: torch.device,
+    precision: str,
+    teachers: dict[str, Network],
+    deadline: float | None,
+) -> None:
+    """Train, or go on from the folder's checkpoint, and write the record.
+
+    ``key`` is the run's fingerprint. Where it is stopped, a record of what was evaluated so far
+    is written, unless a finished one is there.
+    """
+    checkpoint = folder / CHECKPOINT
+    try:
+        state = fit(
+            experiment,
+            data,
+            checkpoint,
+            fingerprint=key,
+            device=device,
+            precision=precision,
+            teachers=teachers,
+            facts=provenance(device, precision),
+            minutes=minutes_until(deadline),
+        )
+    except (KeyboardInterrupt, OutOfTime, FloatingPointError):
+        if checkpoint.exists() and not has_finished_record(folder):
+            state = read_state(checkpoint, key, epochs=experiment.epochs)
+            if state.evaluations:
+                with writing(folder):
+                    write(folder, experiment, data, state)
+        raise
+    with writing(folder):
+        write(folder, experiment, data, state)
+    checkpoint.unlink()
 
 
 def teacher_networks(
     experiment: Experiment,
     data_dir: Path | str | None,
     device: str | None,
-    minutes: float | None,
-    begun: float,
+    deadline: float | None,
 ) -> dict[str, Network]:
     """The networks of the objective's teachers but the run's own, trained where they must be."""
     teachers = {}
@@ -153,10 +184,10 @@ def teacher_networks(
             teachers[name] = load_model(Path(name))
         elif name not in (OWN_BEST, OWN_AVERAGE):
             record = run(
-                teacher(experiment, name),
+                teacher_experiment(experiment, name),
                 data_dir=data_dir,
                 device=device,
-                minutes=remaining(minutes, begun),
+                minutes=minutes_until(deadline),
                 weights=True,
             )
             teachers[name] = record.model("best")
@@ -183,7 +214,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def finished(folder: Path) -> bool:
+def has_finished_record(folder: Path) -> bool:
     """Whether the folder holds the record of a finished run."""
     try:
         return load(folder).finished
@@ -191,18 +222,18 @@ def finished(folder: Path) -> bool:
         return False
 
 
-def stopped(experiment: Experiment, identity: str) -> list[str]:
+def precisions_begun(experiment: Experiment, identity: str) -> list[str]:
     """The precisions in which this machine has begun the run and not ended it."""
     return [
         precision
-        for precision, key in keys_of(experiment, identity).items()
+        for precision, key in fingerprints_by_precision(experiment, identity).items()
         if (folder_of(experiment, key) / CHECKPOINT).exists()
     ]
 
 
-def remaining(minutes: float | None, begun: float) -> float | None:
-    """What is left of ``minutes``, begun at that second of :func:`time.perf_counter`."""
-    return None if minutes is None else minutes - (time.perf_counter() - begun) / 60
+def minutes_until(deadline: float | None) -> float | None:
+    """What is left until that second of :func:`time.perf_counter`; None where there is none."""
+    return None if deadline is None else (deadline - time.perf_counter()) / 60
 
 
 def how_long(experiment: Experiment) -> str:

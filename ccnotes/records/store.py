@@ -1,22 +1,17 @@
-"""Where records lie: found, recalled, written, published."""
+"""Where records lie: found, recalled, published."""
 
-import json
+import gc
 import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import platformdirs
-from safetensors import SafetensorError
-from torch import Tensor, stack
 
-from ccnotes.checkpoints import State
-from ccnotes.data import Dataset
 from ccnotes.experiments import (
     EXPERIMENTS,
     Experiment,
@@ -25,32 +20,19 @@ from ccnotes.experiments import (
     identity_of,
     in_use,
 )
-from ccnotes.files import replace_file, save_tensors, sha256_of
+from ccnotes.records.locks import publishing, undisturbed
 from ccnotes.records.record import (
     ARRAYS,
     CAMS,
-    FORMAT,
     PER_IMAGE,
     SAMPLE_ATTRIBUTION,
     TABLE,
+    WEIGHTS,
     Record,
-    load,
+    read_record,
 )
 
 PUBLISHED = Path(__file__).parents[1] / "published"
-NETWORKS = ("best.safetensors", "last.safetensors")
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Say of whatever goes wrong what to do about it."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"cannot write to {folder}: {error}. Free some space or choose another folder by "
-            f"$CCNOTES_RUNS; what was trained is kept, and the same call goes on from there."
-        ) from error
 
 
 def runs_dir() -> Path:
@@ -70,27 +52,67 @@ def runs_dir() -> Path:
         ) from error
 
 
-def find(ends: tuple[str, ...] = ("",)) -> list[Record]:
+def homes() -> list[Path]:
+    """The folders in which records lie: those that come with the book, then this machine's.
+
+    >>> homes() == [PUBLISHED, runs_dir()]
+    True
+    """
+    found = [PUBLISHED]
+    with suppress(RuntimeError):  # without a home folder there are only the published ones
+        found.append(runs_dir())
+    return found
+
+
+def find(
+    fingerprints: Iterable[str] = ("",),
+    suits: Callable[[Record], bool] = lambda record: True,
+    *,
+    within: Iterable[Path] | None = None,
+) -> list[Record]:
     """All records that can be read, published ones first, unfinished ones included.
 
-    With ``ends`` only those whose folders' names end so, as they do in fingerprints. What cannot
-    be read is passed over, with a warning that names it.
+    With ``fingerprints`` only those whose folders' names end in one of them, and with ``suits``
+    only those of which it says so. What cannot be read, and those for which ``suits`` raises
+    ValueError, are passed over with a warning that names them. ``within`` are the folders to look
+    in, by default :func:`homes`.
 
     >>> find()[0].folder.parent == PUBLISHED
     True
     """
-    homes, records = [PUBLISHED], []
-    with suppress(RuntimeError):  # without a home folder there are only the published ones
-        homes.append(runs_dir())
-    for home in homes:
-        for table in sorted(home.glob(f"[!.]*/{TABLE}")):
-            if not table.parent.name.endswith(ends):
+    endings, records = list(fingerprints), []
+    for home in homes() if within is None else within:
+        found, errors = undisturbed(home, partial(read_all, home, endings, suits))
+        records += found
+        for error in errors:
+            warnings.warn(f"passed over: {error}", stacklevel=2)
+    return records
+
+
+def read_all(
+    home: Path, endings: list[str], suits: Callable[[Record], bool]
+) -> tuple[list[Record], list[ValueError]]:
+    """The records in one folder, and what is wrong with others there; see :func:`find`.
+
+    >>> read_all(Path("nothing"), [""], lambda record: True)
+    ([], [])
+    """
+    records, errors, collecting = [], [], gc.isenabled()
+    gc.disable()  # it would walk through all of torch, again and again, and find nothing
+    try:
+        for table in sorted({t for end in endings for t in home.glob(f"*{end}/{TABLE}")}):
+            if table.parent.name.startswith("."):
                 continue
             try:
-                records.append(load(table.parent))
+                record = read_record(table.parent)
+                if suits(record):
+                    records.append(record)
             except ValueError as error:
-                warnings.warn(f"passed over: {error}", stacklevel=2)
-    return records
+                errors.append(error)
+    finally:
+        if collecting:
+            gc.enable()
+    return records, errors
 
 
 def published(start: str, seed: int = 0) -> dict[str, Record]:
@@ -101,15 +123,16 @@ def published(start: str, seed: int = 0) -> dict[str, Record]:
     >>> list(published("planted-at-eps"))
     ['12', '16', '2', '4', '6']
     """
-    found = {}
-    for record in find():
-        name, identity = record.experiment["name"], record.content["dataset"]["identity"]
-        own = record.folder.parent == PUBLISHED and record.experiment["seed"] == seed
-        if own and name.startswith(start) and name in EXPERIMENTS:
-            differing = in_use(changes(record.experiment, EXPERIMENTS[name]), identity)
-            if record.finished and set(differing) <= {"seed"}:
-                found[name.removeprefix(start)] = record
-    return found
+
+    def suits(record: Record) -> bool:
+        name, identity = record.configuration.name, record.content["dataset"]["identity"]
+        if not (name.startswith(start) and name in EXPERIMENTS and record.finished):
+            return False
+        wanted = replace(EXPERIMENTS[name], seed=seed)
+        return not in_use(changes(record.experiment, wanted), identity)
+
+    records = find(suits=suits, within=[PUBLISHED])
+    return {record.configuration.name.removeprefix(start): record for record in records}
 
 
 def recall(
@@ -126,31 +149,30 @@ def recall(
     identity = identity or identity_of(experiment.data)
     if identity is None:
         return None
-    keys = keys_of(experiment, identity)
-    files = (ARRAYS, *NETWORKS) if weights else (ARRAYS,)
-    matching = []
-    for record in find(tuple(keys.values())):
+    fingerprints = fingerprints_by_precision(experiment, identity).values()
+    networks = list(WEIGHTS.values()) if weights else []
+
+    def suits(record: Record) -> bool:
         # The hash knows only what differs from the defaults, so a default that has changed since
         # must not pass for the one that the record was made with.
         same = not in_use(changes(record.experiment, experiment), identity)
-        if not (record.finished and same and record.content["fingerprint"] in keys.values()):
-            continue
-        if weights and not all((record.folder / name).exists() for name in NETWORKS):
-            continue
-        try:
-            record.check(files)
-            matching.append(record)
-        except ValueError as error:
-            warnings.warn(f"passed over: {error}", stacklevel=2)
+        if not (record.finished and same and record.content["fingerprint"] in fingerprints):
+            return False
+        if not all((record.folder / name).exists() for name in networks):
+            return False
+        record.check([ARRAYS, *networks])
+        return True
+
+    matching = find(fingerprints, suits)
     # Made under the same setting rather than under one that came to the same precision.
-    matching.sort(key=lambda record: record.experiment["precision"] != experiment.precision)
+    matching.sort(key=lambda record: record.configuration.precision != experiment.precision)
     return matching[0] if matching else None
 
 
-def keys_of(experiment: Experiment, identity: str) -> dict[str, str]:
+def fingerprints_by_precision(experiment: Experiment, identity: str) -> dict[str, str]:
     """The fingerprints that the experiment may have, by precision.
 
-    >>> list(keys_of(Experiment(), "planted-1"))
+    >>> list(fingerprints_by_precision(Experiment(), "planted-1"))
     ['float32', 'bfloat16']
     """
     wanted = experiment.precision
@@ -158,68 +180,7 @@ def keys_of(experiment: Experiment, identity: str) -> dict[str, str]:
     return {name: fingerprint(experiment, name, identity) for name in precisions}
 
 
-def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> None:
-    """Write a record: arrays and weights first, the table last, so that it vouches for all.
-
-    Rounded are scalars of evaluations, to six digits, and all large arrays, to half precision.
-    """
-    (folder / TABLE).unlink(missing_ok=True)  # an older table must not vouch for new arrays
-    (folder / CAMS).unlink(missing_ok=True)  # nor older maps pass for those of new networks
-    rows = state.evaluations
-    names = list(rows[0]) if rows else []
-    arrays = {
-        name: stack([row[name] for row in rows]).half()
-        for name in names
-        if isinstance(rows[0][name], Tensor)
-    }
-    scalars = {name: [digits(row[name]) for row in rows] for name in names if name not in arrays}
-    first, *later = state.sessions
-    content: dict[str, Any] = {
-        "schema": FORMAT,
-        "fingerprint": state.fingerprint,
-        "finished": state.finished,
-        "experiment": asdict(experiment),
-        "dataset": {
-            k: getattr(data, k) for k in ("name", "title", "identity", "classes", "groups")
-        },
-        "provenance": first | {"seconds": round(state.seconds, 1)},
-        "later_sessions": later,
-        "evaluations": scalars,
-    }
-    files: dict[str, dict[str, Tensor]] = {}
-    for which in ("best", "last") if state.finished else ():
-        chosen = getattr(state, which)
-        content[which] = {"epoch": chosen["epoch"]}
-        for name, value in chosen["test"].items():
-            if value.ndim:
-                large = name.endswith(("class_means", "draws"))
-                arrays[f"{which}_{name}"] = value.half() if large else value
-            else:
-                content[which][name] = value.item()
-        files[f"{which}.safetensors"] = {k: v.contiguous() for k, v in chosen["weights"].items()}
-        head = {k: v.half() for k, v in chosen["weights"].items() if k.startswith("head.")}
-        arrays |= {f"{which}_{k}": v for k, v in head.items()}
-    for name, ends in (
-        (SAMPLE_ATTRIBUTION, ("sample_attribution",)),
-        (PER_IMAGE, ("correct", "draws")),
-    ):
-        files[name] = {key: arrays.pop(key) for key in list(arrays) if key.endswith(ends)}
-    files[ARRAYS] = arrays
-    shape = {"model": experiment.model, "width": str(experiment.width)}
-    for name, tensors in files.items():
-        about = shape | {"fingerprint": state.fingerprint} if name in NETWORKS else None
-        save_tensors(tensors, folder / name, about)
-    content["sha256"] = {name: sha256_of(folder / name) for name in files}
-    replace_file(folder / TABLE, f"{json.dumps(content)}\n".encode())
-
-
-def digits(value: float) -> float:
-    """``value`` to six digits; a whole number stays one.
-
-    >>> digits(1 / 3), digits(12)
-    (0.333333, 12)
-    """
-    return value if isinstance(value, int) else float(f"{value:.6g}")
+keys_of = fingerprints_by_precision  # its former name
 
 
 def publish(
@@ -245,34 +206,50 @@ def publish(
     destination = home / record.folder.name
     if not record.finished:
         raise ValueError(f"{record.folder} is not finished: the same run goes on from there.")
-    wanted = dict.fromkeys(NETWORKS, weights)
+    wanted = dict.fromkeys(WEIGHTS.values(), weights)
     wanted |= {SAMPLE_ATTRIBUTION: sample_attribution, PER_IMAGE: per_image}
     wanted |= {CAMS: (record.folder / CAMS).exists(), ARRAYS: True}
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with publishing(home):
+            replace_record(record, destination, wanted)
+    except OSError as error:
+        raise OSError(
+            f"cannot publish to {home}: {error}. Free some space there or choose another folder."
+        ) from error
+    return destination
+
+
+def replace_record(record: Record, destination: Path, wanted: Mapping[str, bool]) -> None:
+    """Put a copy of a record's wanted files, and of what was there of others, in a folder's place.
+
+    To be called by one process at a time. What stood there comes back where the copy fails, or
+    the process that made it was killed.
+    """
+    scratch = destination.with_name(f".publishing-{destination.name}")
+    fresh, before = scratch / "fresh", scratch / "before"
+
+    def tidy_up() -> None:
+        if before.exists() and not destination.exists():
+            os.replace(before, destination)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    tidy_up()  # after a process that was killed
     names = [name for name, asked in wanted.items() if asked or (destination / name).exists()]
     record.check(names)
     if destination.resolve() == record.folder.resolve():
-        return destination
-    strange = {p.name for p in destination.glob("*")} - {*wanted, TABLE}
-    if strange:
+        return
+    if strange := {path.name for path in destination.glob("*")} - {*wanted, TABLE}:
         raise ValueError(
             f"{destination} has {', '.join(sorted(strange))}, which is no part of a record and "
             f"would be lost: move it away."
         )
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".publishing-", dir=home) as scratch:
-        fresh, before = Path(scratch, "fresh"), Path(scratch, "before")
-        fresh.mkdir()
+    try:
+        fresh.mkdir(parents=True)
         for name in (*names, TABLE):
             shutil.copyfile(record.folder / name, fresh / name)
-        try:
-            with suppress(FileNotFoundError):
-                os.replace(destination, before)
-            os.replace(fresh, destination)
-        except OSError as error:
-            raise OSError(
-                f"cannot publish to {destination}: {error}. If another process is at it, try again."
-            ) from error
-        finally:  # Ctrl-C between the two loses nothing, either
-            if before.exists() and not destination.exists():
-                os.replace(before, destination)
-    return destination
+        with suppress(FileNotFoundError):
+            os.replace(destination, before)
+        os.replace(fresh, destination)
+    finally:  # Ctrl-C between the two loses nothing, either
+        tidy_up()

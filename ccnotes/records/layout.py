@@ -1,0 +1,144 @@
+"""What goes into which file of a record, and writing it."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, stack
+
+from ccnotes.checkpoints import State
+from ccnotes.data import Dataset
+from ccnotes.experiments import Experiment, as_tree
+from ccnotes.files import replace_file, save_tensors, sha256_of
+from ccnotes.records.record import (
+    ARRAYS,
+    CAMS,
+    FORMAT,
+    PER_IMAGE,
+    SAMPLE_ATTRIBUTION,
+    TABLE,
+    WEIGHTS,
+)
+
+
+class Place(NamedTuple):
+    """The file that arrays go into, and the numbers that they are there."""
+
+    file: str
+    dtype: torch.dtype
+
+
+# Every array of a record, by its name without "test_clean_" and the like. A new one is a line
+# here; a new file also an option of publish(). To half precision is to three digits.
+EVALUATION_ARRAYS = {  # of each evaluation between epochs
+    "class_accuracy": Place(ARRAYS, torch.half),
+    "similarity": Place(ARRAYS, torch.half),
+    "instance_similarity": Place(ARRAYS, torch.half),
+    "sample_attribution": Place(SAMPLE_ATTRIBUTION, torch.half),
+}
+NETWORK_ARRAYS = {  # of the best and of the last network
+    "class_accuracy": Place(ARRAYS, torch.float32),
+    "class_means": Place(ARRAYS, torch.half),
+    "similarity": Place(ARRAYS, torch.float32),
+    "instance_similarity": Place(ARRAYS, torch.float32),
+    "stage_similarity": Place(ARRAYS, torch.float32),
+    "radius": Place(ARRAYS, torch.float32),
+    "radius_accuracy": Place(ARRAYS, torch.float32),
+    "radius_cas": Place(ARRAYS, torch.float32),
+    "head.weight": Place(ARRAYS, torch.half),
+    "head.bias": Place(ARRAYS, torch.half),
+    "correct": Place(PER_IMAGE, torch.uint8),
+    "cas_draws": Place(PER_IMAGE, torch.half),
+}
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say of whatever goes wrong what to do about it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"cannot write to {folder}: {error}. Free some space or choose another folder by "
+            f"$CCNOTES_RUNS; what was trained is kept, and the same call goes on from there."
+        ) from error
+
+
+def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> None:
+    """Write a record: arrays and weights first, the table last, so that it vouches for all.
+
+    Scalars of evaluations are rounded to six digits. Arrays go where ``EVALUATION_ARRAYS``
+    and ``NETWORK_ARRAYS`` say, as the numbers that they name. Raises ValueError for one that
+    they do not name, before anything is written.
+    """
+    rows = state.evaluations
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    stacked = {k: stack(column) for k, column in columns.items() if isinstance(column[0], Tensor)}
+    first, *later = state.sessions
+    content: dict[str, Any] = {
+        "schema": FORMAT,
+        "fingerprint": state.fingerprint,
+        "finished": state.finished,
+        "experiment": as_tree(experiment),
+        "dataset": {
+            k: getattr(data, k) for k in ("name", "title", "identity", "classes", "groups")
+        },
+        "provenance": first | {"seconds": round(state.seconds, 1)},
+        "later_sessions": later,
+        "evaluations": {k: [*map(digits, c)] for k, c in columns.items() if k not in stacked},
+    }
+    networks = list(WEIGHTS) if state.finished else []
+    files = {WEIGHTS[which]: getattr(state, which)["weights"] for which in networks}
+    files |= {SAMPLE_ATTRIBUTION: {}, PER_IMAGE: {}, ARRAYS: {}}
+    place(stacked, EVALUATION_ARRAYS, files)
+    for which in networks:
+        chosen = getattr(state, which)
+        found = {f"{which}_{name}": value for name, value in chosen["test"].items()}
+        found |= {f"{which}_{k}": v for k, v in chosen["weights"].items() if k.startswith("head.")}
+        place({name: v for name, v in found.items() if v.ndim}, NETWORK_ARRAYS, files)
+        scalars = {name: v.item() for name, v in chosen["test"].items() if not v.ndim}
+        content[which] = {"epoch": chosen["epoch"]} | scalars
+    (folder / TABLE).unlink(missing_ok=True)  # an older table must not vouch for new arrays
+    (folder / CAMS).unlink(missing_ok=True)  # nor older maps pass for those of new networks
+    shape = {"model": experiment.model, "width": str(experiment.width)}
+    for file, tensors in files.items():
+        about = shape | {"fingerprint": state.fingerprint} if file in WEIGHTS.values() else None
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_tensors(whole, folder / file, about)
+    content["sha256"] = {file: sha256_of(folder / file) for file in files}
+    replace_file(folder / TABLE, f"{json.dumps(content)}\n".encode())
+
+
+def place(
+    arrays: Mapping[str, Tensor], places: Mapping[str, Place], files: dict[str, dict[str, Tensor]]
+) -> None:
+    """Add arrays to the files that they go into. Raises ValueError for one that has no place.
+
+    >>> files = {}
+    >>> place({"test_clean_similarity": torch.eye(2)}, EVALUATION_ARRAYS, files)
+    >>> files["arrays.safetensors"]["test_clean_similarity"].dtype
+    torch.float16
+    """
+    for name, value in arrays.items():
+        kind = re.sub("^(train_|validation_|test_|best_|last_)?(clean_|robust_)?", "", name)
+        if kind not in places:
+            raise ValueError(
+                f"the array {name} has no place in a record: give {kind!r} one in "
+                f"EVALUATION_ARRAYS or NETWORK_ARRAYS of {__name__}."
+            )
+        file, dtype = places[kind]
+        files.setdefault(file, {})[name] = value.to(dtype)
+
+
+def digits(value: float) -> float:
+    """``value`` to six digits; a whole number stays one.
+
+    >>> digits(1 / 3), digits(12)
+    (0.333333, 12)
+    """
+    return value if isinstance(value, int) else float(f"{value:.6g}")
