@@ -84,13 +84,16 @@ def load_photos(
 ) -> Dataset:
     """Load ``"cifar10"``, ``"cifar100"``, ``"cifar10-jpeg"`` or ``"imagefolder:PATH"``.
 
-    ``PATH/train/<class>/*`` and ``PATH/test/<class>/*`` are images (JPEG, PNG, TIFF, WebP, BMP,
-    PPM), all of one size unless ``image_size`` (pixels) gives the side of the square that they are
-    fitted to. Files and folders whose names begin with a dot do not count. Classes are
+    ``PATH/train/<class>/*`` and ``PATH/test/<class>/*`` are images (JPEG, PNG, GIF, TIFF, WebP,
+    BMP, PPM), all of one size unless ``image_size`` (pixels) gives the side of the square that they are
+    fitted to. Links are followed. Files and folders whose names begin with a dot do not count; of
+    other files without an image's ending a warning tells. Classes are
     numbered in alphabetical order, as by torchvision's ``ImageFolder``: classes called 1 to 10 as
     1, 10, 2, ... Photos are turned upright as their EXIF data say, which ``ImageFolder`` does not.
     Of a file with several pictures the first counts. Refused are transparent images, whose hidden
-    colours mean nothing, and numbers whose range is not known, such as 32-bit TIFFs.
+    colours mean nothing, JPEG files that were cut off, and numbers whose range is not known, such
+    as 32-bit TIFFs; files of 16 bits that use only the lower ones are warned of, as they come out
+    dark.
 
     Validation images are split off the training images, the same for every ``seed``, which draws
     the ``train_size`` images (``None``: all) from the rest. Both draws are balanced over classes.
