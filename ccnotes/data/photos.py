@@ -21,6 +21,7 @@ from ccnotes.data.download import Download, data_folder, download, locked, writi
 from ccnotes.data.folders import decode, digest, list_images
 from ccnotes.files import save_tensors
 
+RULES = 2  # which files are refused; raise it with them, so that no cache has what is refused now
 CACHES_KEPT = 8  # of image folders; each may take gigabytes
 # The home host comes last: it is throttled to some 60 kB/s (pytorch/vision#9536).
 ARCHIVES = {
@@ -85,15 +86,14 @@ def load_photos(
     """Load ``"cifar10"``, ``"cifar100"``, ``"cifar10-jpeg"`` or ``"imagefolder:PATH"``.
 
     ``PATH/train/<class>/*`` and ``PATH/test/<class>/*`` are images (JPEG, PNG, GIF, TIFF, WebP,
-    BMP, PPM), all of one size unless ``image_size`` (pixels) gives the side of the square that they are
-    fitted to. Links are followed. Files and folders whose names begin with a dot do not count; of
-    other files without an image's ending a warning tells. Classes are
-    numbered in alphabetical order, as by torchvision's ``ImageFolder``: classes called 1 to 10 as
-    1, 10, 2, ... Photos are turned upright as their EXIF data say, which ``ImageFolder`` does not.
-    Of a file with several pictures the first counts. Refused are transparent images, whose hidden
-    colours mean nothing, JPEG files that were cut off, and numbers whose range is not known, such
-    as 32-bit TIFFs; files of 16 bits that use only the lower ones are warned of, as they come out
-    dark.
+    BMP, PPM), all of one size unless ``image_size`` (pixels) gives the side of the square that they
+    are fitted to. Links are followed. Files and folders whose names begin with a dot do not count;
+    a warning names other files that do not. Classes are numbered in alphabetical order, as by
+    torchvision's ``ImageFolder``: classes called 1 to 10 as 1, 10, 2, ... Photos are turned upright
+    as their EXIF data say, which ``ImageFolder`` does not. Of a file with several
+    pictures the first counts. Refused are transparent images, whose hidden colours mean nothing,
+    JPEG files that were cut off, and numbers whose range is not known, such as 32-bit TIFFs; files
+    of 16 bits that use only the lower ones, and so come out dark, are warned of.
 
     Validation images are split off the training images, the same for every ``seed``, which draws
     the ``train_size`` images (``None``: all) from the rest. Both draws are balanced over classes.
@@ -231,7 +231,7 @@ def image_folder(root: Path, folder: Path, image_size: int | None) -> Photos:
             f"{', '.join(differing)}. Add or remove these folders."
         )
     files = [path for part in (train, test) for paths in part.values() for path in paths]
-    key = hashlib.sha256(str(image_size).encode())
+    key = hashlib.sha256(f"{RULES} {image_size}".encode())
     for path in tqdm(files, "reading", unit=" files", delay=5):
         key.update(json.dumps([path.relative_to(root).as_posix(), digest(path)]).encode())
 
