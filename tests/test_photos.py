@@ -250,7 +250,9 @@ def test_a_full_disk_is_said_and_leaves_no_cache(load, tmp_path, monkeypatch):
             file.write(b"anything")
 
     monkeypatch.setattr("ccnotes.files.os.fsync", full)
-    with pytest.raises(DataError, match=r"cache cannot be written to \(No space.*--data-dir"):
+    with pytest.raises(
+        DataError, match=r"cache cannot be written to \(No space.*by \$CCNOTES_DATA or data_dir"
+    ):
         load()
     assert not list((tmp_path / "cache").glob("*.safetensors"))
 
@@ -324,7 +326,7 @@ def test_an_image_size_that_they_have_already_changes_nothing(folder, load):
 def test_mixed_sizes_name_the_first_that_differs_and_the_remedy(folder, load):
     photo(1, (9, 7)).save(folder / "train" / "dog" / "3.jpg")
     photo(1, (5, 5)).save(folder / "train" / "emu" / "3.jpg")
-    with pytest.raises(DataError, match=r"dog.3\.jpg has 9 x 7 .* has 8 x 6.*--image-size N"):
+    with pytest.raises(DataError, match=r"dog.3\.jpg has 9 x 7 .* has 8 x 6.*by image_size=N"):
         load()
     assert load(image_size=6).test.images.shape == (6, 3, 6, 6)
 
@@ -408,7 +410,7 @@ def test_a_folder_of_known_content_gets_its_name_and_is_found_without_its_path(
 
 def test_cifar10_jpeg_without_a_cache_says_how_to_load_it(load, tmp_path):
     load()  # another image folder in the same cache
-    with pytest.raises(FileNotFoundError, match=r"--data imagefolder:PATH, .*<class>/NNNN\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"Load imagefolder:PATH once .*<class>/NNNN\.jpg"):
         load_photos("cifar10-jpeg", data_dir=tmp_path / "cache")
 
 

@@ -154,7 +154,7 @@ def decode(files: list[Path], image_size: int | None) -> Pixels:
         if image.size != size:
             raise DataError(
                 f"{files[index]} has {image.width} x {image.height} pixels, {files[0]} has "
-                f"{width} x {height}. Fit all to one size with --image-size N."
+                f"{width} x {height}. Fit all to one size by image_size=N."
             )
         if image.info["dark"]:
             dark.append(files[index])
@@ -179,7 +179,7 @@ def demand_memory(count: int, width: int, height: int) -> None:
         raise DataError(
             f"{count:,} images of {width:,} x {height:,} pixels take {needed / 1e9:,.1f} GB while "
             f"they are split; this machine has {there / 1e9:,.1f}. Fit them to a smaller size "
-            f"with --image-size N."
+            f"by image_size=N."
         )
 
 

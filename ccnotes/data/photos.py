@@ -17,9 +17,9 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 from ccnotes.data.dataset import DataError, Dataset, Split, split
-from ccnotes.data.download import Download, data_folder, download, locked, writing
+from ccnotes.data.downloads import MAKE_ROOM, Download, data_folder, download
 from ccnotes.data.folders import decode, digest, list_images
-from ccnotes.files import save_tensors
+from ccnotes.files import locked, save_tensors, writing
 
 RULES = 2  # which files are refused; raise it with them, so that no cache has what is refused now
 CACHES_KEPT = 8  # of image folders; each may take gigabytes
@@ -152,10 +152,10 @@ def cached(folder: Path, name: str, make: Callable[[], Photos]) -> Photos:
     """What the cache file ``name`` holds; where it is missing or damaged, what ``make`` gives."""
     cache, kind = folder / f"{name}.safetensors", name.partition("-")[0]
     if (photos := read_cache(cache)) is None:
-        with locked(folder / f"{kind}.lock"):
+        with locked(folder / f"{kind}.lock", MAKE_ROOM, DataError):
             if (photos := read_cache(cache)) is None:  # another process may just have made it
                 photos = make()
-                with writing(folder):
+                with writing(folder, MAKE_ROOM, DataError):
                     write_cache(cache, folder / f"{kind}.part", photos)
     return photos
 
@@ -215,8 +215,8 @@ def decoded_before(name: str, folder: Path) -> Photos:
         if claimed(cache) == KNOWN[name] and (photos := read_cache(cache)):
             return photos
     raise FileNotFoundError(
-        f"{name!r} has not been loaded into {folder} yet. Load it once with --data "
-        f"imagefolder:PATH, PATH a folder of CIFAR-10 as JPEG files, train|test/<class>/NNNN.jpg."
+        f"{name!r} has not been loaded into {folder} yet. Load imagefolder:PATH once "
+        f"in its place, PATH a folder of CIFAR-10 as JPEG files, train|test/<class>/NNNN.jpg."
     )
 
 
@@ -261,7 +261,10 @@ def unpack(name: str, folder: Path) -> Photos:
     archive = download(ARCHIVES[name], folder)  # its SHA-256 matches: safe to unpickle
     for left in folder.glob(f"{name}.unpacked*"):  # by a killed run: the lock is ours
         shutil.rmtree(left, ignore_errors=True)
-    with writing(folder), TemporaryDirectory(prefix=f"{name}.unpacked-", dir=folder) as unpacked:
+    with (
+        writing(folder, MAKE_ROOM, DataError),
+        TemporaryDirectory(prefix=f"{name}.unpacked-", dir=folder) as unpacked,
+    ):
         with tarfile.open(archive) as tar:
             tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.11.0 to 3.11.3
             tar.extractall(unpacked)
