@@ -263,7 +263,8 @@ def jpeg(side, **settings):
     return found.getvalue()
 
 
-KINDS = ({}, {"progressive": True}, {"restart_marker_blocks": 3}, {"quality": 30})
+RESTARTS = {"restart_marker_blocks": 3}
+KINDS = ({}, {"progressive": True}, RESTARTS, {"progressive": True} | RESTARTS, {"quality": 30})
 END = b"\xff\xd9"
 
 

@@ -434,3 +434,14 @@ def test_sizes_and_seed_reach_the_split(load):
     assert (len(a.train), len(a.validation), len(a.test)) == (9, 3, 6)
     assert rows(a.validation) == rows(b.validation)
     assert rows(a.train) != rows(b.train)
+
+
+def test_what_was_decoded_under_other_rules_is_decoded_anew(load, monkeypatch):
+    """Else a damaged file that an earlier version took would never be named."""
+    before = load()
+    monkeypatch.setattr(room, "RULES", room.RULES + 1)
+    monkeypatch.setattr(room, "decode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(pytest.fail.Exception, match="decoded"):
+        load()
+    monkeypatch.undo()
+    assert load().identity == before.identity
