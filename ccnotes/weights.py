@@ -119,10 +119,8 @@ def check_kind(path: Path) -> None:
             f"{path} is a pointer of Git LFS in place of the weights: fetch these by `git lfs "
             f"pull` where it was cloned."
         )
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(
-            start
-        )  # its last character may be cut
+    try:  # step by step, as its last character may be cut
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
         return
     if all(c.isprintable() or c.isspace() for c in text):
