@@ -508,7 +508,7 @@ def test_module_and_function_can_both_be_reached():
 def test_who_does_not_wait_is_told_where_the_other_is_at_work(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "NOTICE", "not a moment")
     with (
-        files.locked(tmp_path / "run" / "lock", ""),
+        files.locked(tmp_path / "run" / "lock", "", wait=False),
         pytest.raises(RuntimeError, match=f"another process is at work in {tmp_path / 'run'}"),
         files.locked(tmp_path / "run" / "lock", "", wait=False),
     ):
