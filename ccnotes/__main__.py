@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-import torch
 import tyro
 
-from ccnotes.arguments import registry
+from ccnotes.arguments import check_memory, check_run, check_steps, check_width, registry, use
 from ccnotes.attribution import spread
 from ccnotes.data import load_photos
 from ccnotes.devices import pick_device
@@ -105,6 +104,7 @@ def run_experiment(
         )
     if publish_to is not None and publish_to.exists() and not publish_to.is_dir():
         raise ValueError(f"--publish-to {publish_to} is no folder: name one, there or not yet.")
+    check_run(experiment, minutes)
     use(threads)
     record = run(
         experiment,
@@ -271,6 +271,10 @@ def measure_speed(
     from ccnotes.benchmark import bench  # torchvision takes seconds to load
 
     use(threads)
+    check_steps(steps=steps)
+    check_memory(3 * 32 * 32 * batch_size, f"batch_size={batch_size}")
+    for width in widths:
+        check_width("preactresnet", width)
     rows = bench(
         widths,
         batch_size=batch_size,
@@ -326,9 +330,11 @@ def pick_record(name: str, seed: int) -> Record:
         return load(Path(name))
     matching = [r for r in find() if (r.experiment["name"], r.experiment["seed"]) == (name, seed)]
     if not matching:
+        make = f", or make it: `python -m ccnotes run {name} --seed {seed}`"
+        make *= name in EXPERIMENTS
         raise ValueError(
-            f"no record of {name!r} with seed {seed}, neither published nor in {runs_dir()}. "
-            f"See `python -m ccnotes list`, or make it: `python -m ccnotes run {name}`."
+            f"no record of {name!r} with seed {seed} is published or in {runs_dir()}, and no "
+            f"folder of that name holds one. See `python -m ccnotes list`{make}."
         )
     return max(matching, key=lambda record: record.provenance["date"])
 
@@ -347,14 +353,6 @@ def summary(record: Record) -> pd.DataFrame:
 
 def print_json(content: Any) -> None:
     print(json.dumps(content, indent=1))
-
-
-def use(threads: int | None) -> None:
-    """Compute with so many threads of the processor; with torch's own number for None."""
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads={threads} must be at least 1. Leave it out for torch's own.")
-        torch.set_num_threads(threads)
 
 
 def terminated(number: int, frame: Any) -> None:

@@ -1,9 +1,18 @@
-"""What words of the command line mean: numbers such as 8/255, paths that are none."""
+"""What words of the command line mean, and whether this machine can do what they ask for."""
 
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
+
+from ccnotes.data.folders import main_memory
+from ccnotes.experiments import Experiment
+from ccnotes.models import NETWORKS
+
+MOST_STEPS = 10_000  # of an attack; what it gains ends after some hundreds
+MOST_THREADS = 1024  # above it systems end the process
 
 
 def registry() -> tyro.constructors.ConstructorRegistry:
@@ -57,3 +66,77 @@ def path(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
         is_instance=lambda value: isinstance(value, Path),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+def check_minutes(minutes: float | None) -> None:
+    """ValueError for a time limit that is none.
+
+    >>> check_minutes(float("nan"))
+    Traceback (most recent call last):
+    ValueError: minutes=nan must be above 0 and finite. Leave it out to run to the end.
+    """
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ValueError(
+            f"minutes={minutes:g} must be above 0 and finite. Leave it out to run to the end."
+        )
+
+
+def check_steps(**steps: int) -> None:
+    """ValueError for an attack, called by the option that sets it, that would hardly end.
+
+    >>> check_steps(eval_steps=10**9)
+    Traceback (most recent call last):
+    ValueError: eval_steps=1000000000 would hardly end, and steps after some hundreds gain next to \
+nothing: give at most 10000.
+    """
+    for name, number in steps.items():
+        if number > MOST_STEPS:
+            raise ValueError(
+                f"{name}={number} would hardly end, and steps after some hundreds gain next to "
+                f"nothing: give at most {MOST_STEPS}."
+            )
+
+
+def check_memory(needed: float, what: str) -> None:
+    """ValueError where this machine has no room for ``needed`` bytes.
+
+    >>> check_memory(1e18, "width=1000000")
+    Traceback (most recent call last):
+    ValueError: width=1000000 takes 1,000,000,000.0 GB at least; this machine has ...: give less.
+    """
+    if needed > (there := main_memory()):
+        raise ValueError(
+            f"{what} takes {needed / 1e9:,.1f} GB at least; this machine has {there / 1e9:,.1f} "
+            f"GB: give less."
+        )
+
+
+def check_width(model: str, width: int) -> None:
+    """ValueError where a network's weights, with gradient and momentum, have no room."""
+    if width >= 10**6:  # weights of which cannot even be counted
+        raise ValueError(f"width={width} is more than any machine holds: 64 is a full network's.")
+    with torch.device("meta"):  # which takes no memory
+        weights = sum(weight.numel() for weight in NETWORKS[model](10, width).parameters())
+    check_memory(3 * 4 * weights, f"width={width}")
+
+
+def check_run(e: Experiment, minutes: float | None) -> None:
+    """ValueError for a run of which is known before it begins that it would never end or fit."""
+    check_minutes(minutes)
+    check_steps(eval_steps=e.eval_steps, attack_steps=e.attack.steps)
+    check_width(e.model, e.width)
+    if e.data == "planted":
+        for name in ("train_size", "validation_size", "test_size"):
+            images = getattr(e, name) * 3 * e.planted.image_size**2
+            check_memory(4 * images, f"{name}={getattr(e, name)} of images of this size")
+
+
+def use(threads: int | None) -> None:
+    """Compute with so many threads of the processor; with torch's own number for None."""
+    if threads is not None:
+        if not 1 <= threads <= MOST_THREADS:
+            raise ValueError(
+                f"threads={threads} must be at least 1 and at most {MOST_THREADS}. Leave it out "
+                f"for torch's own."
+            )
+        torch.set_num_threads(threads)

@@ -18,6 +18,7 @@ from ccnotes.checks import (
     few,
     logits_of,
 )
+from ccnotes.models import check_repeats
 from ccnotes.types import Features, Images, Labels, Similarity
 
 Head = Float[Tensor, "classes features"]  # a linear layer's weights
@@ -237,6 +238,8 @@ def traced(
         found.append(output)
         return output.clone()  # as what follows may write into it
 
+    with evaluating(model):
+        check_repeats(model, images, lambda x: logits_of(model(x)))
     with recording(), evaluating(model), layer.register_forward_hook(look):
         images = usable(images).requires_grad_()  # for networks whose weights are frozen
         logits = logits_of(model(images))

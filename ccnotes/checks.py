@@ -1,6 +1,8 @@
 """What images, labels and logits must be: errors that name the value, the rule and the remedy."""
 
 import operator
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ccnotes.types import Features, Logits
+
+OURS = ("ccnotes", "contextlib", "torch", "jaxtyping", "beartype")  # with what wraps functions
 
 
 def check_choice(name: str, value: object, known: Sequence[str]) -> None:
@@ -258,3 +262,11 @@ def few(names: Sequence[str]) -> str:
     """
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
+
+
+def warn(message: str) -> None:
+    """A warning that shows the line from which this package was called, not one inside it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in OURS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

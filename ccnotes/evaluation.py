@@ -1,6 +1,5 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from ccnotes.attribution import (
     layer_attribution,
     wide,
 )
-from ccnotes.checks import check_bytes, check_finite, checked_labels
+from ccnotes.checks import check_bytes, check_finite, checked_labels, warn
 from ccnotes.data import Split, to_float
 from ccnotes.devices import autocast
 from ccnotes.models import Headed, Network, check_split
@@ -119,7 +118,8 @@ def features_of(
     attack every time. ``precision`` is that of the model's products. ``batch_size`` images are
     computed on together, by default 500 or, of large ones, as many as have 2^20 pixels: what a
     ResNet-50 needs two gigabytes for. Raises ValueError for other images, for labels that the
-    head has no class for, and for features that are NaN. Warns where the attack has no gradient.
+    head has no class for, for features that are NaN, and for a network that is random in eval mode.
+    Warns where the attack has no gradient.
 
     >>> from ccnotes.models import ConvNet
     >>> images, labels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.arange(6) % 2
@@ -165,12 +165,11 @@ def batches(
         yield (pgd(model, x, y, attack, generator, stuck=stuck) if attack else x), y
     share = torch.cat(stuck).float().mean().item() if stuck else 0.0
     if share > FEW:
-        warnings.warn(
+        warn(
             f"{share:.1%} of the images have a gradient of exactly zero, or NaN, so the attack "
             f"does not move them and they look robust. Do not trust the robust accuracy: attack "
             f"with another loss, of logits rather than probabilities, or without gradients, as "
-            f"AutoAttack does, and leave rounding out of the network.",
-            stacklevel=3,
+            f"AutoAttack does, and leave rounding out of the network."
         )
 
 

@@ -2,11 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
+
+NOTICE = 2.0  # seconds of waiting for another process before it is said
 
 
 def save_tensors(
@@ -64,3 +70,51 @@ def sha256_of(path: Path) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def writing(folder: Path, remedy: str, kind: type[Exception] = OSError) -> Iterator[None]:
+    """An error of that ``kind``, with the ``remedy``, where the block cannot write to ``folder``.
+
+    >>> with writing(Path("nowhere"), "Make it."):
+    ...     _ = Path("nowhere/note").write_text("")
+    Traceback (most recent call last):
+    OSError: the folder nowhere cannot be written to (No such file or directory). Make it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise kind(
+            f"the folder {folder} cannot be written to "
+            f"({getattr(error, 'strerror', None) or error}). {remedy}"
+        ) from error
+
+
+@contextmanager
+def locked(
+    path: Path, remedy: str, kind: type[Exception] = OSError, *, wait: bool = True
+) -> Iterator[None]:
+    """Hold the lock file ``path``, made with its folder where missing.
+
+    Where another process holds it, wait for that one, and say so; or, unless ``wait``, raise
+    RuntimeError. For ``remedy`` and ``kind`` see :func:`writing`.
+
+    >>> with locked(Path("run/lock"), "Make room."), locked(Path("run/lock"), "", wait=False):
+    ...     pass
+    Traceback (most recent call last):
+    RuntimeError: another process is at work in run. Wait for it or stop it.
+    """
+    lock = FileLock(path)
+    with writing(path.parent, remedy, kind):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held = lock.acquire(timeout=NOTICE if wait else 0)
+        except Timeout:
+            if not wait:
+                raise RuntimeError(
+                    f"another process is at work in {path.parent}. Wait for it or stop it."
+                ) from None
+            print(f"waiting for another process, which holds {path}", file=sys.stderr)
+            held = lock.acquire()
+    with held:
+        yield

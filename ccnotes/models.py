@@ -4,7 +4,7 @@ Their input is raw pixels in [0, 1]. Mean and standard deviation of the channels
 model, so that an attack sees the same pixels as the data have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ccnotes.checks import check_finite, logits_of
 from ccnotes.types import Features, Images, Logits, Maps
 from ccnotes.weights import load_weights as load_weights  # where it was before it had a room
 
+ASKS, ASKED = 16, 4  # how often, and of how many images, a network is asked the same
 MID_GREY, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
@@ -296,20 +297,47 @@ def agree(linear: Tensor, size: Tensor, logits: Logits) -> bool:
 
 
 def check_split(model: nn.Module, x: Images, features: Tensor) -> None:
-    """ValueError unless the model's logits are its head of these features.
+    """ValueError unless the model's logits are its head of these features, each time it is asked.
 
-    Of ccnotes' own networks they are, and :class:`Headed` looks for itself.
+    Of ccnotes' own networks they are; whether it is the head :class:`Headed` looks for itself.
     """
     if features.ndim != 2:
         raise ValueError(
             f"the features of {type(model).__name__} have the shape {tuple(features.shape)}, not "
             f"images x features: wrap the network, Headed(network)."
         )
-    if type(model) in (Headed, *NETWORKS.values()) or not features.isfinite().all():
+    if type(model) in NETWORKS.values() or not features.isfinite().all():
         return
+    assert callable(model.features)
     assert isinstance(model.head, nn.Linear)
+    check_repeats(model, x, model.features)
+    if type(model) is Headed:
+        return
     if not agree(*product(model.head, features), logits_of(model(x))):
         raise ValueError(
             f"the logits of {type(model).__name__} are not head(features(x)), so its features are "
             f"not those that its head sees: wrap it, Headed(network)."
         )
+
+
+@torch.no_grad()
+def check_repeats(model: nn.Module, x: Images, ask: Callable[[Tensor], Tensor]) -> None:
+    """ValueError unless ``ask(x)``, what the model makes of images, is the same in each call.
+
+    But for rounding; of ccnotes' own networks it is. A few images are asked for, and often, since
+    some layers are random for a whole batch at once.
+    """
+    if type(model) in NETWORKS.values():
+        return
+    x = x[:ASKED]
+    first = ask(x)
+    largest = first.abs().max().item()
+    for _ in range(ASKS - 1):
+        off = (ask(x) - first).abs().max().item()
+        if off > 32 * torch.finfo(first.dtype).eps * largest:
+            raise ValueError(
+                f"{type(model).__name__} is random in eval mode: asked again for the same images, "
+                f"its numbers are off by {off:.2g}, where the largest is {largest:.2g}. Switch "
+                f"off there what is random, as F.dropout(x, training=self.training) does, and "
+                f"F.dropout(x) does not."
+            )

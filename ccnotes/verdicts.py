@@ -19,18 +19,30 @@ def interval(values: Collection[float]) -> tuple[float, float]:
     >>> [round(end, 2) for end in interval([1, 2, 3])]  # 2 -+ 4.303 / sqrt(3)
     [-0.48, 4.48]
     """
-    runs = np.asarray(values, dtype=float)
+    runs = per_run(values)
     if len(runs) < 2:
         raise ValueError(f"an interval needs two values or more, got {len(runs)}: add seeds.")
     half = stats.t.ppf(0.975, len(runs) - 1) * stats.sem(runs)
     return float(runs.mean() - half), float(runs.mean() + half)
 
 
+def per_run(values: Collection[float]) -> Float[np.ndarray, " runs"]:
+    """The values as an array. Raises ValueError unless there is one number per run, and a run."""
+    runs = np.asarray(values, dtype=float)
+    if runs.ndim != 1 or not len(runs):
+        raise ValueError(
+            f"values of shape {runs.shape}, where one number per run is wanted, of at least one "
+            f"run: are there finished runs?"
+        )
+    return runs
+
+
 def verdict(differences: Collection[float]) -> str:
     """Whether runs bear out a claim that says their ``differences`` are positive.
 
     "agree" where their 95 % interval lies above zero, "disagree" where it lies below,
-    else "cannot tell"; of a single run its sign, marked as such.
+    else "cannot tell"; of a single run its sign, marked as such. Raises ValueError without any run,
+    and for NaN, of which no sign is known.
 
     >>> for differences in ([1.0, 1.1, 1.2], [-1, 0, 1], [1]):
     ...     print(*verdict(differences).split())
@@ -38,7 +50,12 @@ def verdict(differences: Collection[float]) -> str:
     cannot tell (n = 3)
     agree (n = 1)
     """
-    runs = np.asarray(differences, dtype=float)
+    runs = per_run(differences)
+    if not np.isfinite(runs).all():
+        raise ValueError(
+            f"the differences of {len(runs)} runs are {runs.tolist()}, with NaN or infinity in it, "
+            f"so no verdict follows: look at what these runs measured, or leave them out."
+        )
     low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
     word = "agree" if low > 0 else "disagree" if high < 0 else "cannot tell"
     return f"{word} ({n_of(runs)})"
@@ -73,6 +90,16 @@ def mcnemar(
     >>> round(mcnemar(first, second), 6)  # 2 / 2**5
     0.0625
     """
+    if first.shape != second.shape or not len(first):
+        raise ValueError(
+            f"{tuple(first.shape)} and {tuple(second.shape)} answers: give both models' to the "
+            f"same images, and at least one."
+        )
+    if wrong := sorted({*first.tolist(), *second.tolist()} - {0, 1}):
+        raise ValueError(
+            f"answers are {wrong[0]}, where 1 is right and 0 is wrong: give whether each is right, "
+            f"as (logits.argmax(1) == labels).byte() does."
+        )
     gained, lost = int((second > first).sum()), int((second < first).sum())
     return float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
 
@@ -86,7 +113,7 @@ def described(values: Collection[float], form: str = ".3f") -> str:
     >>> print(*described([0.4, 0.5, 0.6], ".2f").split())
     0.50 (0.25 to 0.75, n = 3)
     """
-    runs = np.asarray(values, dtype=float)
+    runs = per_run(values)
     low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
     if form in ("", "+"):
         half, size = (high - low) / 2, np.abs(runs).max()
@@ -124,5 +151,10 @@ def bootstrapped(value: float, draws: Float[Tensor, " draws"], form: str = ".1f"
     >>> bootstrapped(50, torch.arange(101.0))
     '50.0 (2.5 to 97.5)'
     """
+    if not len(draws) or not draws.isfinite().all():
+        raise ValueError(
+            f"{len(draws)} draws, of which {int(draws.isfinite().sum())} are finite: give a few "
+            f"hundred draws that are, as cas_draws(..., draws=1000) does."
+        )
     low, high = draws.quantile(torch.tensor([0.025, 0.975])).tolist()
     return f"{written(value, form)} ({written(low, form)} to {written(high, form)})"

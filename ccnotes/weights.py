@@ -1,7 +1,7 @@
 """Weights as other programs save them."""
 
+import codecs
 import re
-import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from ccnotes.checks import few
+from ccnotes.checks import few, warn
 
 
 @torch.inference_mode(False)
@@ -70,7 +70,7 @@ def load_weights(network: nn.Module, path: Path | str, *, prefix: str | None = N
     near = {key for key in found if homes[key] in beside and key.startswith(under)}
     near |= {key for key in found if key.startswith(tuple(alike))}
     if extra := [key for key in found if key in near - copies]:
-        warnings.warn(f"{path} holds more than the weights; left out: {few(extra)}.", stacklevel=2)
+        warn(f"{path} holds more than the weights; left out: {few(extra)}.")
     return model
 
 
@@ -85,6 +85,8 @@ def is_wide(values: Tensor) -> bool:
 
 def read(path: Path) -> Any:
     """What the file holds. Raises ValueError where it is none that :func:`load_weights` reads."""
+    if path.is_file():
+        check_kind(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -104,6 +106,28 @@ def read(path: Path) -> Any:
             f"torch.save(network.state_dict(), path) wrote, or a .safetensors file. Save the "
             f"weights alone, where you trust the file, with the program that it comes from."
         ) from error
+
+
+def check_kind(path: Path) -> None:
+    """ValueError for files that are no weights whatever they are called."""
+    with path.open("rb") as file:
+        start = file.read(500)
+    if not start:
+        raise ValueError(f"{path} is empty: its download or copy failed. Fetch it again.")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{path} is a pointer of Git LFS in place of the weights: fetch these by `git lfs "
+            f"pull` where it was cloned."
+        )
+    try:  # step by step, as its last character may be cut
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return
+    if all(c.isprintable() or c.isspace() for c in text):
+        raise ValueError(
+            f"{path} is text, no weights; it begins with {' '.join(text.split())[:60]!r}. Is it a "
+            f"page in place of a download? Fetch the file itself."
+        )
 
 
 def tensors(found: Any, home: str = "") -> Iterator[tuple[str, str, Tensor]]:

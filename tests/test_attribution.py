@@ -324,6 +324,20 @@ def test_layers_that_cannot_be_asked_are_named_with_the_reason(name, message):
             ask(network, getattr(network, name), IMAGES, CLASSES)
 
 
+class Dropping(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.1)
+
+
+def test_attribution_in_a_network_that_is_random_in_eval_mode_is_refused():
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 1), Dropping(), nn.Flatten(), nn.Linear(256, 4))
+    network = nn.Sequential(*layers)
+    for ask in (layer_attribution, grad_cam):
+        with pytest.raises(ValueError, match=r"Sequential is random in eval mode"):
+            ask(network, network[0], IMAGES, CLASSES)
+
+
 def test_attribution_asks_a_network_in_eval_mode_and_leaves_it_as_it_was():
     network = ConvNet(4, width=3).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}

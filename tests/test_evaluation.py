@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torchvision.ops import stochastic_depth
 
 from ccnotes.attacks import PGD, pgd
 from ccnotes.attribution import cas, class_attribution, class_similarity
@@ -334,7 +335,7 @@ def test_an_image_larger_than_a_batch_comes_alone():
 def test_the_size_of_batches_can_be_chosen_and_changes_nothing_but_memory(photos):
     network = Counting()
     few = evaluate(network, photos.images, photos.labels, ATTACK, batch_size=7)
-    assert network.sizes == {7, 5}
+    assert network.sizes == {7, 5, 4}  # of four it is asked whether it is random
     all_ = evaluate(network, photos.images, photos.labels, ATTACK)
     for name, value in all_.flat().items():
         # Random starts do not depend on it; sums of float32 round otherwise.
@@ -367,10 +368,12 @@ def test_an_attack_without_gradients_is_warned_of_with_the_share_of_images(netwo
     """Ten of forty are made light, so that their gradients vanish."""
     images = photos.images // 2
     images[::4] = 255 - images[::4]
-    with pytest.warns(UserWarning, match=r"^25.0% of the images .* zero.* AutoAttack"):
+    with pytest.warns(UserWarning, match=r"^25.0% of the images .* zero.* AutoAttack") as first:
         evaluate(Rounding(network), images, photos.labels, ATTACK)
-    with pytest.warns(UserWarning, match=r"^25.0% of the images"):
+    with pytest.warns(UserWarning, match=r"^25.0% of the images") as second:
         features_of(Rounding(network), images, photos.labels, ATTACK, batch_size=7)
+    assert [found[0].filename for found in (first, second)] == [__file__] * 2
+    assert second[0].lineno == first[0].lineno + 2
 
 
 @pytest.mark.parametrize("scale", [100, 1e4])
@@ -444,6 +447,64 @@ def test_a_foreign_network_s_logits_must_be_its_head_of_its_features(photos):
     expected = network.features(photos.images / 255)
     found = features_of(network, photos.images, photos.labels)
     torch.testing.assert_close(found, expected)
+
+
+class Random(nn.Module):
+    """A network of one linear layer before which ``noise`` is made of its input, in any mode."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.noise, self.head = noise, nn.Linear(768, 4)
+
+    def features(self, x):
+        return self.noise(x.flatten(1))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def counting():
+    """A layer that remembers what it was asked before."""
+    calls = []
+    return lambda x: x + 0.01 * len(calls) if not calls.append(x) else x
+
+
+NOISES = {
+    "dropout": F.dropout,
+    "by hand": lambda x: x * (torch.rand_like(x) > 0.01),
+    "noise": lambda x: x + 1e-3 * torch.randn_like(x),
+    "of an image": lambda x: stochastic_depth(x, 0.2, "row"),
+    "of a batch": lambda x: stochastic_depth(x, 0.3, "batch"),
+    "NumPy": lambda x: x + float(np.random.default_rng().random()),
+    "state": counting(),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+@pytest.mark.parametrize("attack", [None, PGD(steps=1)], ids=["clean", "attacked"])
+@pytest.mark.parametrize("wrap", [nn.Identity, Headed], ids=["as it is", "wrapped"])
+def test_a_network_that_is_random_in_eval_mode_is_refused(noise, attack, wrap, photos):
+    torch.manual_seed(0)
+    network = Random(noise)
+    model = network if wrap is nn.Identity else Headed(network)
+    with pytest.raises(ValueError, match=r"is random in eval mode: .*training=self\.training"):
+        features_of(model, photos.images, photos.labels, attack)
+
+
+def test_a_network_that_is_random_in_train_mode_only_is_not_refused(photos):
+    torch.manual_seed(0)
+    network = Headed(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(768, 4))).train()
+    for precision in ("float32", "bfloat16"):
+        evaluate(network, photos.images, photos.labels, ATTACK, precision=precision)
+
+
+def test_our_own_networks_are_not_asked_more_than_once(network, photos, monkeypatch):
+    asked = []
+    features = ConvNet.features
+    monkeypatch.setattr(ConvNet, "features", lambda *a: asked.append(0) or features(*a))
+    features_of(network, photos.images, photos.labels)
+    assert len(asked) == 1
 
 
 def test_a_head_of_one_class_is_answered_by_one_line(photos):

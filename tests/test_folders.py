@@ -255,6 +255,100 @@ def test_a_size_is_that_of_the_upright_photo(part):
     assert folders.decode(files, None).shape == (2, 3, 6, 8)
 
 
+def jpeg(side, **settings):
+    """A picture without any plain place, so that every part of it takes bytes."""
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    found = io.BytesIO()
+    Image.fromarray(noise).save(found, "jpeg", **settings)
+    return found.getvalue()
+
+
+RESTARTS = {"restart_marker_blocks": 3}
+KINDS = ({}, {"progressive": True}, RESTARTS, {"progressive": True} | RESTARTS, {"quality": 30})
+END = b"\xff\xd9"
+
+
+@pytest.mark.parametrize("settings", KINDS, ids=str)
+@pytest.mark.parametrize("side", [8, 67])
+def test_a_whole_jpeg_has_the_pixels_that_pil_gives(settings, side, pixels):
+    whole = jpeg(side, **settings)
+    expected = np.asarray(Image.open(io.BytesIO(whole)))
+    assert (pixels(whole, "a.jpg") == expected).all()
+    assert (pixels(whole + b"what a camera adds" + whole, "a.jpg") == expected).all()
+
+
+@pytest.mark.parametrize("settings", KINDS, ids=str)
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_a_jpeg_that_was_cut_off_is_refused_even_if_it_was_closed(settings, share, pixels):
+    whole = jpeg(128, **settings)
+    for end in (b"", END):
+        with pytest.raises(DataError, match=r"a\.jpg cannot be read as an image"):
+            pixels(whole[: int(share * len(whole))] + end, "a.jpg")
+
+
+@pytest.mark.parametrize("settings", KINDS, ids=str)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_jpeg_whose_second_half_is_garbage_is_refused(settings, seed, pixels):
+    """PIL alone reads two of these, and more with an end marker behind."""
+    whole = jpeg(128, **settings)
+    half = len(whole) // 2
+    garbage = np.random.default_rng(seed).bytes(len(whole) - half)
+    for end in (b"", END):
+        with pytest.raises(DataError, match=r"a\.jpg cannot be read as an image"):
+            pixels(whole[:half] + garbage + end, "a.jpg")
+
+
+@pytest.mark.parametrize("side", [16, 64, 256])
+def test_a_jpeg_that_ends_in_zeros_is_refused(side, pixels):
+    """As a download that kept room for what never came; zeros are coded picture, too."""
+    whole = jpeg(side)
+    half = len(whole) // 2
+    with pytest.raises(DataError, match=r"a\.jpg cannot be read as an image"):
+        pixels(whole[:half] + bytes(len(whole) - half), "a.jpg")
+
+
+def test_marks_that_are_out_of_turn_in_a_jpeg_are_named(pixels):
+    """By hand: the first restart mark is called D0, so that D1 in its place breaks the row."""
+    whole = jpeg(64, restart_marker_blocks=1)
+    for wrong in (b"\xff\xd1", b"\xff\x37"):
+        with pytest.raises(DataError, match=r"a\.jpg cannot .*it is damaged, at byte"):
+            pixels(whole.replace(b"\xff\xd0", wrong, 1), "a.jpg")
+
+
+def dark(name, highest):
+    """A file of 16 bits a channel by hand whose highest level is that."""
+    levels = np.array([[0, 1, highest]], np.uint16)
+    colours = np.stack([levels] * 3, -1)
+    row = b"\0" + (levels if name == "grey.png" else colours).astype(">u2").tobytes()
+    return {
+        "grey.png": png((3, 1, 16, 0, 0, 0, 0), row),
+        "colour.png": png((3, 1, 16, 2, 0, 0, 0), row),
+        "grey.tif": tiff(levels.astype("<u2"), 16),
+        "grey.pgm": b"P5 3 1 65535\n" + levels.astype(">u2").tobytes(),
+        "colour.ppm": b"P6 3 1 65535\n" + colours.astype(">u2").tobytes(),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["grey.png", "colour.png", "grey.tif", "grey.pgm", "colour.ppm"])
+def test_few_bits_in_files_of_16_are_warned_of(name, tmp_path):
+    """12 bits end at 4095 of 65535, which is 16 of 255."""
+    files = [tmp_path / f"{n}-{name}" for n in range(3)]
+    for file, highest in zip(files, (65535, 4095, 1023), strict=True):
+        file.write_bytes(dark(name, highest))
+    with pytest.warns(UserWarning, match="^2 of the images have 16 bits .* 12 bits") as found:
+        assert folders.decode(files, 2).shape == (3, 3, 2, 2)
+    assert all(str(file) in str(found[0].message) for file in files[1:])
+
+
+def test_no_other_images_are_called_dark(tmp_path, recwarn):
+    """Black ones of 16 bits; ones of 8 bits, whatever they show; and 16 in a size says nothing."""
+    files = [tmp_path / "8.png", tmp_path / "16.png"]
+    Image.new("L", (16, 16), 3).save(files[0])
+    Image.fromarray(np.zeros((16, 16), np.uint16)).save(files[1])
+    folders.decode(files, None)
+    assert not recwarn.list
+
+
 # --- files that are none, or too much
 
 
@@ -294,7 +388,10 @@ def test_more_pixels_than_are_decoded_at_once_are_too_many(pixels):
 @pytest.mark.parametrize(
     ("image_size", "message"),
     [
-        (100_000, r"30 images of 100,000 x 100,000 pixels take 1,800\.0 GB .* has 8\.0\..*size N"),
+        (
+            100_000,
+            r"30 images of 100,000 x 100,000 pixels take 1,800\.0 GB .* 8\.0\. .*by image_size=N",
+        ),
         (None, r"30 images of 9,000 x 5,000 pixels take 8\.1 GB"),
     ],
     ids=["asked for", "as they are"],
@@ -351,6 +448,84 @@ def test_a_class_folder_may_be_a_link(part, tmp_path):
     where = part("cat/0.png", "dog/0.png")
     (where / "emu").symlink_to(where / "dog")
     assert listed(where)["emu"] == ["emu/0.png"]
+
+
+def test_links_to_images_and_to_folders_of_images_count(part, tmp_path):
+    where = part("cat/0.png", "dog/0.png", "../elsewhere/more/1.png", "../elsewhere/2.png")
+    (where / "cat" / "linked").symlink_to(tmp_path / "elsewhere")
+    (where / "cat" / "3.png").symlink_to(tmp_path / "elsewhere" / "2.png")
+    expected = ["cat/0.png", "cat/3.png", "cat/linked/2.png", "cat/linked/more/1.png"]
+    assert listed(where)["cat"] == expected
+
+
+def test_links_in_a_circle_give_each_image_once(part):
+    where = part("cat/0.png", "cat/b/1.png", "dog/0.png")
+    (where / "cat" / "b" / "round").symlink_to(where / "cat")
+    (where / "cat" / "a").symlink_to(where / "cat" / "b")  # read first, were the order by name
+    assert listed(where)["cat"] == ["cat/0.png", "cat/b/1.png"]
+
+
+def test_a_link_to_a_folder_of_all_classes_is_refused(part):
+    where = part("cat/0.png", "dog/0.png")
+    (where / "cat" / "up").symlink_to(where)
+    with pytest.raises(DataError, match=r"cat.up is a link to a folder that it lies in itself"):
+        folders.list_images(where)
+
+
+@pytest.mark.parametrize("name", ["emu", "cat/more", "cat/1.png"])
+@pytest.mark.parametrize("target", ["nowhere", "itself"])
+def test_links_to_nothing_are_not_passed_over(name, target, part):
+    where = part("cat/0.png", "dog/0.png")
+    link = where / name
+    link.symlink_to(link if target == "itself" else where / "nowhere")
+    with pytest.raises(DataError, match=f"{link} is a link to nothing that is there"):
+        folders.list_images(where)
+
+
+OTHER_NAMES = {
+    "JFIF": "jpeg",
+    "jpe": "jpeg",
+    "gif": "gif",
+    "pbm": "ppm",
+    "pnm": "ppm",
+    "apng": "png",
+}
+
+
+@pytest.mark.parametrize(("ending", "kind"), OTHER_NAMES.items())
+def test_other_names_for_images_count(ending, kind, part, pixels):
+    name = f"a.{ending}"
+    image = Image.new("L", (2, 2), 255)
+    found = io.BytesIO()
+    image.convert("1" if ending == "pbm" else "L").save(found, kind)
+    assert (pixels(found.getvalue(), name) == 255).all()
+    assert listed(part(f"cat/{name}", "dog/0.png"))["cat"] == [f"cat/{name}"]
+
+
+def test_of_a_gif_with_several_pictures_the_first_counts(pixels):
+    red, blue = Image.new("RGB", (8, 8), RED), Image.new("RGB", (8, 8), BLUE)
+    assert (pixels(red, "a.gif", save_all=True, append_images=[blue]) == RED).all()
+
+
+def test_files_that_do_not_count_are_named(part, recwarn):
+    where = part("cat/0.png", "cat/more/1.heic", "dog/0.png", "dog/notes", "loose.png", "list.txt")
+    with pytest.warns(
+        UserWarning, match=r"in .*train: cat/more/1.heic, dog/notes, loose.png\. .*convert"
+    ) as found:
+        assert listed(where) == {"cat": ["cat/0.png"], "dog": ["dog/0.png"]}
+    assert found[0].filename == __file__
+
+
+def test_a_class_of_files_that_do_not_count_is_an_error_that_names_them(part):
+    where = part("cat/0.png", "dog/0.heic")
+    with pytest.raises(DataError, match=r"dog has no images .*Passed over in .*: dog/0.heic\."):
+        folders.list_images(where)
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store"])
+def test_what_systems_leave_in_folders_is_not_named(name, part, recwarn):
+    assert listed(part("cat/0.png", f"cat/{name}", "dog/0.png"))["cat"] == ["cat/0.png"]
+    assert not recwarn.list
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(part, monkeypatch):

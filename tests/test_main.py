@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ccnotes import monitor, records
 from ccnotes.__main__ import METRICS, main
@@ -199,7 +201,7 @@ def test_the_list_has_finished_and_stopped_runs_and_what_they_changed(command):
 def test_a_fresh_run_that_was_stopped_goes_on_by_the_same_command_without_fresh(command):
     folder = folder_of(command("run", "planted-at", *SHORT))
     with pytest.raises(SystemExit):
-        command("run", "planted-at", *SHORT, "--fresh", "--minutes", "0")
+        command("run", "planted-at", *SHORT, "--fresh", "--minutes", "1e-9")
     assert (folder / "checkpoint.pt").exists()
     assert folder_of(command("run", "planted-at", *SHORT)) == folder
     assert not (folder / "checkpoint.pt").exists()
@@ -332,10 +334,45 @@ def test_options_of_command_lines_in_prose_exist(command, capsys, name):
 
 def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, capsys):
     with pytest.raises(SystemExit) as stopped:
-        command("run", "planted-at", *SHORT, "--minutes", "0")
+        command("run", "planted-at", *SHORT, "--minutes", "1e-9")
     assert stopped.value.code == 75
     assert "the same command, without --fresh, goes on from there" in capsys.readouterr().err
     assert "record: " in command("run", "planted-at", *SHORT)
+
+
+def test_show_advises_only_what_helps(command, tmp_path):
+    with pytest.raises(SystemExit, match="run planted-at --seed 77`") as stopped:
+        command("show", "planted-at", "--seed", "77")
+    advice = str(stopped.value.code).split("python -m ccnotes ")[-1].rstrip("`.")
+    command(*advice.split(), *SHORT)
+    assert "planted-at" in command("show", "planted-at", "--seed", "77")
+    for name in ("nothing", tmp_path):
+        with pytest.raises(SystemExit, match=r"no record of .*ccnotes list`\.$"):
+            command("show", name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda folder: (folder / "train" / "class0" / "0.png").unlink(),
+        lambda folder: Image.new("RGB", (9, 9)).save(folder / "train" / "class1" / "12.png"),
+        lambda folder: (folder / "train" / "class1" / "12.png").write_text(""),
+        lambda folder: shutil.rmtree(folder / "test"),
+    ],
+    ids=["other", "size", "empty", "gone"],
+)
+def test_cams_advises_no_option_that_it_does_not_take(command, capsys, tmp_path, wrong):
+    data = folder_of_images(tmp_path / "images")
+    folder = folder_of(command("run", "planted-at", *SHORT, "--data", data))
+    wrong(tmp_path / "images")
+    for options in (("--data", data), ("--data", data, "--data-dir", "/dev/null/data"), ()):
+        with pytest.raises(SystemExit) as stopped:
+            command("cams", folder, *options)
+        with pytest.raises(SystemExit):
+            command("cams", "--help")
+        known = capsys.readouterr().out
+        for option in re.findall(r"--[a-z][\w-]*", str(stopped.value.code)):
+            assert option in known, stopped.value
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient of exactly zero")  # of weights of 1e29
@@ -346,6 +383,29 @@ def test_a_time_limit_has_its_own_exit_status_and_says_how_to_go_on(command, cap
         (("attribute", "nothing.safetensors"), "cannot be read as a model"),
         (("run", "planted-at", "--epochs", "0"), "epochs=0 must be at least 1"),
         (("run", "planted-at", "--threads", "0"), "threads=0 must be at least 1"),
+        (("run", "planted-at", "--threads", "1000000"), "at least 1 and at most 1024"),
+        (("bench", "--threads", "1000000"), "at least 1 and at most 1024"),
+        *(
+            (
+                ("run", "planted-at", *SHORT, "--minutes", minutes),
+                f"minutes={minutes} must be above 0",
+            )
+            for minutes in ("nan", "0", "-1", "inf")
+        ),
+        *(
+            (("run", "planted-at", "--model", model, "--width", str(width)), f"width={width} ")
+            for model in ("convnet", "preactresnet")
+            for width in (10**5, 10**9, 10**12, 2**62)
+        ),
+        (("bench", "--widths", "16", "1000000000"), "width=1000000000 is more than any machine"),
+        (("bench", "--batch-size", "1000000000000"), "batch_size=1000000000000 takes 3,072,000"),
+        (("bench", "--steps", "1000000000"), "steps=1000000000 would hardly end"),
+        (("run", "planted-at", "--eval-steps", "10001"), "eval_steps=10001 would hardly end"),
+        (("run", "planted-at", "--attack.steps", "99999"), "attack_steps=99999 would hardly end"),
+        *(
+            (("run", "planted-at", f"--{name}-size", "10000000000"), "_size=10000000000 of images")
+            for name in ("train", "validation", "test")
+        ),
         (("run", "planted-at", "--publish-to", ""), "an empty name is no path"),
         (("run", "planted-at", "--weights"), "they need --publish-to FOLDER"),
         (("run", "planted-at", "--publish-to", "/dev/null"), "/dev/null is no folder"),

@@ -27,6 +27,39 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     assert np.mean(covered) == pytest.approx(0.95, abs=5 * (0.95 * 0.05 / 2000) ** 0.5)
 
 
+@pytest.mark.parametrize("ask", [interval, verdict, judged, described])
+@pytest.mark.parametrize("values", [[], np.empty(0), [[1.0, 2.0], [3.0, 4.0]], np.array(1.0)])
+def test_what_is_no_number_per_run_is_answered_by_one_line(ask, values, unchecked):
+    with pytest.raises(ValueError, match=r"values of shape .* one number per run is wanted"):
+        ask(values)
+
+
+@pytest.mark.parametrize("ask", [verdict, judged])
+@pytest.mark.parametrize("values", [[math.nan], [1.0, math.nan, 1.0], [math.inf, 1.0]])
+def test_no_verdict_follows_from_what_is_no_number(ask, values):
+    with pytest.raises(
+        ValueError, match=rf"differences of {len(values)} runs are .*leave them out"
+    ):
+        ask(values)
+
+
+def test_draws_that_are_none_are_refused():
+    for draws in (torch.empty(0), torch.tensor([1.0, torch.nan])):
+        with pytest.raises(
+            ValueError, match=rf"{len(draws)} draws, of which {len(draws) // 2} are"
+        ):
+            bootstrapped(1.0, draws)
+
+
+def test_models_are_compared_on_the_same_images(unchecked):
+    one, two = torch.tensor([1]), torch.tensor([0, 1])
+    for first, second in ((one, two), (two[:0], two[:0])):
+        with pytest.raises(ValueError, match="answers: give both models' to the same images"):
+            mcnemar(first, second)
+    with pytest.raises(ValueError, match="answers are 3, where 1 is right"):
+        mcnemar(two, torch.tensor([3, 1]))
+
+
 def test_one_run_has_no_interval():
     with pytest.raises(ValueError, match="needs two values or more, got 1"):
         interval([0.3])

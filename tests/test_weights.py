@@ -79,7 +79,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     torch.save({"epoch": 3}, path)
     with pytest.raises(ValueError, match="holds no state dict"):
         load_weights(network, path)
-    path.write_text("nothing")
+    path.write_bytes(b"\x80nothing")
     with pytest.raises(ValueError, match="cannot be read as weights"):
         load_weights(network, path)
 
@@ -236,6 +236,43 @@ def test_a_torchscript_archive_is_no_state_dict(path):
     torch.jit.script(nn.Linear(2, 2)).save(path)
     with pytest.raises(ValueError, match=r"cannot be read as weights .*TorchScript"):
         load_weights(nn.Linear(2, 2), path)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors", "w.pth.tar"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"is empty: .*Fetch it again\."),
+        (POINTER, r"is a pointer of Git LFS .*`git lfs pull`"),
+        (
+            "<!DOCTYPE html>\n<title>Sign in</title>" * 99,
+            r"is text, .*DOCTYPE html.*Fetch the file",
+        ),
+        ("Not Found", r"is text, .*'Not Found'"),
+        ("é" * 333, r"is text, "),
+        ("x" + "é" * 333, r"is text, "),
+    ],
+    ids=["empty", "LFS", "page", "line", "even", "odd"],
+)
+def test_files_that_are_no_weights_are_called_what_they_are(name, content, message, tmp_path):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"{path} {message}"):
+        load_weights(network(), path)
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_a_file_that_is_cut_off_or_is_not_there_is_named(name, tmp_path):
+    path = tmp_path / name
+    with pytest.raises(ValueError, match=f"{path} cannot be read .*No such file"):
+        load_weights(network(), path)
+    torch.save(network().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=f"{path} cannot be read as weights"):
+        load_weights(network(), path)
 
 
 def test_nan_is_named(path, source):

@@ -10,7 +10,7 @@ from ccnotes.data.dataset import (
     split,
     to_float,
 )
-from ccnotes.data.download import (
+from ccnotes.data.downloads import (
     SLOW_RATE,
     SLOW_WINDOW,
     TIMEOUT,

@@ -17,10 +17,11 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 from ccnotes.data.dataset import DataError, Dataset, Split, split
-from ccnotes.data.download import Download, data_folder, download, locked, writing
+from ccnotes.data.downloads import MAKE_ROOM, Download, data_folder, download
 from ccnotes.data.folders import decode, digest, list_images
-from ccnotes.files import save_tensors
+from ccnotes.files import locked, save_tensors, writing
 
+RULES = 2  # which files are refused; raise it with them, so that no cache has what is refused now
 CACHES_KEPT = 8  # of image folders; each may take gigabytes
 # The home host comes last: it is throttled to some 60 kB/s (pytorch/vision#9536).
 ARCHIVES = {
@@ -84,13 +85,15 @@ def load_photos(
 ) -> Dataset:
     """Load ``"cifar10"``, ``"cifar100"``, ``"cifar10-jpeg"`` or ``"imagefolder:PATH"``.
 
-    ``PATH/train/<class>/*`` and ``PATH/test/<class>/*`` are images (JPEG, PNG, TIFF, WebP, BMP,
-    PPM), all of one size unless ``image_size`` (pixels) gives the side of the square that they are
-    fitted to. Files and folders whose names begin with a dot do not count. Classes are
-    numbered in alphabetical order, as by torchvision's ``ImageFolder``: classes called 1 to 10 as
-    1, 10, 2, ... Photos are turned upright as their EXIF data say, which ``ImageFolder`` does not.
-    Of a file with several pictures the first counts. Refused are transparent images, whose hidden
-    colours mean nothing, and numbers whose range is not known, such as 32-bit TIFFs.
+    ``PATH/train/<class>/*`` and ``PATH/test/<class>/*`` are images (JPEG, PNG, GIF, TIFF, WebP,
+    BMP, PPM), all of one size unless ``image_size`` (pixels) gives the side of the square that they
+    are fitted to. Links are followed. Files and folders whose names begin with a dot do not count;
+    a warning names other files that do not. Classes are numbered in alphabetical order, as by
+    torchvision's ``ImageFolder``: classes called 1 to 10 as 1, 10, 2, ... Photos are turned upright
+    as their EXIF data say, which ``ImageFolder`` does not. Of a file with several
+    pictures the first counts. Refused are transparent images, whose hidden colours mean nothing,
+    JPEG files that were cut off, and numbers whose range is not known, such as 32-bit TIFFs; files
+    of 16 bits that use only the lower ones, and so come out dark, are warned of.
 
     Validation images are split off the training images, the same for every ``seed``, which draws
     the ``train_size`` images (``None``: all) from the rest. Both draws are balanced over classes.
@@ -149,10 +152,10 @@ def cached(folder: Path, name: str, make: Callable[[], Photos]) -> Photos:
     """What the cache file ``name`` holds; where it is missing or damaged, what ``make`` gives."""
     cache, kind = folder / f"{name}.safetensors", name.partition("-")[0]
     if (photos := read_cache(cache)) is None:
-        with locked(folder / f"{kind}.lock"):
+        with locked(folder / f"{kind}.lock", MAKE_ROOM, DataError):
             if (photos := read_cache(cache)) is None:  # another process may just have made it
                 photos = make()
-                with writing(folder):
+                with writing(folder, MAKE_ROOM, DataError):
                     write_cache(cache, folder / f"{kind}.part", photos)
     return photos
 
@@ -212,8 +215,8 @@ def decoded_before(name: str, folder: Path) -> Photos:
         if claimed(cache) == KNOWN[name] and (photos := read_cache(cache)):
             return photos
     raise FileNotFoundError(
-        f"{name!r} has not been loaded into {folder} yet. Load it once with --data "
-        f"imagefolder:PATH, PATH a folder of CIFAR-10 as JPEG files, train|test/<class>/NNNN.jpg."
+        f"{name!r} has not been loaded into {folder} yet. Load imagefolder:PATH once "
+        f"in its place, PATH a folder of CIFAR-10 as JPEG files, train|test/<class>/NNNN.jpg."
     )
 
 
@@ -228,7 +231,7 @@ def image_folder(root: Path, folder: Path, image_size: int | None) -> Photos:
             f"{', '.join(differing)}. Add or remove these folders."
         )
     files = [path for part in (train, test) for paths in part.values() for path in paths]
-    key = hashlib.sha256(str(image_size).encode())
+    key = hashlib.sha256(f"{RULES} {image_size}".encode())
     for path in tqdm(files, "reading", unit=" files", delay=5):
         key.update(json.dumps([path.relative_to(root).as_posix(), digest(path)]).encode())
 
@@ -258,7 +261,10 @@ def unpack(name: str, folder: Path) -> Photos:
     archive = download(ARCHIVES[name], folder)  # its SHA-256 matches: safe to unpickle
     for left in folder.glob(f"{name}.unpacked*"):  # by a killed run: the lock is ours
         shutil.rmtree(left, ignore_errors=True)
-    with writing(folder), TemporaryDirectory(prefix=f"{name}.unpacked-", dir=folder) as unpacked:
+    with (
+        writing(folder, MAKE_ROOM, DataError),
+        TemporaryDirectory(prefix=f"{name}.unpacked-", dir=folder) as unpacked,
+    ):
         with tarfile.open(archive) as tar:
             tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.11.0 to 3.11.3
             tar.extractall(unpacked)

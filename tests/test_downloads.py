@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import importlib
 import io
 import itertools
 import os
@@ -22,10 +21,8 @@ import pytest
 import torch
 import torchvision
 
-from ccnotes import data
-from ccnotes.data import DataError, Download, download, load_photos
-
-room = importlib.import_module("ccnotes.data.download")  # the function hides the module
+from ccnotes import data, files
+from ccnotes.data import DataError, Download, download, downloads as room, load_photos
 
 BODY = np.random.default_rng(0).bytes(300_000)
 
@@ -503,14 +500,41 @@ def test_two_at_once_fetch_once(hosts, tmp_path):
     assert host.asked == [0]
 
 
+def test_module_and_function_can_both_be_reached():
+    assert data.download is room.download
+    assert data.downloads is room
+
+
+def test_who_does_not_wait_is_told_where_the_other_is_at_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "NOTICE", "not a moment")
+    with (
+        files.locked(tmp_path / "run" / "lock", "", wait=False),
+        pytest.raises(RuntimeError, match=f"another process is at work in {tmp_path / 'run'}"),
+        files.locked(tmp_path / "run" / "lock", "", wait=False),
+    ):
+        pass
+    with files.locked(tmp_path / "run" / "lock", "", wait=False):
+        pass
+
+
+def test_a_lock_that_cannot_be_made_is_an_error_with_the_remedy_of_its_kind(tmp_path):
+    (tmp_path / "file").touch()
+    for kind in (OSError, DataError):
+        with (
+            pytest.raises(kind, match=f"{tmp_path / 'file'} cannot be written to .* Go home"),
+            files.locked(tmp_path / "file" / "lock", "Go home.", kind),
+        ):
+            pass
+
+
 def test_who_waits_for_another_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "NOTICE", 0.01)
+    monkeypatch.setattr(files, "NOTICE", 0.01)
     heard = io.StringIO()
     monkeypatch.setattr("sys.stderr", heard)
     started(tmp_path, BODY)
     file, deadline = offered(body=BODY), time.monotonic() + 60
     with ThreadPoolExecutor(1) as pool:
-        with room.locked(tmp_path / "file.bin.lock"):
+        with files.locked(tmp_path / "file.bin.lock", ""):
             waiting = pool.submit(download, file, tmp_path)
             while "waiting for another process" not in heard.getvalue():
                 assert not waiting.done()
@@ -643,11 +667,11 @@ def test_a_data_folder_of_nobody(monkeypatch):
     """A user without a home, as in some containers."""
     monkeypatch.setattr(room, "user_cache_path", lambda name: Path("~nobody-at-all") / name)
     monkeypatch.delenv("CCNOTES_DATA", raising=False)
-    with pytest.raises(DataError, match=r"cannot be made .*--data-dir or \$CCNOTES_DATA"):
+    with pytest.raises(DataError, match=r"cannot be made .*by \$CCNOTES_DATA or data_dir"):
         data.data_folder()
 
 
 def test_a_data_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match=r"cannot be made .*--data-dir or \$CCNOTES_DATA"):
+    with pytest.raises(DataError, match=r"cannot be made .*by \$CCNOTES_DATA or data_dir"):
         data.data_folder(tmp_path / "file" / "data")

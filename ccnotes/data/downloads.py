@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -16,12 +15,11 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from ccnotes.data.dataset import DataError
-from ccnotes.files import sha256_of
+from ccnotes.files import locked, sha256_of, writing
 
 TIMEOUT = 20.0  # seconds to wait for a connection, and for the next byte
 ANSWER_TIME = 30.0  # seconds in which a host must have answered, before the file's first byte
@@ -29,8 +27,8 @@ ANSWER_SIZE = 1_000_000  # bytes that it may take for that, pages of redirection
 SLOW_WINDOW = 15.0  # seconds over which a host's speed is judged
 SLOW_RATE = 100_000  # bytes per second; below it a host is left while there is another
 SLOWEST_RATE = 5_000  # bytes per second; below it a host is left in any case
-NOTICE = 2.0  # seconds of waiting for another process before it is said
 TURNS = 2  # how often a host is asked in one call
+MAKE_ROOM = "Make room there, or choose another by $CCNOTES_DATA or data_dir."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,35 +58,9 @@ def data_folder(data_dir: Path | str | None = None) -> Path:
     except (OSError, RuntimeError) as error:  # the latter where nobody is at home
         raise DataError(
             f"the data folder {folder} cannot be made ({getattr(error, 'strerror', error)}). "
-            f"Choose another with --data-dir or $CCNOTES_DATA."
+            f"Choose another by $CCNOTES_DATA or data_dir."
         ) from error
     return folder
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """DataError where the block cannot write to the data folder ``folder``."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"the data folder {folder} cannot be written to ({error.strerror or error}). Make "
-            f"room there, or choose another with --data-dir or $CCNOTES_DATA."
-        ) from error
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, and say so where another process must be waited for."""
-    lock = FileLock(path)
-    with writing(path.parent):
-        try:
-            held = lock.acquire(timeout=NOTICE)
-        except Timeout:
-            print(f"waiting for another process, which holds {path}", file=sys.stderr)
-            held = lock.acquire()
-    with held:
-        yield
 
 
 def download(file: Download, data_dir: Path | str | None = None) -> Path:
@@ -101,11 +73,11 @@ def download(file: Download, data_dir: Path | str | None = None) -> Path:
     folder = data_folder(data_dir)
     path = folder / file.filename
     part = path.with_name(f"{path.name}.part")
-    with locked(path.with_name(f"{path.name}.lock")):
+    with locked(path.with_name(f"{path.name}.lock"), MAKE_ROOM, DataError):
         if path.exists():
             check(path, file)
             return path
-        with writing(folder):
+        with writing(folder, MAKE_ROOM, DataError):
             failures = fetch_from_any(file, part)
             if not failures:
                 os.replace(part, path)
