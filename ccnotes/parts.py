@@ -17,92 +17,36 @@ Kind = Literal["own", "shared", "clutter"]
 SIZE = 8  # pixels per side of a part
 WHITE = (1.0, 1.0, 1.0)
 GOLDEN = (math.sqrt(5) - 1) / 2
-# Masks: # dark, o light in the part's colour, . nothing.
-SHARED = {
-    "wheels": """
-        ........
-        oooooooo
-        oooooooo
-        .##..##.
-        #oo##oo#
-        #oo##oo#
-        .##..##.
-        ........""",
-    "wings": """
-        #......#
-        ##....##
-        o##..##o
-        oo####oo
-        .oo##oo.
-        ..o##o..
-        ...##...
-        ........""",
-    "ears": """
-        .#....#.
-        .##..##.
-        #o#..#o#
-        #oo##oo#
-        #oooooo#
-        #o#oo#o#
-        .#oooo#.
-        ..####..""",
+# Masks, side by side: # dark, o light in the part's colour, . nothing.
+SHARED = ("wheels", "wings", "ears")
+SHARED_MASKS = """
+........ #......# .#....#.
+oooooooo ##....## .##..##.
+oooooooo o##..##o #o#..#o#
+.##..##. oo####oo #oo##oo#
+#oo##oo# .oo##oo. #oooooo#
+#oo##oo# ..o##o.. #o#oo#o#
+.##..##. ...##... .#oooo#.
+........ ........ ..####..
+"""
+OWN = {  # class: the name of its part, and its colour (red, green, blue)
+    "car": ("cabin", (-0.5, 0.4, 1.0)),
+    "truck": ("crate", (1.0, 0.2, -0.7)),
+    "bird": ("beak", (1.0, 0.9, -0.7)),
+    "plane": ("propeller", (0.4, -0.2, 1.0)),
+    "cat": ("fish", (1.0, -0.2, 0.5)),
+    "dog": ("bone", (-0.6, 1.0, 0.1)),
 }
-OWN = {  # class: the name of its part, its colour (red, green, blue), its mask
-    "car": ("cabin", (-0.5, 0.4, 1.0), """
-        ........
-        ..oooo..
-        .o##o#o.
-        o###o##o
-        oooooooo
-        oooooooo
-        ##o##o##
-        ........"""),
-    "truck": ("crate", (1.0, 0.2, -0.7), """
-        oooooooo
-        oo####oo
-        o#o##o#o
-        o##oo##o
-        o##oo##o
-        o#o##o#o
-        oo####oo
-        oooooooo"""),
-    "bird": ("beak", (1.0, 0.9, -0.7), """
-        oo##....
-        ooooo##.
-        oo#ooooo
-        oooooooo
-        ########
-        oooooo#.
-        oooo##..
-        oo##...."""),
-    "plane": ("propeller", (0.4, -0.2, 1.0), """
-        .ooo....
-        .ooo#.oo
-        ..oo#ooo
-        .##oo#oo
-        oo#oo##.
-        ooo#oo..
-        oo.#ooo.
-        ....ooo."""),
-    "cat": ("fish", (1.0, -0.2, 0.5), """
-        ..###...
-        .#ooo#.o
-        #oooo#oo
-        #o#ooooo
-        #ooooooo
-        #oooo#oo
-        .#ooo#.o
-        ..###..."""),
-    "dog": ("bone", (-0.6, 1.0, 0.1), """
-        ........
-        oo####oo
-        oo####oo
-        .oooooo.
-        .oooooo.
-        oo####oo
-        oo####oo
-        ........"""),
-}  # fmt: skip
+OWN_MASKS = """
+........ oooooooo oo##.... .ooo.... ..###... ........
+..oooo.. oo####oo ooooo##. .ooo#.oo .#ooo#.o oo####oo
+.o##o#o. o#o##o#o oo#ooooo ..oo#ooo #oooo#oo oo####oo
+o###o##o o##oo##o oooooooo .##oo#oo #o#ooooo .oooooo.
+oooooooo o##oo##o ######## oo#oo##. #ooooooo .oooooo.
+oooooooo o#o##o#o oooooo#. ooo#oo.. #oooo#oo oo####oo
+##o##o## oo####oo oooo##.. oo.#ooo. .#ooo#.o oo####oo
+........ oooooooo oo##.... ....ooo. ..###... ........
+"""
 DRAWN_GROUP = len(OWN) // len(SHARED)  # classes that a shared part is drawn for
 
 
@@ -210,46 +154,39 @@ def parts(
     """
     s, n = settings, whole("num_images", num_images, 1)
     check_draw(n, s, split, without)
-    classes, own_names, own_parts = zip(
-        *(own_part(c, s) for c in range(s.num_classes)), strict=True
-    )
+    classes, own_names, own = zip(*(own_part(c, s) for c in range(s.num_classes)), strict=True)
     groups = np.arange(s.num_classes) // s.group_size
-    shared_names, shared_parts = zip(*map(shared_part, range(groups[-1] + 1)), strict=True)
-
+    shared_names, shared = zip(*map(shared_part, range(groups[-1] + 1)), strict=True)
     true_labels = np.arange(n) % s.num_classes
     # NumPy's generators keep their streams across versions and platforms; torch's do not.
-    backgrounds, owns, shareds, clutters, labels = np.random.default_rng(
-        [whole("seed", seed, 0), 1 + get_args(Split).index(split)]
-    ).spawn(5)
-    images = 0.5 + s.noise * smooth(backgrounds, (n, 3, s.image_size, s.image_size))
-    truth: dict[str, np.ndarray] = {
-        "own_parts": np.stack(own_parts),
-        "shared_parts": np.stack(shared_parts),
+    rng = np.random.default_rng([whole("seed", seed, 0), 1 + get_args(Split).index(split)])
+    background, *kinds, masks, hues, wrong = rng.spawn(7)  # so that fewer are the first of more
+    colours = np.array([hue(int(k)) for k in hues.integers(1000, size=n)])
+    drawn = {
+        "own": np.stack(own),
+        "shared": np.stack(shared),
+        "clutter": in_colour(doodles(masks, n), colours),
     }
-    for kind, rng in zip(get_args(Kind), (owns, shareds, clutters), strict=True):
-        corners, spreads, masks, hues = rng.spawn(4)  # so that fewer are the first of more
-        if kind == "clutter":
-            colours = np.array([hue(int(k)) for k in hues.integers(1000, size=n)])
-            truth["clutter_parts"] = in_colour(doodles(masks, n), colours)
-        truth[f"{kind}_corners"] = corners.integers(s.image_size - SIZE + 1, size=(n, 2))
-        amplitude = 0 if kind == without else getattr(s, f"{kind}_amplitude")
-        # No part is turned into its negative, which would be another one.
-        spread = (1 + s.amplitude_spread * spreads.standard_normal(n)).clip(0)
-        truth[f"{kind}_amplitudes"] = amplitude * spread
-        which = {"own": true_labels, "shared": groups[true_labels], "clutter": np.arange(n)}[kind]
-        scaled = truth[f"{kind}_amplitudes"][:, None, None, None] * truth[f"{kind}_parts"][which]
-        add(images, scaled, truth[f"{kind}_corners"])
+    which = {"own": true_labels, "shared": groups[true_labels], "clutter": np.arange(n)}
+    images = 0.5 + s.noise * smooth(background, (n, 3, s.image_size, s.image_size))
+    truth = {f"{kind}_parts": torch.from_numpy(drawn[kind]) for kind in drawn}
+    for kind, stream in zip(get_args(Kind), kinds, strict=True):
+        mean = 0 if kind == without else getattr(s, f"{kind}_amplitude")
+        corners, amplitudes = placed(n, mean, s, stream)
+        add(images, amplitudes[:, None, None, None] * drawn[kind][which[kind]], corners)
+        truth[f"{kind}_corners"] = torch.from_numpy(corners)
+        truth[f"{kind}_amplitudes"] = torch.from_numpy(amplitudes)
     noise = s.label_noise if split == "train" else 0.0
     return PartImages(
         images=torch.from_numpy((images.clip(0, 1) * 255).round().astype(np.uint8)),
-        labels=torch.from_numpy(mislabelled(true_labels, s.num_classes, noise, labels)),
+        labels=torch.from_numpy(mislabelled(true_labels, s.num_classes, noise, wrong)),
         true_labels=torch.from_numpy(true_labels),
         groups=torch.from_numpy(groups),
         classes=classes,
         own_names=own_names,
         shared_names=shared_names,
         without=without,
-        **{name: torch.from_numpy(value) for name, value in truth.items()},
+        **truth,
     )
 
 
@@ -268,6 +205,16 @@ def check_draw(num_images: int, settings: Parts, split: str, without: str | None
             f"num_images={num_images} of image_size={settings.image_size} take {gigabytes:,.0f} GB "
             f"to draw, over {MOST_GIGABYTES}: ask for fewer or for smaller ones."
         )
+
+
+def placed(
+    count: int, mean: float, settings: Parts, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Corners and amplitudes of a part in each of ``count`` images."""
+    places, sizes = rng.spawn(2)
+    corners = places.integers(settings.image_size - SIZE + 1, size=(count, 2))
+    spread = 1 + settings.amplitude_spread * sizes.standard_normal(count)
+    return corners, mean * spread.clip(0)  # no part becomes its negative, which is another one
 
 
 def mislabelled(
@@ -290,9 +237,9 @@ def own_part(label: int, settings: Parts) -> tuple[str, str, np.ndarray]:
     Two classes a group are drawn, so that a car and a truck share wheels in larger groups, too.
     """
     group, place = divmod(label, settings.group_size)
-    if place < DRAWN_GROUP and (drawn := DRAWN_GROUP * group + place) < len(OWN):
-        name, (part, colour, rows) = list(OWN.items())[drawn]
-        return name, part, in_colour(mask(rows), np.array(colour))
+    if place < DRAWN_GROUP and (number := DRAWN_GROUP * group + place) < len(OWN):
+        name, (part, colour) = list(OWN.items())[number]
+        return name, part, in_colour(marks(OWN_MASKS)[number], np.array(colour))
     rng = np.random.default_rng([label, 0, 0])
     return f"class {label}", f"own {label}", in_colour(doodles(rng, 1)[0], np.array(hue(label)))
 
@@ -300,15 +247,21 @@ def own_part(label: int, settings: Parts) -> tuple[str, str, np.ndarray]:
 def shared_part(group: int) -> tuple[str, np.ndarray]:
     """The name of a group's part, and the part; drawn, or by the rule; always white."""
     if group < len(SHARED):
-        name, rows = list(SHARED.items())[group]
-        return name, in_colour(mask(rows), np.array(WHITE))
+        return SHARED[group], in_colour(marks(SHARED_MASKS)[group], np.array(WHITE))
     rng = np.random.default_rng([group, 0, 1])
     return f"shared {group}", in_colour(doodles(rng, 1)[0], np.array(WHITE))
 
 
-def mask(rows: str) -> np.ndarray:
-    """What is drawn, as 1 (light), -1 (dark) and 0 (nothing)."""
-    return np.array([[{"o": 1, "#": -1, ".": 0}[pixel] for pixel in row] for row in rows.split()])
+def marks(drawing: str) -> np.ndarray:
+    """Masks drawn side by side, as 1 (light), -1 (dark) and 0 (nothing): masks x rows x columns.
+
+    >>> marks("o# ..").tolist()
+    [[[1, -1]], [[0, 0]]]
+    """
+    masks = zip(*(line.split() for line in drawing.strip().splitlines()), strict=True)
+    pixels = np.array([[list(row) for row in mask] for mask in masks])
+    light, dark = np.array(pixels == "o", int), np.array(pixels == "#", int)
+    return light - dark
 
 
 def doodles(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -334,7 +287,7 @@ def in_colour(masks: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
     Dark pixels are grey, as dark as makes the part's mean 0; its root mean square is 1.
 
-    >>> part = in_colour(mask("o# .."), np.array(WHITE))
+    >>> part = in_colour(np.array([[1, -1], [0, 0]]), np.array(WHITE))
     >>> part[0].round(3).tolist()
     [[1.414, -1.414], [0.0, 0.0]]
     """
@@ -349,12 +302,7 @@ def in_colour(masks: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 def add(images: np.ndarray, scaled: np.ndarray, corners: np.ndarray) -> None:
     """Add a part to each image, in place, its top left pixel at the image's corner."""
-    pixels = np.arange(SIZE)
-    rows, columns = (corner[:, None] + pixels for corner in corners.T)
-    one, channel = np.arange(len(images)), np.arange(images.shape[1])
-    images[
-        one[:, None, None, None],
-        channel[None, :, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    ] += scaled
+    rows, columns = (corner[:, None] + np.arange(SIZE) for corner in corners.T)
+    one = np.arange(len(images))[:, None, None]
+    pixels = np.moveaxis(images, 1, -1)  # a view: channels last, so that pixels are indexed alone
+    pixels[one, rows[:, :, None], columns[:, None, :]] += np.moveaxis(scaled, 1, -1)
