@@ -260,8 +260,7 @@ def marks(drawing: str) -> np.ndarray:
     """
     masks = zip(*(line.split() for line in drawing.strip().splitlines()), strict=True)
     pixels = np.array([[list(row) for row in mask] for mask in masks])
-    light, dark = np.array(pixels == "o", int), np.array(pixels == "#", int)
-    return light - dark
+    return np.asarray((pixels == "o").astype(int) - (pixels == "#"))
 
 
 def doodles(rng: np.random.Generator, count: int) -> np.ndarray:
