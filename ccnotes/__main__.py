@@ -84,6 +84,7 @@ def run_experiment(
     publish_to: Path | None = None,
     weights: bool = False,
     sample_attribution: bool = False,
+    vectors: bool = False,
     per_image: bool = False,
 ) -> None:
     """Train, evaluate and record; go on where an earlier call of the same run stopped.
@@ -95,12 +96,13 @@ def run_experiment(
         publish_to: copy the finished record to this folder.
         weights: copy the networks' weights, too.
         sample_attribution: copy single images' attribution vectors, too.
+        vectors: copy the class means and heads of all evaluations, too.
         per_image: copy what judges the choice of test images, too.
     """
-    if (weights or sample_attribution or per_image) and publish_to is None:
+    if (weights or sample_attribution or vectors or per_image) and publish_to is None:
         raise ValueError(
-            "--weights, --sample-attribution and --per-image say what to publish, so they need "
-            "--publish-to FOLDER."
+            "--weights, --sample-attribution, --vectors and --per-image say what to publish, so "
+            "they need --publish-to FOLDER."
         )
     if publish_to is not None and publish_to.exists() and not publish_to.is_dir():
         raise ValueError(f"--publish-to {publish_to} is no folder: name one, there or not yet.")
@@ -123,6 +125,7 @@ def run_experiment(
             publish_to,
             weights=weights,
             sample_attribution=sample_attribution,
+            vectors=vectors,
             per_image=per_image,
         )
         print(f"published: {published}")
@@ -190,7 +193,7 @@ def attribute(
     e = replace(e, **{name: value for name, value in given.items() if value is not None})
     if eps is not None:
         e = replace(e, eval_eps=eps)
-    if e.data != "planted":
+    if e.drawn is None:
         e = replace(e, train_size=None, validation_size=0)  # only test images are needed
     source = dataset(e, data_dir)
     known = tuple(home.content["dataset"]["classes"])

@@ -12,15 +12,19 @@ from ccnotes.attacks import PGD
 from ccnotes.data import KNOWN
 from ccnotes.experiments import (
     EXPERIMENTS,
+    PARTS,
     PLANTED,
     Experiment,
     changes,
     dataset,
     fingerprint,
+    identity_of,
     rebuilt,
     teacher,
 )
+from ccnotes.parts import Parts, parts
 from ccnotes.planted import Planted, planted
+from ccnotes.training import rate
 from tests.helpers import CARRYING, SMALL, folder_of_images, taught
 
 
@@ -57,6 +61,32 @@ def test_planted_splits_are_drawn_of_one_world_each_for_itself():
         assert torch.equal(split.labels, drawn.labels)
     assert len(set.union(*map(pixels, splits.values()))) == 24 + 24 + 30
     assert data.groups == (0, 0, 1, 1, 2, 2)
+
+
+def test_images_of_parts_are_drawn_with_names_groups_and_noise_in_the_training_labels():
+    e = replace(SMALL, data="parts", train_size=60, parts=Parts(noise=0.1), seed=3)
+    data = dataset(e)
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    for name, split in splits.items():
+        size = {"train": 60, "validation": 24, "test": 30}[name]
+        drawn = parts(size, Parts(noise=0.1), seed=3, split=name)
+        assert torch.equal(split.images, drawn.images)
+        assert torch.equal(split.labels, drawn.labels)
+        assert (split.labels != drawn.true_labels).sum() == (3 if name == "train" else 0)
+    assert data.classes == ("car", "truck", "bird", "plane", "cat", "dog")
+    assert data.groups == (0, 0, 1, 1, 2, 2)
+    assert data.identity == PARTS
+
+
+def test_test_images_without_own_and_without_shared_parts_come_with_images_of_parts_alone():
+    e = replace(SMALL, data="parts", parts=Parts(noise=0.1), seed=3)
+    without = dataset(e).without
+    for kind in ("own", "shared"):
+        drawn = parts(30, Parts(noise=0.1), seed=3, split="test", without=kind)
+        assert torch.equal(without[kind].images, drawn.images)
+        assert torch.equal(without[kind].labels, drawn.labels)
+    assert without.keys() == {"own", "shared"}
+    assert not dataset(SMALL).without
 
 
 def test_a_seed_draws_its_own_training_photographs_and_no_others(tmp_path):
@@ -110,18 +140,22 @@ def test_fingerprint_depends_on_changed_fields_data_and_precision_only():
     assert len({base, *others}) == 5
 
 
-def test_what_is_planted_does_not_count_for_photographs():
-    drawn = {"planted": Planted(noise=0.2), "test_size": 60}
-    for data, identity in (("planted", PLANTED), ("cifar10", KNOWN["cifar10"])):
-        keys = [fingerprint(Experiment(data=data), "float32", identity)]
-        for name, value in drawn.items():
-            keys.append(fingerprint(Experiment(data=data, **{name: value}), "float32", identity))
-        assert len(set(keys)) == (3 if data == "planted" else 1)
+def test_how_images_are_drawn_counts_for_those_that_are_drawn_so():
+    """Of photographs, planted images and images of parts; the last two have a test size, too."""
+    counted = {"planted": {"planted", "test_size"}, "parts": {"parts", "test_size"}}
+    settings = {"planted": Planted(noise=0.2), "parts": Parts(noise=0.2), "test_size": 60}
+    for data in ("planted", "parts", "cifar10"):
+        identity = identity_of(data)
+        plain = fingerprint(Experiment(data=data), "float32", identity)
+        for name, value in settings.items():
+            other = fingerprint(Experiment(data=data, **{name: value}), "float32", identity)
+            assert (other != plain) == (name in counted.get(data, ())), (data, name)
 
 
 def test_a_teacher_is_the_named_run_on_the_student_s_data_at_its_seed(monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, "small", SMALL)
     shared = {"data": "imagefolder:x", "image_size": 8, "planted": Planted(noise=0.2), "seed": 5}
+    shared["parts"] = Parts(noise=0.2)
     student = replace(taught(), epochs=9, width=8, **shared)
     assert teacher(student, "small") == replace(SMALL, **shared)
 
@@ -141,14 +175,24 @@ def test_the_fingerprints_of_early_experiments_stand():
     assert found == "686c630df0f32a4f"
     found = fingerprint(EXPERIMENTS["cifar10-paper-at"], "float32", KNOWN["cifar10"])
     assert found == "31508e00f2eed4dd"
+    found = fingerprint(EXPERIMENTS["parts-at"], "float32", PARTS)
+    assert found == "20513cc993566e90"
 
 
 def test_every_experiment_survives_its_record_and_has_its_own_fingerprint():
     keys = {}
     for e in EXPERIMENTS.values():
         assert rebuilt(json.loads(json.dumps(asdict(e)))) == e
-        keys.setdefault(fingerprint(e, "float32", PLANTED if e.data == "planted" else ""), e.name)
+        keys.setdefault(fingerprint(e, "float32", identity_of(e.data)), e.name)
     assert len(keys) == len(EXPERIMENTS) - 1  # planted-at-float32 is planted-at in float32
+
+
+def test_the_rate_on_images_of_parts_drops_after_a_third_of_the_epochs_and_three_quarters():
+    e = EXPERIMENTS["parts-at"]
+    rates = [rate(e, epoch) for epoch in (1, 20, 21, 45, 46, 60)]
+    assert rates == pytest.approx([0.3, 0.3, 0.03, 0.03, 0.003, 0.003])
+    clean = replace(e, name="parts-at-clean-labels", parts=Parts(label_noise=0.0))
+    assert EXPERIMENTS["parts-at-clean-labels"] == clean
 
 
 @pytest.mark.parametrize(
@@ -198,6 +242,13 @@ def test_named_experiments_are_called_by_their_own_name():
         ({"eval_eps": 8.0}, r"eps=8 is wider than the whole .* Did you mean eps=8 / 255"),
         ({"attack": PGD(eps=0.1, step_size=0.0)}, "step_size=0 never leaves its start"),
         ({"image_size": 64}, "The side of planted images is planted.image_size=16"),
+        ({"data": "parts", "image_size": 64}, "The side of .* is parts.image_size=20"),
+        ({"data": "parts", "train_size": None}, "planted ones have no end"),
+        ({"data": "parts", "test_size": 5}, "test_size=5 must be at least parts.num_classes=6"),
+        (
+            {"data": "parts", "parts": Parts(num_classes=400), "eval_size": 400},
+            "train_size=200 must be at least parts.num_classes=400",
+        ),
         ({"model": "vit"}, "model='vit' is not one of"),
         ({"eval_size": 3}, "eval_size=3 must be at least planted.num_classes=6"),
     ],

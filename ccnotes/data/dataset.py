@@ -1,6 +1,7 @@
 """Datasets as uint8 tensors, and how they are split."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int
@@ -36,7 +37,7 @@ class Split:
 class Dataset:
     """Images to train on, to choose a checkpoint with, and to test on."""
 
-    name: str  # for programs: "planted", "cifar10", "cifar100", "cifar10-jpeg", "imagefolder"
+    name: str  # for programs: "planted", "parts", "cifar10", "cifar100", "cifar10-jpeg", ...
     title: str  # for people
     classes: tuple[str, ...]
     train: Split
@@ -44,6 +45,8 @@ class Dataset:
     test: Split
     identity: str  # SHA-256 of what the data are; where they lie does not enter
     groups: tuple[int, ...] | None = None  # the true group of each class, of planted images
+    # The test images without a kind of part, "own" or "shared", where it is known: of parts.
+    without: Mapping[str, Split] = field(default_factory=dict)
 
 
 def to_float(images: Pixels) -> Images:

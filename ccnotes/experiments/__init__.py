@@ -1,7 +1,7 @@
 """Every run of the book, as a named frozen configuration."""
 
 from ccnotes.experiments.catalogue import CIFAR10_FULL, EXPERIMENTS, named
-from ccnotes.experiments.experiment import PLANTED, Experiment, dataset
+from ccnotes.experiments.experiment import PARTS, PLANTED, Experiment, dataset
 from ccnotes.experiments.fingerprints import (
     SCHEMA,
     as_tree,
@@ -17,6 +17,7 @@ from ccnotes.experiments.fingerprints import (
 __all__ = [
     "CIFAR10_FULL",
     "EXPERIMENTS",
+    "PARTS",
     "PLANTED",
     "SCHEMA",
     "Experiment",

@@ -10,9 +10,12 @@ from ccnotes.attacks import PGD
 from ccnotes.checks import check_choice, real, truth, whole
 from ccnotes.data import Dataset, Split, load_photos
 from ccnotes.objectives import OWN_AVERAGE, Objective
-from ccnotes.planted import Planted, planted
+from ccnotes.parts import Kind, PartImages, Parts, parts
+from ccnotes.planted import Planted, PlantedImages, planted
 
-PLANTED = "planted-1"  # identity of planted images: their recipe; raise the number with it
+# Identities of images that are drawn: their recipes; raise the number with the recipe.
+PLANTED = "planted-1"
+PARTS = "parts-1"
 Model = Literal["convnet", "preactresnet"]
 Mode = Literal["eval", "train"]
 Averaging = Literal["swa", "ema"]
@@ -41,12 +44,13 @@ class Experiment:
     """
 
     name: str = "custom"
-    data: str = "planted"  # planted, cifar10, cifar100, cifar10-jpeg or imagefolder:PATH
+    data: str = "planted"  # planted, parts, cifar10, cifar100, cifar10-jpeg or imagefolder:PATH
     image_size: int | None = None  # resize the images of a folder to this many pixels
     planted: Planted = field(default_factory=Planted)
+    parts: Parts = field(default_factory=Parts)
     train_size: int | None = 200  # images to train on; None: all that there are
     validation_size: int = 300  # images to choose the best epoch on
-    test_size: int = 600  # planted test images; of photos, all that there are
+    test_size: int = 600  # test images to draw; of photos, all that there are
     model: Model = "convnet"
     width: int = 32  # channels of the first layers
     epochs: int = 100
@@ -94,8 +98,8 @@ class Experiment:
                 found = real(name, value) if low is None else whole(name, value, low)
                 object.__setattr__(self, name, found)  # NumPy's numbers as Python's
         object.__setattr__(self, "augment", truth("augment", self.augment))
-        if self.data == "planted":
-            self.check_planted_sizes()
+        if self.drawn is not None:
+            self.check_drawn_sizes(self.drawn)
         if not all(0 < drop < 1 for drop in self.lr_drops):
             raise ValueError(
                 f"lr_drops={self.lr_drops} are fractions of the epochs, between 0 and 1: "
@@ -135,47 +139,60 @@ class Experiment:
         step_size = eps / (4 if self.attack.norm == "linf" else 8)
         return replace(self.attack, eps=eps, steps=self.eval_steps, step_size=step_size)
 
-    def check_planted_sizes(self) -> None:
-        """ValueError unless every part of planted images has images of every class."""
+    @property
+    def drawn(self) -> Planted | Parts | None:
+        """What the images are drawn by; None of photographs."""
+        settings: dict[str, Planted | Parts] = {"planted": self.planted, "parts": self.parts}
+        return settings.get(self.data)
+
+    def check_drawn_sizes(self, settings: Planted | Parts) -> None:
+        """ValueError unless every part of images that are drawn has some of every class."""
         if self.image_size is not None:
             raise ValueError(
                 f"image_size={self.image_size} resizes the images of a folder. The side of planted "
-                f"images is planted.image_size={self.planted.image_size}."
+                f"images is {self.data}.image_size={settings.image_size}."
             )
         for name in ("train_size", "validation_size", "test_size", "eval_size", "final_size"):
-            size, classes = getattr(self, name), self.planted.num_classes
+            size, classes = getattr(self, name), settings.num_classes
             if size is None and name == "train_size":
                 raise ValueError("train_size=None means all images, but planted ones have no end.")
             if size is not None and size < classes:
                 raise ValueError(
-                    f"{name}={size} must be at least planted.num_classes={classes}, so that every "
-                    f"class has an image."
+                    f"{name}={size} must be at least {self.data}.num_classes={classes}, so that "
+                    f"every class has an image."
                 )
 
 
 def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Dataset:
     """The data that the experiment trains, validates and tests on, at its seed.
 
-    Planted images are drawn; of photographs see :func:`~ccnotes.data.photos.load_photos`, of its
-    errors, too.
+    Planted images are drawn, those of parts also without own and without shared parts to test on;
+    of photographs see :func:`~ccnotes.data.photos.load_photos`, of its errors, too.
 
-    >>> data = dataset(Experiment(train_size=12, validation_size=18))
+    >>> data = dataset(Experiment(data="parts", train_size=12, validation_size=18))
     >>> len(data.train), len(data.validation), len(data.test), data.groups
     (12, 18, 600, (0, 0, 1, 1, 2, 2))
+    >>> {kind: len(split) for kind, split in data.without.items()}
+    {'own': 600, 'shared': 600}
     """
     e = experiment
-    if e.data != "planted":
-        return load_photos(
-            e.data,
-            data_dir=data_dir,
-            image_size=e.image_size,
-            train_size=e.train_size,
-            validation_size=e.validation_size,
-            seed=e.seed,
-        )
-    assert e.train_size is not None  # an Experiment on planted images cannot be without
-    train = planted(e.train_size, e.planted, seed=e.seed, split="train")
-    validation = planted(e.validation_size, e.planted, seed=e.seed, split="validation")
+    if e.data == "planted":
+        return planted_dataset(e)
+    if e.data == "parts":
+        return parts_dataset(e)
+    return load_photos(
+        e.data,
+        data_dir=data_dir,
+        image_size=e.image_size,
+        train_size=e.train_size,
+        validation_size=e.validation_size,
+        seed=e.seed,
+    )
+
+
+def planted_dataset(e: Experiment) -> Dataset:
+    """Images with planted patterns, as ``e`` wants them."""
+    assert e.train_size is not None  # an Experiment on images that are drawn cannot be without
     test = planted(e.test_size, e.planted, seed=e.seed, split="test")
     return Dataset(
         name="planted",
@@ -183,7 +200,32 @@ def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Datas
         classes=tuple(f"class {i}" for i in range(e.planted.num_classes)),
         groups=tuple(test.groups.tolist()),
         identity=PLANTED,
-        train=Split(images=train.images, labels=train.labels),
-        validation=Split(images=validation.images, labels=validation.labels),
-        test=Split(images=test.images, labels=test.labels),
+        train=split_of(planted(e.train_size, e.planted, seed=e.seed, split="train")),
+        validation=split_of(planted(e.validation_size, e.planted, seed=e.seed, split="validation")),
+        test=split_of(test),
     )
+
+
+def parts_dataset(e: Experiment) -> Dataset:
+    """Images of parts, as ``e`` wants them; the training labels with their noise."""
+    assert e.train_size is not None  # an Experiment on images that are drawn cannot be without
+    test = parts(e.test_size, e.parts, seed=e.seed, split="test")
+    without: tuple[Kind, ...] = ("own", "shared")
+    return Dataset(
+        name="parts",
+        title="planted parts",
+        classes=test.classes,
+        groups=tuple(test.groups.tolist()),
+        identity=PARTS,
+        train=split_of(parts(e.train_size, e.parts, seed=e.seed, split="train")),
+        validation=split_of(parts(e.validation_size, e.parts, seed=e.seed, split="validation")),
+        test=split_of(test),
+        without={
+            kind: split_of(parts(e.test_size, e.parts, seed=e.seed, split="test", without=kind))
+            for kind in without
+        },
+    )
+
+
+def split_of(drawn: PlantedImages | PartImages) -> Split:
+    return Split(images=drawn.images, labels=drawn.labels)

@@ -10,8 +10,9 @@ from typing import Any
 from ccnotes.attacks import PGD
 from ccnotes.data import KNOWN, sha256_of
 from ccnotes.experiments.catalogue import EXPERIMENTS
-from ccnotes.experiments.experiment import PLANTED, Experiment
+from ccnotes.experiments.experiment import PARTS, PLANTED, Experiment
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST, Objective
+from ccnotes.parts import Parts
 from ccnotes.planted import Planted
 
 SCHEMA = 1  # raise it when the same configuration starts to mean something else
@@ -24,7 +25,7 @@ FIRST_NAMES = {
 }
 FIRST_SIGNS = ("objective.cas", "objective.placebo", "objective.contrast")  # below 0 pushed up
 FIRST_MODES = {"train": "paper"}  # of BatchNorm
-NESTED = {"planted": Planted, "attack": PGD, "objective": Objective}  # fields with fields
+NESTED = {"planted": Planted, "parts": Parts, "attack": PGD, "objective": Objective}
 
 
 def fingerprint(experiment: Experiment, precision: str, identity: str) -> str:
@@ -58,7 +59,7 @@ def identity_of(data: str) -> str | None:
     >>> identity_of("planted")
     'planted-1'
     """
-    return {"planted": PLANTED, **KNOWN}.get(data)
+    return {"planted": PLANTED, "parts": PARTS, **KNOWN}.get(data)
 
 
 def teacher_experiment(student: Experiment, name: str) -> Experiment:
@@ -73,7 +74,8 @@ def teacher_experiment(student: Experiment, name: str) -> Experiment:
             f"nor {OWN_AVERAGE!r}. Experiments: {', '.join(EXPERIMENTS)}."
         )
     same: dict[str, Any] = {
-        field: getattr(student, field) for field in ("data", "image_size", "planted", "seed")
+        field: getattr(student, field)
+        for field in ("data", "image_size", "planted", "parts", "seed")
     }
     return replace(EXPERIMENTS[name], **same)
 
@@ -133,7 +135,9 @@ def in_use(changed: dict[str, Any], identity: str) -> dict[str, Any]:
     {'lr': 0.2, 'test_size': 60}
     """
     unused = {"name", "data", "precision", "objective.teachers"}
-    unused |= {"image_size"} if identity == PLANTED else {"planted", "test_size"}
+    drawn = {PLANTED: "planted", PARTS: "parts"}
+    unused |= {"planted", "parts"} - {drawn.get(identity)}
+    unused |= {"image_size"} if identity in drawn else {"test_size"}
     return {k: v for k, v in changed.items() if not {k, k.split(".")[0]} & unused}
 
 

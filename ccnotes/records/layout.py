@@ -22,6 +22,7 @@ from ccnotes.records.record import (
     PER_IMAGE,
     SAMPLE_ATTRIBUTION,
     TABLE,
+    VECTORS,
     WEIGHTS,
 )
 
@@ -39,13 +40,24 @@ EVALUATION_ARRAYS = {  # of each evaluation between epochs
     "class_accuracy": Place(ARRAYS, torch.half),
     "similarity": Place(ARRAYS, torch.half),
     "instance_similarity": Place(ARRAYS, torch.half),
+    "centred_similarity": Place(ARRAYS, torch.half),
+    "blind_similarity": Place(ARRAYS, torch.half),
+    "head_similarity": Place(ARRAYS, torch.half),
+    "confusion": Place(ARRAYS, torch.int32),
     "sample_attribution": Place(SAMPLE_ATTRIBUTION, torch.half),
+    "class_means": Place(VECTORS, torch.half),
+    "head_weight": Place(VECTORS, torch.half),
+    "head_bias": Place(VECTORS, torch.half),
 }
 NETWORK_ARRAYS = {  # of the best and of the last network
     "class_accuracy": Place(ARRAYS, torch.float32),
     "class_means": Place(ARRAYS, torch.half),
     "similarity": Place(ARRAYS, torch.float32),
     "instance_similarity": Place(ARRAYS, torch.float32),
+    "centred_similarity": Place(ARRAYS, torch.float32),
+    "blind_similarity": Place(ARRAYS, torch.float32),
+    "head_similarity": Place(ARRAYS, torch.float32),
+    "confusion": Place(ARRAYS, torch.int32),
     "stage_similarity": Place(ARRAYS, torch.float32),
     "radius": Place(ARRAYS, torch.float32),
     "radius_accuracy": Place(ARRAYS, torch.float32),
@@ -94,7 +106,7 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
     }
     networks = list(WEIGHTS) if state.finished else []
     files = {WEIGHTS[which]: getattr(state, which)["weights"] for which in networks}
-    files |= {SAMPLE_ATTRIBUTION: {}, PER_IMAGE: {}, ARRAYS: {}}
+    files |= {SAMPLE_ATTRIBUTION: {}, VECTORS: {}, PER_IMAGE: {}, ARRAYS: {}}
     place(stacked, EVALUATION_ARRAYS, files)
     for which in networks:
         chosen = getattr(state, which)

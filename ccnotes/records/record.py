@@ -23,6 +23,7 @@ FORMAT = 1  # of the table; raise it when its keys start to mean something else
 TABLE, ARRAYS = "record.json", "arrays.safetensors"
 # The largest parts of a record, published for some only.
 SAMPLE_ATTRIBUTION, PER_IMAGE = "samples.safetensors", "images.safetensors"
+VECTORS = "vectors.safetensors"
 CAMS = "cams.safetensors"
 Which = Literal["best", "last"]
 WEIGHTS: dict[Which, str] = {"best": "best.safetensors", "last": "last.safetensors"}
@@ -132,6 +133,16 @@ class Record:
         where it was not.
         """
         return self.stored(SAMPLE_ATTRIBUTION)["test_sample_attribution"]
+
+    @cached_property
+    def vectors(self) -> dict[str, Tensor]:
+        """What attribution is made of at every evaluation: of it, any two epochs can be swapped.
+
+        ``train_robust_class_means`` and ``test_robust_class_means`` (evaluations x classes x
+        features), ``head_weight`` and ``head_bias``. Published for some records only; raises
+        ValueError where they were not.
+        """
+        return self.stored(VECTORS)
 
     @cached_property
     def cams(self) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from ccnotes.records.record import (
     CAMS,
     PER_IMAGE,
     SAMPLE_ATTRIBUTION,
+    VECTORS,
     TABLE,
     WEIGHTS,
     Record,
@@ -189,12 +190,13 @@ def publish(
     *,
     weights: bool = False,
     sample_attribution: bool = False,
+    vectors: bool = False,
     per_image: bool = False,
 ) -> Path:
     """Copy a finished record to ``home``: its table and arrays, and what else is wanted.
 
-    That is the networks' weights, ``Record.sample_attribution`` and ``Record.per_image``; what was
-    published of them before comes along anew, and so does ``Record.cams`` where it was made. The
+    That is the networks' weights, ``Record.sample_attribution``, ``Record.vectors`` and
+    ``Record.per_image``; what was published of them before comes along anew, and so does ``Record.cams`` where it was made. The
     copy before stands until the new one is whole. Returns the copy's folder. Raises ValueError
     for a record that is not finished, or lacks what is wanted.
 
@@ -207,7 +209,7 @@ def publish(
     if not record.finished:
         raise ValueError(f"{record.folder} is not finished: the same run goes on from there.")
     wanted = dict.fromkeys(WEIGHTS.values(), weights)
-    wanted |= {SAMPLE_ATTRIBUTION: sample_attribution, PER_IMAGE: per_image}
+    wanted |= {SAMPLE_ATTRIBUTION: sample_attribution, VECTORS: vectors, PER_IMAGE: per_image}
     wanted |= {CAMS: (record.folder / CAMS).exists(), ARRAYS: True}
     try:
         home.mkdir(parents=True, exist_ok=True)
