@@ -81,6 +81,7 @@ def run_experiment(
     threads: int | None = None,
     minutes: float | None = None,
     fresh: bool = False,
+    compile: bool | None = None,
     publish_to: Path | None = None,
     weights: bool = False,
     sample_attribution: bool = False,
@@ -93,6 +94,7 @@ def run_experiment(
         threads: of the processor; the same number gives the same bits.
         minutes: stop in that time, with exit status 75; the same command goes on from there.
         fresh: train even where a record exists.
+        compile: the passes of the network; by default on CUDA.
         publish_to: copy the finished record to this folder.
         weights: copy the networks' weights, too.
         sample_attribution: copy single images' attribution vectors, too.
@@ -116,6 +118,7 @@ def run_experiment(
         minutes=minutes,
         weights=weights,
         go_on=True,
+        compile=compile,
     )
     print(summary(record).to_string(float_format="{:.3f}".format))
     print(f"record: {record.folder}")

@@ -25,13 +25,13 @@ KEPT = {
 }
 
 
-class Parts(NamedTuple):
+class Examined(NamedTuple):
     """The images that a run is evaluated on.
 
     >>> from ccnotes.experiments import dataset
     >>> e = Experiment(train_size=12, validation_size=12, test_size=18, eval_size=12)
-    >>> parts = parts_of(dataset(e), e, torch.device("cpu"))
-    >>> {name: len(split) for name, split in parts.between_epochs().items()}, len(parts.final)
+    >>> splits = examined(dataset(e), e, torch.device("cpu"))
+    >>> {name: len(split) for name, split in splits.between_epochs().items()}, len(splits.final)
     ({'train': 12, 'validation': 12, 'test': 12}, 18)
     """
 
@@ -39,28 +39,30 @@ class Parts(NamedTuple):
     validation: Split
     test: Split
     final: Split  # at most ``final_size`` test images, for the best and the last epoch
+    without: dict[str, Split]  # at most ``eval_size`` test images that lack a kind of part
 
     def between_epochs(self) -> dict[str, Split]:
-        """The parts used between epochs, by name."""
+        """The images used between epochs, by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def parts_of(dataset: Dataset, e: Experiment, device: torch.device) -> Parts:
-    """The images that ``e`` is evaluated on. Raises ValueError where a part misses a class."""
-    parts = Parts(
-        train=part(dataset.train, e.eval_size),
-        validation=part(dataset.validation, e.eval_size),
-        test=part(dataset.test, e.eval_size),
-        final=final_part(dataset.test, e),
-    )
-    for name, split in parts._asdict().items():
+def examined(dataset: Dataset, e: Experiment, device: torch.device) -> Examined:
+    """The images that ``e`` is evaluated on. Raises ValueError where some miss a class."""
+    splits = {
+        "train": part(dataset.train, e.eval_size),
+        "validation": part(dataset.validation, e.eval_size),
+        "test": part(dataset.test, e.eval_size),
+        "final": final_part(dataset.test, e),
+    }
+    for name, split in splits.items():
         if len(split.labels.unique()) < len(dataset.classes):
             raise ValueError(
                 f"the {len(split)} {name} images to evaluate on miss some of the "
                 f"{len(dataset.classes)} classes: raise eval_size={e.eval_size} or "
                 f"{name}_size."
             )
-    return Parts(*(split.to(device) for split in parts))
+    without = {kind: part(split, e.eval_size).to(device) for kind, split in dataset.without.items()}
+    return Examined(**{name: split.to(device) for name, split in splits.items()}, without=without)
 
 
 def part(split: Split, count: int) -> Split:
@@ -79,22 +81,25 @@ def final_part(test: Split, e: Experiment) -> Split:
     return part(test, e.final_size or len(test))
 
 
-def evaluate_parts(model: Network, parts: Parts, e: Experiment, precision: str) -> dict[str, Any]:
+def evaluate_splits(
+    model: Network, splits: Examined, e: Experiment, precision: str
+) -> dict[str, Any]:
     """:func:`ccnotes.evaluation.evaluate` of each split, under names such as ``test_robust_cas``.
 
+    And of the test images that lack a kind of part: ``without_own_robust_accuracy``, confusion.
     Scalars are floats, the rest are tensors; of matrices only those of :data:`KEPT`, and the
     head's own.
 
     >>> from ccnotes.experiments import dataset
     >>> from ccnotes.models import ConvNet
     >>> e = Experiment(train_size=12, validation_size=12, test_size=12, eval_steps=1)
-    >>> parts = parts_of(dataset(e), e, torch.device("cpu"))
-    >>> found = evaluate_parts(ConvNet(6, 4), parts, e, "float32")
+    >>> splits = examined(dataset(e), e, torch.device("cpu"))
+    >>> found = evaluate_splits(ConvNet(6, 4), splits, e, "float32")
     >>> 0 <= found["test_robust_accuracy"] <= 1, found["test_robust_similarity"].shape
     (True, torch.Size([6, 6]))
     """
     results: dict[str, Any] = {}
-    for name, split in parts.between_epochs().items():
+    for name, split in splits.between_epochs().items():
         found = evaluate(
             model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
         )
@@ -103,13 +108,20 @@ def evaluate_parts(model: Network, parts: Parts, e: Experiment, precision: str) 
                 results[f"{name}_{key}"] = value.item()
             elif value.ndim == 1 or f"{name}_{key}" in KEPT:
                 results[f"{name}_{key}"] = value
+    for kind, split in splits.without.items():
+        features = features_of(
+            model, split.images, split.labels, e.eval_attack, seed=e.seed, precision=precision
+        )
+        left = measure(features, split.labels, model.head)
+        results[f"without_{kind}_robust_accuracy"] = left.accuracy.item()
+        results[f"without_{kind}_robust_confusion"] = left.confusion.cpu()
     results["head_similarity"] = found.robust.head_similarity  # the same for all images
     results |= {f"head_{k}": v.detach().cpu().clone() for k, v in model.head.named_parameters()}
-    results["test_sample_attribution"] = sample_attribution(model, parts.test, e, precision)
+    results["test_sample_attribution"] = sample_attribution(model, splits.test, e, precision)
     return results
 
 
-def examine(model: Network, parts: Parts, e: Experiment, precision: str) -> dict[str, Tensor]:
+def examine(model: Network, splits: Examined, e: Experiment, precision: str) -> dict[str, Tensor]:
     """What is kept of the best and of the last epoch.
 
     :func:`ccnotes.evaluation.evaluate` of the final test images, with bootstrap draws, and
@@ -118,12 +130,12 @@ def examine(model: Network, parts: Parts, e: Experiment, precision: str) -> dict
     >>> from ccnotes.experiments import dataset
     >>> from ccnotes.models import ConvNet
     >>> e = Experiment(train_size=12, validation_size=12, test_size=12, eval_steps=1)
-    >>> parts = parts_of(dataset(e), e, torch.device("cpu"))
-    >>> found = examine(ConvNet(6, 4), parts, e, "float32")
+    >>> splits = examined(dataset(e), e, torch.device("cpu"))
+    >>> found = examine(ConvNet(6, 4), splits, e, "float32")
     >>> found["robust_cas_draws"].shape, found["robust_stage_similarity"].shape
     (torch.Size([1000]), torch.Size([3, 6, 6]))
     """
-    few, final, attack, seed = parts.test, parts.final, e.eval_attack, e.seed
+    few, final, attack, seed = splits.test, splits.final, e.eval_attack, e.seed
     found = evaluate(
         model, final.images, final.labels, attack, draws=1000, seed=seed, precision=precision
     ).flat()
@@ -152,7 +164,7 @@ def sample_attribution(
 
 
 def validated(model: Network, split: Split, e: Experiment, precision: str) -> tuple[float, float]:
-    """Accuracy, in [0, 1], and loss, in nats, that :func:`evaluate_parts` finds on attacked images.
+    """Accuracy, in [0, 1], and loss, in nats, on attacked images, as :func:`evaluate_splits`.
 
     Alone, for epochs that are judged by them and nothing else.
     """

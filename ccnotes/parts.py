@@ -71,7 +71,7 @@ class Parts:
     clutter_amplitude: float = 0.25  # of the part that one image has for itself
     amplitude_spread: float = 0.4  # standard deviation of an amplitude, relative to its mean
     noise: float = 0.05  # standard deviation of the smooth background
-    label_noise: float = 0.05  # share of the training labels that are wrong
+    label_noise: float = 0.0  # share of the training labels that are wrong
 
     def __post_init__(self) -> None:
         for name, low in (("num_classes", 2), ("group_size", 1), ("image_size", SIZE)):

@@ -20,7 +20,7 @@ from ccnotes.data import Dataset, Split, to_float
 from ccnotes.devices import compile_network
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
-from ccnotes.monitor import Parts, evaluate_parts, examine, parts_of, validated
+from ccnotes.monitor import Examined, evaluate_splits, examine, examined, validated
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
 from ccnotes.steps import (
     averaged,
@@ -54,13 +54,13 @@ class Run:
     teachers: dict[str, Network]  # the run's own among them
     groups: Int[Tensor, " classes"] | None  # the true ones
     train: Split
-    parts: Parts
+    splits: Examined
 
     def network_to_evaluate(self) -> Network:
         """The network to evaluate: the average of the weights, where that is what is kept."""
         if self.experiment.average and self.average is not None and self.average.n_averaged:
             weights = cast(Network, self.average.module)
-            return with_statistics(weights, self.parts.train, self.experiment, self.precision)
+            return with_statistics(weights, self.splits.train, self.experiment, self.precision)
         return self.model
 
 
@@ -80,7 +80,7 @@ def fit(
     """Train, evaluate as it goes, and return the final state.
 
     Its ``evaluations`` has one dictionary an evaluation (see
-    :func:`ccnotes.monitor.evaluate_parts`); ``best`` and ``last`` hold epoch, weights and the
+    :func:`ccnotes.monitor.evaluate_splits`); ``best`` and ``last`` hold epoch, weights and the
     evaluation on the experiment's ``final_size`` test images; ``sessions`` the different ``facts``
     (provenance) that it was called with. The state is written to ``checkpoint`` after every epoch
     and every few minutes, and read from there where it exists. ``teachers`` has the networks of
@@ -100,11 +100,13 @@ def fit(
     begun = time.perf_counter()
     e = experiment
     run = set_up(e, dataset, teachers or {}, device, precision)
-    if compile:
-        compile_network(run.model, e.batch_size)
     state = State(fingerprint=fingerprint, device=device.type)
     if checkpoint.exists():
         state = resume(run, checkpoint, fingerprint)
+        compile = state.sessions[0].get("compiled", False)  # as it was begun, to the bit
+    if compile:
+        compile_network(run.model, e.batch_size)
+    facts = facts | {"compiled": compile}
     state.total = state.total.to(device)
     if not any(facts | {"date": s["date"]} == s for s in state.sessions):
         state.sessions.append(facts)
@@ -158,7 +160,7 @@ def set_up(
             f"cutout={e.cutout} would hide all of images with a side of {side} pixels: it must be "
             f"less."
         )
-    parts = parts_of(dataset, e, device)
+    splits = examined(dataset, e, device)
     train = dataset.train.to(device)
     model = build(e, dataset).to(device).to(memory_format=torch.channels_last)
     check_last_batch(model, train, e)
@@ -187,7 +189,7 @@ def set_up(
         teachers=networks,
         groups=torch.tensor(dataset.groups, device=device) if dataset.groups else None,
         train=train,
-        parts=parts,
+        splits=splits,
     )
 
 
@@ -251,7 +253,7 @@ def judge(run: Run, state: State, epoch: int, keeper: "Keeper", *, full: bool) -
     begun = time.perf_counter()
     e, network = run.experiment, run.network_to_evaluate()
     if full:
-        found = evaluate_parts(network, run.parts, e, run.precision)
+        found = evaluate_splits(network, run.splits, e, run.precision)
         keeper.progressed = True
         state.pause = time.perf_counter() - begun
         row = {"epoch": epoch, "lr": rate(e, epoch), "seconds": keeper.seconds}
@@ -260,7 +262,7 @@ def judge(run: Run, state: State, epoch: int, keeper: "Keeper", *, full: bool) -
         accuracy: float = found["validation_robust_accuracy"]
         loss = found["validation_robust_loss"]
     else:
-        accuracy, loss = validated(network, run.parts.validation, e, run.precision)
+        accuracy, loss = validated(network, run.splits.validation, e, run.precision)
     # Of equal ones the earlier epoch is the best, of equal losses first the higher accuracy.
     score = [accuracy] if e.best_by == "accuracy" else [-loss, accuracy]
     # Before SWA's first average there is nothing of its own to choose.
@@ -272,17 +274,17 @@ def judge(run: Run, state: State, epoch: int, keeper: "Keeper", *, full: bool) -
 
 def conclude(run: Run, state: State, keeper: "Keeper") -> None:
     """The best and the last network on the final test images."""
-    e, parts = run.experiment, run.parts
+    e, splits = run.experiment, run.splits
     if not state.last:
         state.last = {"epoch": e.epochs, "weights": copied(run.network_to_evaluate())}
-    # In units of an evaluation between epochs, which attacks three parts: the final images' share
-    # of those, and less than three for six radii and the stages, each on one part.
-    share = len(parts.final) / sum(len(split) for split in parts.between_epochs().values())
+    # In units of an evaluation between epochs, which attacks three splits: the final images' share
+    # of those, and less than three for six radii and the stages, each on one split.
+    share = len(splits.final) / sum(len(split) for split in splits.between_epochs().values())
     for chosen in (state.best, state.last):
         if "test" not in chosen:
             keeper.stop_in_time((share + 3) * state.pause)
             run.model.load_state_dict(chosen["weights"])
-            chosen["test"] = examine(run.model, parts, e, run.precision)
+            chosen["test"] = examine(run.model, splits, e, run.precision)
             run.model.load_state_dict(state.last["weights"])
             keeper.progressed = True
             keeper.save()

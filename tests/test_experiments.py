@@ -191,8 +191,8 @@ def test_the_rate_on_images_of_parts_drops_after_a_third_of_the_epochs_and_three
     e = EXPERIMENTS["parts-at"]
     rates = [rate(e, epoch) for epoch in (1, 20, 21, 45, 46, 60)]
     assert rates == pytest.approx([0.3, 0.3, 0.03, 0.03, 0.003, 0.003])
-    clean = replace(e, name="parts-at-clean-labels", parts=Parts(label_noise=0.0))
-    assert EXPERIMENTS["parts-at-clean-labels"] == clean
+    noisy = replace(e, name="parts-at-label-noise", parts=Parts(label_noise=0.05))
+    assert EXPERIMENTS["parts-at-label-noise"] == noisy
 
 
 @pytest.mark.parametrize(

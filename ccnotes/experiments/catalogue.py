@@ -28,11 +28,14 @@ PARTS_AT = Experiment(
     lr_drops=(1 / 3, 3 / 4),
     weight_decay=5e-3,
     attack=PGD(eps=0.05, step_size=0.0125, steps=5),
+    test_size=1200,
     eval_steps=10,
     eval_every=4,
-    eval_size=600,
+    validate_every=1,
+    best_by="loss",
+    eval_size=300,
 )
-PARTS_CLEAN_LABELS = replace(PARTS_AT, name="parts-at-clean-labels", parts=Parts(label_noise=0))
+PARTS_LABEL_NOISE = replace(PARTS_AT, name="parts-at-label-noise", parts=Parts(label_noise=0.05))
 CIFAR10_AT = Experiment(
     name="cifar10-at",
     data="cifar10",
@@ -88,7 +91,7 @@ def softened(base: Experiment) -> list[Experiment]:
         "permuted": replace(distilled, soft_labels="permuted"),
         "uniform": replace(distilled, soft_labels="uniform"),
     }
-    if base.data == "planted":
+    if base.drawn is not None:
         objectives["groups"] = replace(distilled, soft_labels="groups")
     return [replace(base, name=f"{robust}-{n}", objective=o) for n, o in objectives.items()]
 
@@ -160,6 +163,10 @@ CIFAR10_PAPER = replace(
 PLANTED_FLOAT32 = replace(PLANTED_AT, name="planted-at-float32", precision="float32")
 # The l2 radii: 128 / 255 beside 8 / 255, as in the paper, and planted images have half the side.
 FAMILIES = (
+    family(PARTS_AT, l2=8 * PARTS_AT.attack.eps),
+    softened(PARTS_AT),
+    remedied(PARTS_AT, cutout=6, train_size=3840),
+    pushed(PARTS_AT),
     family(PLANTED_AT, l2=8 * PLANTED_AT.attack.eps),
     family(CIFAR10_AT, l2=128 / 255),
     softened(PLANTED_AT),
@@ -173,7 +180,7 @@ EXPERIMENTS = {
     experiment.name: experiment
     for experiment in chain(
         *FAMILIES,
-        [PARTS_AT, PARTS_CLEAN_LABELS, CIFAR10_AUGMENTED, PLANTED_FLOAT32],
+        [PARTS_LABEL_NOISE, CIFAR10_AUGMENTED, PLANTED_FLOAT32],
         [CIFAR10_FULL, CIFAR10_FULL_STANDARD, CIFAR10_PAPER],
     )
 }

@@ -67,6 +67,7 @@ NETWORK_ARRAYS = {  # of the best and of the last network
     "correct": Place(PER_IMAGE, torch.uint8),
     "cas_draws": Place(PER_IMAGE, torch.half),
 }
+PREFIX = re.compile("^(train_|validation_|test_|without_[a-z]+_|best_|last_)?(clean_|robust_)?")
 
 
 @contextmanager
@@ -137,7 +138,9 @@ def place(
     torch.float16
     """
     for name, value in arrays.items():
-        kind = re.sub("^(train_|validation_|test_|best_|last_)?(clean_|robust_)?", "", name)
+        kind = re.sub(
+            "^(train_|validation_|test_|without_[a-z]+_|best_|last_)?(clean_|robust_)?", "", name
+        )
         if kind not in places:
             raise ValueError(
                 f"the array {name} has no place in a record: give {kind!r} one in "

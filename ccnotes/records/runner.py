@@ -44,14 +44,15 @@ def runs(
     data_dir: Path | str | None = None,
     device: str | None = None,
     fresh: bool = False,
+    compile: bool | None = None,
 ) -> list[Record]:
     """The records of an experiment, or of several in turn, one a seed.
 
     A record published with the book for exactly this configuration is returned, else one that
     this machine has made before; else the experiment is run and kept: a line says how long such
     runs took, a bar how far it is. ``fresh=True`` always runs it. ``data`` replaces the
-    experiment's data. Where $CCNOTES_ONLY_RECALL is 1, RuntimeError in the place of a run that was
-    not asked for by ``fresh=True``.
+    experiment's data; for ``compile`` see :func:`run`. Where $CCNOTES_ONLY_RECALL is 1,
+    RuntimeError in the place of a run that was not asked for by ``fresh=True``.
 
     >>> [record.title for record in runs("planted-at", seeds=[0, 1])]
     ['planted images, planted-at, seed 0', 'planted images, planted-at, seed 1']
@@ -65,6 +66,7 @@ def runs(
             data_dir=data_dir,
             device=device,
             fresh=fresh,
+            compile=compile,
         )
         for e in wanted
         for seed in seeds
@@ -80,6 +82,7 @@ def run(
     minutes: float | None = None,
     weights: bool = False,
     go_on: bool = False,
+    compile: bool | None = None,
 ) -> Record:
     """Recall or run one experiment; see :func:`runs`.
 
@@ -87,7 +90,8 @@ def run(
     ``weights=True`` recalls only a record that has its networks' weights. Teachers that are
     experiments are recalled with theirs, or trained first. Raises
     :class:`ccnotes.training.OutOfTime`, with all that was done kept, rather than go on beyond
-    ``minutes``.
+    ``minutes``. ``compile`` says whether passes are compiled; by default they are on CUDA. A run
+    that was stopped goes on as it was begun.
 
     >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
     >>> made = run(e)
@@ -127,7 +131,7 @@ def run(
         ):
             return made  # by the process that had the lock before
         print(how_long(experiment), file=sys.stderr)
-        train(experiment, data, folder, key, where, precision, teachers, deadline)
+        train(experiment, data, folder, key, where, precision, teachers, deadline, compile)
     return load(folder)
 
 
@@ -140,6 +144,7 @@ def train(
     precision: str,
     teachers: dict[str, Network],
     deadline: float | None,
+    compile: bool | None,
 ) -> None:
     """Train, or go on from the folder's checkpoint, and write the record.
 
@@ -158,6 +163,7 @@ def train(
             teachers=teachers,
             facts=provenance(device, precision),
             minutes=minutes_until(deadline),
+            compile=device.type == "cuda" if compile is None else compile,
         )
     except (KeyboardInterrupt, OutOfTime, FloatingPointError):
         if checkpoint.exists() and not has_finished_record(folder):
