@@ -12,8 +12,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=(
         "types files gaussian checks planted parts verdicts tables weights data devices models "
-        "attacks attribution objectives evaluation experiments monitor checkpoints steps training "
-        "records moving plots plots_gaussian benchmark arguments"
+        "modes attacks attribution objectives evaluation experiments monitor checkpoints setup "
+        "steps training records moving plots plots_gaussian benchmark arguments"
     ).split(),
     submod_attrs={"records": ["runs", "about"], "experiments": ["EXPERIMENTS"]},
 )

@@ -1,8 +1,8 @@
 """Worst-case inputs inside a small ball around an image."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,7 @@ from ccnotes.checks import (
     whole,
 )
 from ccnotes.devices import Compiled, compiled
+from ccnotes.modes import evaluating, recording, usable
 from ccnotes.types import Images, Labels, Logits, Soft
 
 LONGEST = 1e6  # what an l2 length may be: as far as 1e12 pixels from black to white
@@ -107,8 +108,10 @@ def pgd(
         )
     check_one_each(x, y)
     check_trackable(model)
-    ends = [] if loss == "kl" else extremes(y)
-    found = ascent(model, x, y, attack, generator, batchnorm=batchnorm, loss=loss, ends=ends)
+    known = [] if loss == "kl" else extremes(y)
+    found = ascent(
+        model, x, y, attack, generator, batchnorm=batchnorm, loss=loss, label_range=known
+    )
     if stuck is not None:
         stuck.append(found.stuck)
     return found.images
@@ -130,11 +133,11 @@ def ascent(
     *,
     batchnorm: Literal["eval", "train"] = "eval",
     loss: Literal["cross-entropy", "kl"] = "cross-entropy",
-    ends: Sequence[float] = (),
+    label_range: Sequence[float] = (),
 ) -> Found:
     """:func:`pgd` of what has been looked at: nothing here waits for the device.
 
-    ``ends`` are the least and the greatest label, where the network may lack a logit for them.
+    ``label_range`` is the least and the greatest label, where there may be no logit for them.
     """
     with recording(), evaluating(model) if batchnorm == "eval" else nullcontext():
         adv = x = usable(x)
@@ -149,7 +152,7 @@ def ascent(
         if batchnorm == "eval" and (found := compiled(model)):
             return compiled_steps(found, model, x, adv, target, attack)
         for _ in range(attack.steps):
-            gradient = input_gradient(model, adv, target, ends)
+            gradient = input_gradient(model, adv, target, label_range)
             adv, direction = stepped(x, adv, gradient, attack.norm, attack.eps, attack.step_size)
     return Found(adv, still(direction))
 
@@ -221,15 +224,15 @@ def log_odds_against(logits: Logits, labels: Labels) -> Float[Tensor, " batch"]:
 
 
 def input_gradient(
-    model: nn.Module, x: Images, target: Labels | Soft, ends: Sequence[float] = ()
+    model: nn.Module, x: Images, target: Labels | Soft, label_range: Sequence[float] = ()
 ) -> Images:
     """The gradient, in the images, of what :func:`ascended` makes of the network's logits.
 
-    ``ends`` are the least and the greatest label, for the error where there is no logit for one.
+    ``label_range``: the least and the greatest label, for the error where there is no logit.
     """
     x = x.detach().requires_grad_()
     logits = logits_of(model(x))
-    check_labels(ends, logits.shape[1])
+    check_labels(label_range, logits.shape[1])
     loss = ascended(logits, target, shared=model.training)
     gradient = None
     if loss.requires_grad:
@@ -314,46 +317,3 @@ def lengths(delta: Images) -> Float[Tensor, "batch 1 1 1"]:
     """
     norms: Tensor = delta.flatten(1).norm(dim=1)
     return norms[:, None, None, None]
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """A block in which autograd records, under torch.no_grad() and inference_mode(), too.
-
-    >>> with torch.inference_mode(), recording():
-    ...     (2 * torch.ones(1, requires_grad=True)).requires_grad
-    True
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-def usable(values: Tensor) -> Tensor:
-    """The values, detached, such that autograd can use them if they come from inference mode."""
-    return values.clone() if values.is_inference() else values.detach()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block in eval mode, then put every submodule's mode back.
-
-    By ``train`` where a class has its own, which may do more than to set the mode (LoRA's layers
-    merge their weights), by the mode alone elsewhere.
-
-    >>> model = nn.Sequential(nn.BatchNorm1d(3).eval(), nn.Dropout())
-    >>> with evaluating(model):
-    ...     [module.training for module in model]
-    [False, False]
-    >>> [module.training for module in model]
-    [False, True]
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:  # from the outside in, as ``train`` reaches inside
-            if type(module).train is not nn.Module.train:
-                module.train(training)
-        for module, training in modes:
-            module.training = training

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ccnotes.attacks import evaluating, recording, usable
 from ccnotes.checks import (
     channels_of,
     check_floats,
@@ -19,6 +18,7 @@ from ccnotes.checks import (
     logits_of,
 )
 from ccnotes.models import check_repeats
+from ccnotes.modes import evaluating, recording, usable
 from ccnotes.types import Features, Images, Labels, Similarity
 
 Head = Float[Tensor, "classes features"]  # a linear layer's weights

@@ -20,7 +20,8 @@ from ccnotes.attacks import PGD
 from ccnotes.devices import compile_network, hardware, pick_device, pick_precision
 from ccnotes.experiments import CIFAR10_FULL, Experiment
 from ccnotes.models import PreActResNet
-from ccnotes.steps import sgd, train_step
+from ccnotes.setup import sgd
+from ccnotes.steps import Learner, train_step
 
 CIFAR10_IMAGES = 50_000
 LONG_ENOUGH = 0.05  # seconds of one product, beside which starting it is nothing
@@ -85,15 +86,20 @@ def measure(
     usual = torch.optim.SGD(
         plain.parameters(), e.lr, momentum=e.momentum, weight_decay=e.weight_decay
     )
-    step = partial(
-        train_step,
-        x=images.to(device),
-        y=labels.to(device),
-        experiment=e,
-        generators={use: torch.Generator(device) for use in ("augmentation", "attack")},
-        precision=precision,
-    )
-    ours = partial(step, model, sgd(model, e))
+    batch = images.to(device), labels.to(device)
+
+    def our_step(model: nn.Module) -> Callable[[], Tensor]:
+        generators = {use: torch.Generator(device) for use in ("augmentation", "attack")}
+        learner = Learner(
+            experiment=e,
+            model=model,
+            optimiser=sgd(model, e),
+            generators=generators,
+            precision=precision,
+        )
+        return partial(train_step, learner, *batch)
+
+    ours = our_step(model)
     reference = partial(
         reference_step,
         plain,
@@ -108,7 +114,7 @@ def measure(
     if compile:
         fast = deepcopy(model)
         compile_network(fast, e.batch_size)
-        ours = partial(step, fast, sgd(fast, e))
+        ours = our_step(fast)
         compile_s = seconds(ours, device)
         ours()
     found = pd.DataFrame(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from ccnotes.attacks import LONGEST, PGD, evaluating, pgd
+from ccnotes.attacks import LONGEST, PGD, pgd
 from ccnotes.attribution import (
     cas,
     cas_draws,
@@ -24,6 +24,7 @@ from ccnotes.checks import check_bytes, check_finite, checked_labels, warn
 from ccnotes.data import Split, to_float
 from ccnotes.devices import autocast
 from ccnotes.models import Headed, Network, check_split
+from ccnotes.modes import evaluating
 from ccnotes.types import Features, Images, Labels, Pixels, Similarity
 from ccnotes.verdicts import (  # where they were before they had a room of their own
     bootstrapped as bootstrapped,

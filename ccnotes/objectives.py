@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -67,24 +67,29 @@ class Objective:
             )
 
 
+class Outputs(NamedTuple):
+    """What a network gives of a batch, as far as the objective needs it."""
+
+    attacked: Logits
+    clean: Logits | None = None  # at the images themselves: for TRADES and MART
+    features: Features | None = None  # of the attacked ones: for the terms of attribution
+
+
 def total(
     objective: Objective,
     model: Any,
-    clean: Logits | None,
-    features: Features | None,
-    attacked: Logits,
+    outputs: Outputs,
     labels: Labels,
     soft: list[tuple[Soft, float]],
     groups: Int[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
     """The whole objective, in nats, of one batch.
 
-    ``clean`` are the logits at the images themselves (for TRADES and MART), ``features`` (for the
-    terms of attribution, of a network of :mod:`ccnotes.models`) and ``attacked`` those of the
-    attacked ones, ``soft`` each teacher's :func:`soft_labels` and weight; what the weights leave
-    of 1 is that of the loss on the labels. ``groups`` are the classes' true ones.
+    ``soft`` has each teacher's :func:`soft_labels` and weight; what the weights leave of 1 is that
+    of the loss on the labels. ``groups`` are the classes' true ones. Terms of attribution need a
+    network of :mod:`ccnotes.models`.
     """
-    o = objective
+    o, (attacked, clean, features) = objective, outputs
     if clean is None:
         result = cross_entropy(attacked, labels, o.smoothing)
     elif o.loss == "trades":

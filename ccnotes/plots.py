@@ -159,9 +159,8 @@ def curves(
     band = interval if len(records) > 1 else None
     sns.lineplot(long, **keys, hue_order=names, dashes=dashes, errorbar=band, ax=ax)
     ax.legend(title=None, fontsize="small")
-    e = records[0].experiment
-    for drop in e["lr_drops"] if drops else ():
-        ax.axvline(round(drop * e["epochs"]), color="0.5", linestyle=":", linewidth=1)
+    for epoch in records[0].configuration.drop_epochs if drops else ():
+        ax.axvline(epoch, color="0.5", linestyle=":", linewidth=1)
     return ax
 
 

@@ -8,29 +8,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from ccnotes.attacks import evaluating
 from ccnotes.checkpoints import State, read_state, write_state
 from ccnotes.checks import NotFinite
-from ccnotes.data import Dataset, Split, to_float
+from ccnotes.data import Dataset, Split
 from ccnotes.devices import compile_network
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
 from ccnotes.monitor import Examined, evaluate_splits, examine, examined, validated
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
-from ccnotes.steps import (
-    averaged,
-    build,
-    check_teacher,
-    sgd,
-    stream,
-    train_step,
-    with_statistics,
-)
+from ccnotes.setup import averaged, build, check_last_batch, check_teacher, sgd, stream
+from ccnotes.steps import Learner, train_step, with_statistics
 
 SAVE_EVERY = 120.0  # seconds between checkpoints, where an epoch takes longer
 CHEAP = 0.2  # seconds that a checkpoint may take whatever an epoch takes
@@ -44,24 +35,106 @@ class OutOfTime(Exception):
 class Run:
     """What a run works with: set up once by :func:`set_up`, changed by every batch."""
 
-    experiment: Experiment
-    precision: str
+    learner: Learner
     device: torch.device
-    model: Network
-    optimiser: torch.optim.Optimizer
-    generators: dict[str, torch.Generator]  # one for each use of randomness
     average: AveragedModel | None
-    teachers: dict[str, Network]  # the run's own among them
-    groups: Int[Tensor, " classes"] | None  # the true ones
+    teachers: dict[str, Network]  # by name, the run's own among them
     train: Split
     splits: Examined
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.learner.experiment
+
+    @property
+    def model(self) -> Network:
+        return cast(Network, self.learner.model)
 
     def network_to_evaluate(self) -> Network:
         """The network to evaluate: the average of the weights, where that is what is kept."""
         if self.experiment.average and self.average is not None and self.average.n_averaged:
-            weights = cast(Network, self.average.module)
-            return with_statistics(weights, self.splits.train, self.experiment, self.precision)
+            weights, precision = cast(Network, self.average.module), self.learner.precision
+            return with_statistics(weights, self.splits.train, self.experiment, precision)
         return self.model
+
+
+@dataclass
+class Keeper:
+    """When a call of :func:`fit` saves, and when it stops."""
+
+    run: Run
+    state: State
+    checkpoint: Path
+    begun: float
+    minutes: float | None
+    progressed: bool = False
+
+    def __post_init__(self) -> None:
+        self.saved, self.took = self.begun, 0.0
+        self.started = self.begun - self.state.seconds  # as if all sessions had been one
+
+    @property
+    def seconds(self) -> float:
+        """What the run has taken so far, all its sessions together."""
+        return time.perf_counter() - self.started
+
+    def check_finite(self) -> None:
+        """FloatingPointError for a run whose loss or weights are numbers no more."""
+        run, state = self.run, self.state
+        mean_loss = state.total.item() / len(run.train)
+        if not all(bool(value.isfinite().all()) for value in run.model.state_dict().values()):
+            raise self.diverged("weights of the network became infinite or NaN")
+        if not math.isfinite(mean_loss):
+            raise self.diverged(f"the training loss became {mean_loss}")
+
+    def diverged(self, what: str) -> FloatingPointError:
+        """The error for a run that cannot go on, and what to do about it."""
+        kept = f" What came before is kept in {self.checkpoint.parent}."
+        return FloatingPointError(
+            f"{what} in epoch {self.state.epoch + 1}. Try a learning rate below "
+            f"lr={self.run.experiment.lr:g}.{kept if self.checkpoint.exists() else ''}"
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint. Raises FloatingPointError for a run that is beyond saving."""
+        self.check_finite()
+        run, state = self.run, self.state
+        self.saved = time.perf_counter()
+        state.seconds = self.saved - self.started
+        state.model = run.model.state_dict()
+        state.optimiser = run.learner.optimiser.state_dict()
+        state.generators = {name: g.get_state() for name, g in run.learner.generators.items()}
+        if run.average is not None:
+            state.average = run.average.state_dict()
+        write_state(state, self.checkpoint)
+        self.took = time.perf_counter() - self.saved
+
+    def save_where_cheap(self) -> None:
+        """Write the checkpoint, unless that would take a twentieth of the time.
+
+        On a fast card an epoch takes hardly longer than writing a large network and its momentum.
+        """
+        since = time.perf_counter() - self.saved
+        if self.took < max(CHEAP, since / 20):
+            self.save()
+
+    def save_now_and_then(self) -> None:
+        """Write the checkpoint where the last one is :data:`SAVE_EVERY` old."""
+        if time.perf_counter() > self.saved + SAVE_EVERY:
+            self.save()
+
+    def stop_in_time(self, needed: float = 0.0) -> None:
+        """Raise OutOfTime, all kept, where ``needed`` seconds from now the time would be over.
+
+        Something is done each time, however little time there is, so that the run ends.
+        """
+        if self.minutes is None or not self.progressed:
+            return
+        if time.perf_counter() + needed > self.begun + 60 * self.minutes:
+            self.save()
+            raise OutOfTime(
+                f"stopped after epoch {self.state.epoch} of {self.run.experiment.epochs}"
+            )
 
 
 def fit(
@@ -114,7 +187,7 @@ def fit(
     bar = tqdm(total=e.epochs, initial=state.epoch, desc=f"{e.name} seed {e.seed}", unit="epoch")
     with bar:
         for epoch in range(state.epoch + 1, e.epochs + 1):
-            learn(run, state, epoch, keeper)
+            learn(keeper, epoch)
             keeper.check_finite()
             full = epoch % e.eval_every == 0 or epoch == e.epochs
             if full:
@@ -122,15 +195,15 @@ def fit(
                 keeper.save_where_cheap()
             if full or epoch % (e.validate_every or e.eval_every) == 0:
                 try:
-                    score = judge(run, state, epoch, keeper, full=full)
+                    accuracy = judge(keeper, epoch, full=full)
                 except NotFinite as error:
                     raise keeper.diverged("features became infinite or NaN") from error
-                bar.set_postfix_str(f"validation robust {score:.1%}")
+                bar.set_postfix_str(f"validation robust {accuracy:.1%}")
             state.epoch, state.batch = epoch, 0
             keeper.save_where_cheap()
             bar.update()
         bar.set_description_str("best and last epoch on the test images")
-        conclude(run, state, keeper)
+        conclude(keeper)
     return state
 
 
@@ -146,7 +219,7 @@ def set_up(
     >>> from ccnotes.experiments import dataset
     >>> e = Experiment(train_size=12, width=4)
     >>> run = set_up(e, dataset(e), {}, torch.device("cpu"), "float32")
-    >>> run.model.training, len(run.train), run.groups.tolist()
+    >>> run.model.training, len(run.train), run.learner.groups.tolist()
     (True, 12, [0, 0, 1, 1, 2, 2])
     """
     groups = set(dataset.groups or ())
@@ -165,18 +238,16 @@ def set_up(
     model = build(e, dataset).to(device).to(memory_format=torch.channels_last)
     check_last_batch(model, train, e)
     average = averaged(model, e, len(train))
-    networks = dict(teachers)
+    teachers = dict(teachers)
     if OWN_BEST in e.objective.teachers:
-        networks[OWN_BEST] = deepcopy(model)
+        teachers[OWN_BEST] = deepcopy(model)
     if average is not None:
-        networks[OWN_AVERAGE] = cast(Network, average.module)
-    for name, network in networks.items():
-        check_teacher(name, network, model)
-        network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    return Run(
+        teachers[OWN_AVERAGE] = cast(Network, average.module)
+    for name, teacher in teachers.items():
+        check_teacher(name, teacher, model)
+        teacher.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    learner = Learner(
         experiment=e,
-        precision=precision,
-        device=device,
         model=model,
         optimiser=sgd(model, e),
         generators={
@@ -185,52 +256,45 @@ def set_up(
             )
             for use in ("order", "augmentation", "attack")
         },
-        average=average,
-        teachers=networks,
+        precision=precision,
         groups=torch.tensor(dataset.groups, device=device) if dataset.groups else None,
+    )
+    return Run(
+        learner=learner,
+        device=device,
+        average=average,
+        teachers=teachers,
         train=train,
         splits=splits,
     )
 
 
-def check_last_batch(model: Network, train: Split, e: Experiment) -> None:
-    """ValueError where BatchNorm would be left with a single number for each of its maps."""
-    left = len(train) % e.batch_size or e.batch_size
-    with evaluating(model), torch.no_grad():
-        maps = model.body(to_float(train.images[:1]))
-    if left == 1 and maps.shape[2:] == (1, 1):
-        raise ValueError(
-            f"with batch_size={e.batch_size}, {len(train)} training images leave a last batch of "
-            f"one, of whose maps of one pixel BatchNorm has no variance: choose another batch_size."
-        )
-
-
-def learn(run: Run, state: State, epoch: int, keeper: "Keeper") -> None:
+def learn(keeper: Keeper, epoch: int) -> None:
     """The epoch's batches, from the first that is not finished on."""
-    e, train = run.experiment, run.train
-    run.optimiser.param_groups[0]["lr"] = rate(e, epoch)
+    run, state = keeper.run, keeper.state
+    e, learner, train = run.experiment, run.learner, run.train
+    learner.optimiser.param_groups[0]["lr"] = rate(e, epoch)
     if not state.batch:
-        state.order = torch.randperm(len(train), generator=run.generators["order"])
+        state.order = torch.randperm(len(train), generator=learner.generators["order"])
         # Summed on the device: to read it would make every batch wait.
         state.total = torch.zeros((), device=run.device)
     batches = state.order.to(run.device).split(e.batch_size)
     if OWN_BEST in run.teachers and state.best:
         run.teachers[OWN_BEST].load_state_dict(state.best["weights"])
-    guides = [
+    learner.teachers = [
         (run.teachers[name], weight)
         for name, weight in zip(e.objective.teachers, e.objective.teacher_weights, strict=True)
         if name != OWN_BEST or state.best
     ]
     run.model.train()
     for batch in batches[state.batch :]:
-        x, y = train.images[batch], train.labels[batch]
-        loss = train_step(
-            run.model, run.optimiser, x, y, e, run.generators, run.precision, guides, run.groups
-        )
+        loss = train_step(learner, train.images[batch], train.labels[batch])
         state.total += loss * len(batch)
         state.batch += 1
-        ends = state.batch == len(batches) and epoch > e.swa_start * e.epochs
-        if run.average is not None and (e.average != "swa" or ends):
+        last = state.batch == len(batches)
+        if run.average is not None and (
+            e.average != "swa" or (last and epoch > e.swa_start * e.epochs)
+        ):
             run.average.update_parameters(run.model)
         keeper.progressed = True
         keeper.save_now_and_then()
@@ -244,16 +308,16 @@ def rate(e: Experiment, epoch: int) -> float:
     >>> [round(rate(e, epoch), 6) for epoch in (1, 2, 3, 4)]
     [0.1, 0.1, 0.01, 0.001]
     """
-    drops = [round(drop * e.epochs) for drop in e.lr_drops]
-    return e.lr * 0.1 ** sum(epoch > drop for drop in drops)
+    return e.lr * 0.1 ** sum(epoch > drop for drop in e.drop_epochs)
 
 
-def judge(run: Run, state: State, epoch: int, keeper: "Keeper", *, full: bool) -> float:
+def judge(keeper: Keeper, epoch: int, *, full: bool) -> float:
     """Evaluate, keep the network if it is the best so far; its validation robust accuracy."""
     begun = time.perf_counter()
-    e, network = run.experiment, run.network_to_evaluate()
+    run, state = keeper.run, keeper.state
+    e, precision, network = run.experiment, run.learner.precision, run.network_to_evaluate()
     if full:
-        found = evaluate_splits(network, run.splits, e, run.precision)
+        found = evaluate_splits(network, run.splits, e, precision)
         keeper.progressed = True
         state.pause = time.perf_counter() - begun
         row = {"epoch": epoch, "lr": rate(e, epoch), "seconds": keeper.seconds}
@@ -262,7 +326,7 @@ def judge(run: Run, state: State, epoch: int, keeper: "Keeper", *, full: bool) -
         accuracy: float = found["validation_robust_accuracy"]
         loss = found["validation_robust_loss"]
     else:
-        accuracy, loss = validated(network, run.splits.validation, e, run.precision)
+        accuracy, loss = validated(network, run.splits.validation, e, precision)
     # Of equal ones the earlier epoch is the best, of equal losses first the higher accuracy.
     score = [accuracy] if e.best_by == "accuracy" else [-loss, accuracy]
     # Before SWA's first average there is nothing of its own to choose.
@@ -272,8 +336,9 @@ def judge(run: Run, state: State, epoch: int, keeper: "Keeper", *, full: bool) -
     return accuracy
 
 
-def conclude(run: Run, state: State, keeper: "Keeper") -> None:
+def conclude(keeper: Keeper) -> None:
     """The best and the last network on the final test images."""
+    run, state = keeper.run, keeper.state
     e, splits = run.experiment, run.splits
     if not state.last:
         state.last = {"epoch": e.epochs, "weights": copied(run.network_to_evaluate())}
@@ -283,89 +348,11 @@ def conclude(run: Run, state: State, keeper: "Keeper") -> None:
     for chosen in (state.best, state.last):
         if "test" not in chosen:
             keeper.stop_in_time((share + 3) * state.pause)
-            run.model.load_state_dict(chosen["weights"])
-            chosen["test"] = examine(run.model, splits, e, run.precision)
+            run.model.load_state_dict(chosen["weights"])  # for whose passes all is prepared
+            chosen["test"] = examine(run.model, splits, e, run.learner.precision)
             run.model.load_state_dict(state.last["weights"])
             keeper.progressed = True
             keeper.save()
-
-
-@dataclass
-class Keeper:
-    """When a call of :func:`fit` saves, and when it stops."""
-
-    run: Run
-    state: State
-    checkpoint: Path
-    begun: float
-    minutes: float | None
-    progressed: bool = False
-
-    def __post_init__(self) -> None:
-        self.saved, self.took = self.begun, 0.0
-        self.started = self.begun - self.state.seconds  # as if all sessions had been one
-
-    @property
-    def seconds(self) -> float:
-        """What the run has taken so far, all its sessions together."""
-        return time.perf_counter() - self.started
-
-    def check_finite(self) -> None:
-        """FloatingPointError for a run whose loss or weights are numbers no more."""
-        run, state = self.run, self.state
-        mean_loss = state.total.item() / len(run.train)
-        if not all(bool(value.isfinite().all()) for value in run.model.state_dict().values()):
-            raise self.diverged("weights of the network became infinite or NaN")
-        if not math.isfinite(mean_loss):
-            raise self.diverged(f"the training loss became {mean_loss}")
-
-    def diverged(self, what: str) -> FloatingPointError:
-        """The error for a run that cannot go on, and what to do about it."""
-        kept = f" What came before is kept in {self.checkpoint.parent}."
-        return FloatingPointError(
-            f"{what} in epoch {self.state.epoch + 1}. Try a learning rate below "
-            f"lr={self.run.experiment.lr:g}.{kept if self.checkpoint.exists() else ''}"
-        )
-
-    def save(self) -> None:
-        """Write the checkpoint. Raises FloatingPointError for a run that is beyond saving."""
-        self.check_finite()
-        run, state = self.run, self.state
-        self.saved = time.perf_counter()
-        state.seconds = self.saved - self.started
-        state.model, state.optimiser = run.model.state_dict(), run.optimiser.state_dict()
-        state.generators = {name: g.get_state() for name, g in run.generators.items()}
-        if run.average is not None:
-            state.average = run.average.state_dict()
-        write_state(state, self.checkpoint)
-        self.took = time.perf_counter() - self.saved
-
-    def save_where_cheap(self) -> None:
-        """Write the checkpoint, unless that would take a twentieth of the time.
-
-        On a fast card an epoch takes hardly longer than writing a large network and its momentum.
-        """
-        since = time.perf_counter() - self.saved
-        if self.took < max(CHEAP, since / 20):
-            self.save()
-
-    def save_now_and_then(self) -> None:
-        """Write the checkpoint where the last one is :data:`SAVE_EVERY` old."""
-        if time.perf_counter() > self.saved + SAVE_EVERY:
-            self.save()
-
-    def stop_in_time(self, needed: float = 0.0) -> None:
-        """Raise OutOfTime, all kept, where ``needed`` seconds from now the time would be over.
-
-        Something is done each time, however little time there is, so that the run ends.
-        """
-        if self.minutes is None or not self.progressed:
-            return
-        if time.perf_counter() + needed > self.begun + 60 * self.minutes:
-            self.save()
-            raise OutOfTime(
-                f"stopped after epoch {self.state.epoch} of {self.run.experiment.epochs}"
-            )
 
 
 def resume(run: Run, checkpoint: Path, fingerprint: str) -> State:
@@ -378,13 +365,13 @@ def resume(run: Run, checkpoint: Path, fingerprint: str) -> State:
         )
     try:
         run.model.load_state_dict(state.model)
-        run.optimiser.load_state_dict(state.optimiser)
-        for parameter, kept in run.optimiser.state.items():
+        run.learner.optimiser.load_state_dict(state.optimiser)
+        for parameter, kept in run.learner.optimiser.state.items():
             if kept["momentum_buffer"].shape != parameter.shape:
                 raise ValueError("the optimiser's momentum is of other weights")
         if state.batch and len(state.order) != len(run.train):
             raise ValueError(f"an order of {len(state.order)} images, not of {len(run.train)}")
-        for name, generator in run.generators.items():
+        for name, generator in run.learner.generators.items():
             generator.set_state(state.generators[name])
         if run.average is not None:
             run.average.load_state_dict(state.average)

@@ -1,13 +1,17 @@
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.testing
 from jaxtyping import TypeCheckError
 from torch import nn
 
-from ccnotes.attacks import PGD, evaluating, log_odds_against, pgd, random_point
+from ccnotes.attacks import PGD, log_odds_against, pgd, random_point
+from ccnotes.devices import compile_network
 from ccnotes.models import ConvNet
+from ccnotes.modes import evaluating
 
 ATTACKS = [PGD(norm="linf", eps=0.1, step_size=0.04), PGD(norm="l2", eps=0.5, step_size=0.2)]
 
@@ -412,3 +416,63 @@ def test_numbers_of_numpy_are_those_of_python():
     found = PGD(eps=np.float32(0.5), step_size=np.float64(0.25), steps=np.int64(3))
     assert [type(value) for value in (found.eps, found.steps)] == [float, int]
     assert found == PGD(eps=0.5, step_size=0.25, steps=3)
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """torch.compile without the compiler, which takes seconds: all else of it is the same."""
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **how: whole(f, backend="aot_eager", **how))
+
+
+@pytest.mark.parametrize("kind", ["cross-entropy", "kl"])
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.norm)
+def test_a_compiled_attack_finds_what_the_plain_one_does(attack, kind, quickly):
+    """On more images than are compiled for, and on fewer; the starts are the same."""
+    torch.manual_seed(0)
+    model, y = ConvNet(3, width=4).train(), torch.arange(7) % 3
+    model(torch.rand(9, 3, 8, 8))  # for statistics of its own
+    x = torch.rand(7, 3, 8, 8)
+    fast = deepcopy(model)
+    compile_network(fast, batch_size=4)
+    for images in (slice(7), slice(2)):
+        found, expected = (
+            pgd(m, x[images], y[images], attack, torch.Generator().manual_seed(5), loss=kind)
+            for m in (fast, model)
+        )
+        torch.testing.assert_close(found, expected)
+    assert fast.training
+    assert all(p.grad is None for p in fast.parameters())
+    assert torch.equal(fast.body[2].running_mean, model.body[2].running_mean)
+
+
+def test_what_is_compiled_serves_every_radius_and_number_of_steps(monkeypatch):
+    """So that six radii, the attack of training and that of evaluation compile once."""
+    model = ConvNet(3, width=4).eval()
+    compile_network(model, batch_size=4)
+    x, y, whole = torch.rand(4, 3, 8, 8), torch.arange(4) % 3, torch.compile
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", lambda f, **how: whole(f, backend=counter, **how))
+    compiled = []
+    for eps in (0.01, 0.02, 0.3):
+        for steps in (1, 3):
+            attack = PGD(eps=eps, step_size=eps / 4, steps=steps)
+            adv = pgd(model, x, y, attack)
+            assert 0 < (adv - x).abs().max() <= eps + 1e-6
+            compiled.append(counter.frame_count)
+    assert compiled == 6 * compiled[:1]
+
+
+def test_a_copy_of_a_compiled_network_is_attacked_itself(quickly):
+    """Not the network that it was copied from, whose code it would share."""
+    torch.manual_seed(0)
+    model, y = ConvNet(3, width=4).eval(), torch.arange(4) % 3
+    compile_network(model, batch_size=4)
+    x, attack = torch.rand(4, 3, 8, 8), PGD(eps=0.1, step_size=0.1, steps=1, random_start=False)
+    pgd(model, x, y, attack)
+    other = deepcopy(model)
+    with torch.no_grad():
+        other.head.weight.neg_()
+    plain = ConvNet(3, width=4).eval()
+    plain.load_state_dict(other.state_dict())
+    assert torch.equal(pgd(other, x, y, attack), pgd(plain, x, y, attack))

@@ -14,6 +14,7 @@ from ccnotes.attribution import (
     class_similarity,
     grad_cam,
     group_similarity,
+    head_or_features,
     instance_similarity,
     layer_attribution,
     spread,
@@ -474,3 +475,27 @@ def test_attention_is_no_maps():
     for ask in (layer_attribution, grad_cam):
         with pytest.raises(ValueError, match=r"is attention .* choose the layer that gives the"):
             ask(network, network[1], IMAGES, CLASSES)
+
+
+def test_head_and_features_are_told_apart_by_hand():
+    """Of three classes and two features; of the head the mean row is taken off for NC3 alone."""
+    means = torch.tensor([[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]])  # their mean is (1, 1)
+    head = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    found = head_or_features(means, head)
+    cosine = torch.nn.functional.cosine_similarity
+
+    def matrix(rows):
+        return torch.stack([cosine(row[None], rows) for row in rows])
+
+    torch.testing.assert_close(found.head, matrix(head))
+    torch.testing.assert_close(found.centred, matrix(means - 1))
+    torch.testing.assert_close(found.blind, matrix(head))  # as all means are alike
+    rows = head - torch.tensor([1.0, 2 / 3])
+    expected = rows / rows.square().sum().sqrt() - (means - 1) / (means - 1).square().sum().sqrt()
+    torch.testing.assert_close(found.nc3, expected.square().sum().sqrt())
+
+
+def test_a_head_in_the_shape_of_the_centred_means_has_nc3_of_zero():
+    means = torch.rand(4, 9) + 5
+    head = 3 * (means - means.mean(0)) + torch.rand(9)  # what all rows share decides nothing
+    assert head_or_features(means, head).nc3 < 1e-5

@@ -111,8 +111,9 @@ def test_evaluation_is_of_the_images_as_they_are_and_of_attacked_ones(network, p
 
 def test_records_names_are_those_of_the_fields_clean_first(network, photos):
     found = evaluate(network, photos.images, photos.labels, ATTACK, draws=2)
-    names = "accuracy loss cas instance_cas nc1 nc2 class_accuracy class_means similarity "
-    names += "instance_similarity correct cas_draws"
+    names = "accuracy loss cas instance_cas nc1 nc2 nc3 class_accuracy class_means confusion "
+    names += "similarity instance_similarity head_similarity centred_similarity "
+    names += "blind_similarity correct cas_draws"
     expected = [f"{kind}_{name}" for kind in ("clean", "robust") for name in names.split()]
     assert list(found.flat()) == expected
     assert found.flat()["robust_cas"] is found.robust.cas
@@ -533,3 +534,13 @@ def test_features_in_half_precision_are_measured_in_single(network):
     assert torch.equal(found.class_means, expected.class_means)
     assert torch.equal(found.similarity, expected.similarity)
     assert found.accuracy == expected.accuracy
+
+
+def test_the_confusion_counts_each_image_once_by_its_class_and_the_predicted_one():
+    head = nn.Linear(3, 3, bias=False)
+    head.weight.data = torch.eye(3)
+    labels = torch.tensor([0, 0, 0, 1, 2, 2])
+    taken_for = torch.tensor([0, 2, 2, 1, 0, 2])
+    found = measure(torch.eye(3)[taken_for] + 0.1, labels, head)
+    assert found.confusion.tolist() == [[1, 0, 2], [0, 1, 0], [1, 0, 1]]
+    torch.testing.assert_close(found.class_accuracy, torch.tensor([1 / 3, 1.0, 0.5]))

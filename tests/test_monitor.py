@@ -5,7 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ccnotes.attribution import class_similarity
 from ccnotes.data import Split
+from ccnotes.evaluation import evaluate
+from ccnotes.experiments import dataset
 from ccnotes.monitor import part
 from ccnotes.records import run
 from tests.helpers import (
@@ -39,3 +42,28 @@ def test_parts_that_miss_a_class_are_refused_before_training(settings, message, 
     photos = replace(SMALL, data=folder_of_images(tmp_path / "images"), **settings)
     with pytest.raises(ValueError, match=message):
         run(photos)
+
+
+def test_of_parts_what_is_left_without_a_kind_of_part_is_kept():
+    """As evaluated by itself: the network that was last, on test images that lack that part."""
+    e = replace(SMALL, data="parts", eval_size=18)
+    found = run(e)
+    for kind, images in dataset(e).without.items():
+        few = part(images, 18)
+        expected = evaluate(found.model("last"), few.images, few.labels, e.eval_attack, seed=e.seed)
+        kept = found.table[f"without_{kind}_robust_accuracy"].iloc[-1]
+        assert kept == pytest.approx(expected.robust.accuracy.item(), 1e-5)
+        confusion = found.arrays[f"without_{kind}_robust_confusion"]
+        assert confusion.shape == (2, 6, 6)
+        assert torch.equal(confusion[-1], expected.robust.confusion)
+
+
+def test_class_means_and_heads_of_every_evaluation_give_its_similarity():
+    """To the three digits that they are kept with."""
+    found = run(SMALL)
+    for split in ("train", "test"):
+        means = found.vectors[f"{split}_robust_class_means"].float()
+        for epoch, head in enumerate(found.vectors["head_weight"].float()):
+            similarity = class_similarity(means[epoch] * head)
+            kept = found.arrays[f"{split}_robust_similarity"][epoch].float()
+            torch.testing.assert_close(similarity, kept, atol=5e-3, rtol=0)

@@ -9,6 +9,7 @@ import torch
 from ccnotes.models import ConvNet
 from ccnotes.objectives import (
     Objective,
+    Outputs,
     batch_cas,
     batch_contrast,
     cross_entropy,
@@ -191,7 +192,7 @@ def test_the_whole_is_the_sum_of_its_parts(model, batch):
         + 0.4 * batch_contrast(features, labels, model.head.weight, GROUPS)
     )
     taught = [(teacher, 0.6), (other, 0.1)]
-    found = total(o, model, clean, features, attacked, labels, taught, GROUPS)
+    found = total(o, model, Outputs(attacked, clean, features), labels, taught, GROUPS)
     torch.testing.assert_close(found, expected)
 
 
@@ -211,7 +212,7 @@ def test_the_whole_hands_each_loss_its_settings(settings, wanted, model, batch):
     clean, attacked, labels, _ = batch
     o = Objective(**settings)
     given = None if o.loss == "cross-entropy" else clean
-    found = total(o, model, given, None, attacked, labels, [])
+    found = total(o, model, Outputs(attacked, given), labels, [])
     torch.testing.assert_close(found, wanted(clean, attacked, labels))
 
 
@@ -250,14 +251,14 @@ def test_the_whole_has_the_placebo_s_gradient_at_its_weight_the_same_every_time(
     """Its value is 0, so that the gradient alone shows it."""
     labels = torch.arange(24) % CLASSES
     weights, features = list(model.parameters()), model.features(torch.rand(24, 3, 8, 8))
-    logits = model.head(features)
+    outputs = Outputs(model.head(features), features=features)
 
     def gradient(value):
         found = torch.autograd.grad(value, weights, retain_graph=True, materialize_grads=True)
         return torch.cat([g.flatten() for g in found])
 
     def whole(**settings):
-        return gradient(total(Objective(**settings), model, None, features, logits, labels, []))
+        return gradient(total(Objective(**settings), model, outputs, labels, []))
 
     push = gradient(placebo(features, labels, model))
     assert push.norm() > 0.01
@@ -332,8 +333,9 @@ def test_labels_that_cannot_be_permuted_are_refused():
 
 def test_contrast_without_true_groups_is_refused(model, batch):
     _, attacked, labels, _ = batch
+    outputs = Outputs(attacked, features=torch.rand(9, 16))
     with pytest.raises(ValueError, match="push_contrast needs true groups"):
-        total(Objective(push_contrast=-1.0), model, None, torch.rand(9, 16), attacked, labels, [])
+        total(Objective(push_contrast=-1.0), model, outputs, labels, [])
 
 
 def test_perturbed_weights_follow_the_formula_and_come_back(model):

@@ -6,14 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ccnotes import models, objectives, training
+from ccnotes import models, objectives
 from ccnotes.attacks import PGD, pgd
 from ccnotes.data import Split, augment, cutout, to_float
 from ccnotes.experiments import dataset
 from ccnotes.objectives import Objective
 from ccnotes.planted import Planted
 from ccnotes.records import run
-from ccnotes.steps import build, channel_statistics, stream
+from ccnotes.setup import build, channel_statistics, check_teacher, stream
+from ccnotes.steps import Learner, train_step, with_statistics
 from tests.helpers import (
     SMALL,
 )
@@ -36,7 +37,8 @@ def test_training_sees_images_augmented_and_cut(augmented, side):
     optimiser = torch.optim.SGD(model.parameters(), 0.1)
     generators = {use: torch.Generator().manual_seed(7) for use in ("augmentation", "attack")}
     x = data.train.images
-    training.train_step(model, optimiser, x, data.train.labels, e, generators, "float32")
+    learner = Learner(experiment=e, model=model, optimiser=optimiser, generators=generators)
+    train_step(learner, x, data.train.labels)
     generator = torch.Generator().manual_seed(7)
     if augmented:
         x = augment(x, generator)
@@ -83,10 +85,16 @@ def one_step(e, data, teachers=()):
     optimiser = torch.optim.SGD(model.parameters(), 0.1)
     generators = {use: torch.Generator().manual_seed(0) for use in ("augmentation", "attack")}
     x, y, groups = data.train.images, data.train.labels, torch.tensor(data.groups)
-    loss = training.train_step(
-        model, optimiser, x, y, e, generators, e.precision, list(teachers), groups
+    learner = Learner(
+        experiment=e,
+        model=model,
+        optimiser=optimiser,
+        generators=generators,
+        precision=e.precision,
+        teachers=teachers,
+        groups=groups,
     )
-    return model, loss
+    return model, train_step(learner, x, y)
 
 
 @pytest.mark.parametrize(("awp", "push"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.2)])
@@ -177,7 +185,7 @@ def test_a_teacher_of_other_classes_is_refused_before_training():
 def test_a_teacher_of_other_images_is_refused(settings, message):
     stranger = models.ConvNet(6, width=4, **settings)
     with pytest.raises(ValueError, match=message):
-        training.check_teacher("stranger", stranger, models.ConvNet(6, width=4))
+        check_teacher("stranger", stranger, models.ConvNet(6, width=4))
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "mart"])
@@ -187,7 +195,7 @@ def test_an_average_s_batchnorm_statistics_are_those_of_attacked_training_images
     data = dataset(e)
     model = build(e, data).to(memory_format=torch.channels_last).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = training.with_statistics(model, data.train, e, "float32")
+    found = with_statistics(model, data.train, e, "float32")
     generator = torch.Generator().manual_seed(stream(e.seed, "batchnorm"))
     means, variances = [], []
     order = torch.randperm(24, generator=generator)

@@ -24,7 +24,7 @@ from ccnotes.experiments import EXPERIMENTS, dataset
 from ccnotes.objectives import Objective
 from ccnotes.planted import Planted
 from ccnotes.records import find, recall, run
-from ccnotes.steps import build, stream
+from ccnotes.setup import build, stream
 from tests.helpers import (
     CARRYING,
     SMALL,
@@ -317,9 +317,9 @@ def saying(*classes):
     """For ``train_step``: the network of epoch n says the n-th of these to every image."""
     left = iter(classes)
 
-    def step(model, *arguments, **settings):
+    def step(learner, x, y):
         with torch.no_grad():
-            model.head.bias.zero_()[next(left)] = 1000
+            learner.model.head.bias.zero_()[next(left)] = 1000
         return torch.zeros(())
 
     return step
@@ -395,9 +395,9 @@ def test_averages_are_those_of_the_weights_and_leave_training_alone(e, monkeypat
     train_step, steps = training.train_step, []
     with_statistics, shown = training.with_statistics, []
 
-    def watched(model, *arguments):
-        loss = train_step(model, *arguments)
-        steps.append({name: p.detach().double() for name, p in model.named_parameters()})
+    def watched(learner, x, y):
+        loss = train_step(learner, x, y)
+        steps.append({name: p.detach().double() for name, p in learner.model.named_parameters()})
         return loss
 
     def watched_statistics(*arguments):
@@ -426,13 +426,13 @@ def test_a_run_s_own_teachers_are_its_best_so_far_and_its_running_average(monkey
     """Before each step, in eval mode; the best is known from the evaluation after epoch 2 on."""
     train_step, before, after = training.train_step, [], []
 
-    def watched(model, *arguments):
+    def watched(learner, x, y):
         before.append([])
-        for network, weight in arguments[-2]:
+        for network, weight in learner.teachers:
             assert not network.training
             before[-1].append((weight, {k: v.clone() for k, v in network.named_parameters()}))
-        loss = train_step(model, *arguments)
-        after.append({k: v.detach().clone() for k, v in model.named_parameters()})
+        loss = train_step(learner, x, y)
+        after.append({k: v.detach().clone() for k, v in learner.model.named_parameters()})
         return loss
 
     o = Objective(teachers=("own-best", "own-average"), teacher_weights=(0.25, 0.5))
@@ -489,11 +489,97 @@ def test_before_the_first_average_of_swa_no_epoch_is_the_best(monkeypatch):
 
 
 def test_weights_that_are_no_numbers_stop_a_run_whose_loss_is_one(monkeypatch):
-    def broken(model, *arguments):
+    def broken(learner, x, y):
         with torch.no_grad():
-            model.head.weight[0, 0] = torch.inf
+            learner.model.head.weight[0, 0] = torch.inf
         return torch.tensor(1.0)
 
     monkeypatch.setattr(training, "train_step", broken)
     with pytest.raises(FloatingPointError, match=r"became (nan|infinite or NaN) in epoch"):
         run(SMALL)
+
+
+@pytest.mark.parametrize(("best_by", "best"), [("accuracy", 2), ("loss", 3)])
+def test_the_best_epoch_may_be_that_of_the_least_validation_loss(monkeypatch, best_by, best):
+    """Epoch 2 is right most often, epoch 3 less often but with less loss; 4 equals 3 in loss."""
+    scores = iter([(0.2, 3.0), (0.6, 2.0), (0.4, 1.0), (0.3, 1.0)])
+    monkeypatch.setattr(training, "validated", lambda *arguments: next(scores))
+    e = replace(SMALL, eval_every=9, validate_every=1, best_by=best_by)
+    whole = training.evaluate_splits
+
+    def scripted(*arguments):
+        accuracy, loss = next(scores)
+        found = whole(*arguments)
+        return found | {"validation_robust_accuracy": accuracy, "validation_robust_loss": loss}
+
+    monkeypatch.setattr(training, "evaluate_splits", scripted)
+    assert run(e).best["epoch"] == best
+
+
+def test_of_equal_losses_the_higher_accuracy_is_the_best(monkeypatch):
+    scores = iter([(0.2, 1.0), (0.4, 1.0), (0.4, 1.0), (0.0, 9.0)])
+    monkeypatch.setattr(training, "validated", lambda *arguments: next(scores))
+    e = replace(SMALL, epochs=5, eval_every=9, validate_every=1, best_by="loss")
+    assert run(e).best["epoch"] == 2
+
+
+@pytest.mark.parametrize(("took", "saved"), [(0.1, 7), (0.3, 3)])
+def test_a_checkpoint_that_takes_long_is_not_written_after_every_epoch(monkeypatch, took, saved):
+    """Of epochs of 1 second, 0.3 are more than a twentieth; 0.1 are always borne.
+
+    After each of four epochs and before the last evaluation, or after the first epoch alone; and
+    after each of the two networks' examination.
+    """
+    clock = SimpleNamespace(now=0.0, saved=0)
+    write_state, train_step = training.write_state, training.train_step
+
+    def slow_write(*arguments):
+        clock.now += took
+        clock.saved += 1
+        write_state(*arguments)
+
+    def slow_step(*arguments):
+        clock.now += 1 / 3
+        return train_step(*arguments)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(training, "write_state", slow_write)
+    monkeypatch.setattr(training, "train_step", slow_step)
+    run(replace(SMALL, eval_every=9, validate_every=9))
+    assert clock.saved == saved
+
+
+def test_a_compiled_run_goes_on_compiled_to_the_same_record(monkeypatch):
+    """Whatever it is told then. Without the compiler itself, which takes seconds."""
+    whole_compile, compiled = torch.compile, []
+
+    def quickly(function, **how):
+        compiled.append(function)
+        return whole_compile(function, backend="aot_eager", **how)
+
+    monkeypatch.setattr(torch, "compile", quickly)
+    whole = run(SMALL, compile=True)
+    assert whole.provenance["compiled"]
+    assert [f.__name__ for f in compiled] == ["step", "loss_of"]
+    train_step, calls = training.train_step, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return train_step(*arguments)
+
+    monkeypatch.setenv("CCNOTES_RUNS", str(whole.folder.parent.parent / "others"))
+    monkeypatch.setattr(training, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL, compile=True)
+    monkeypatch.setattr(training, "train_step", train_step)
+    assert_equal_records(run(SMALL, compile=False), whole)
+    assert len(compiled) == 6
+    plain = run(SMALL, fresh=True, compile=False)
+    assert not plain.provenance["compiled"]
+    # Rounding apart: after 12 steps of float32.
+    for name, value in plain.model("last").state_dict().items():
+        torch.testing.assert_close(
+            value.float(), whole.model("last").state_dict()[name].float(), atol=1e-3, rtol=1e-3
+        )

@@ -140,6 +140,15 @@ class Experiment:
         return replace(self.attack, eps=eps, steps=self.eval_steps, step_size=step_size)
 
     @property
+    def drop_epochs(self) -> list[int]:
+        """The epochs after which the learning rate drops.
+
+        >>> Experiment(epochs=60, lr_drops=(1 / 3, 3 / 4)).drop_epochs
+        [20, 45]
+        """
+        return [round(drop * self.epochs) for drop in self.lr_drops]
+
+    @property
     def drawn(self) -> Planted | Parts | None:
         """What the images are drawn by; None of photographs."""
         settings: dict[str, Planted | Parts] = {"planted": self.planted, "parts": self.parts}
