@@ -211,13 +211,13 @@ def test_other_numbers_of_classes_and_sizes_of_groups_are_drawn(settings, classe
 
 def test_exactly_the_share_of_training_labels_is_wrong_and_no_other_label():
     for seed in range(3):
-        train = parts(960, seed=seed)
+        train = parts(960, Parts(label_noise=0.05), seed=seed)
         assert (train.labels != train.true_labels).sum() == 48
         for split in ("validation", "test"):
-            held_out = parts(300, seed=seed, split=split)
+            held_out = parts(300, Parts(label_noise=0.05), seed=seed, split=split)
             assert torch.equal(held_out.labels, held_out.true_labels)
     assert torch.equal(train.true_labels, torch.arange(960) % 6)
-    clean = parts(960, Parts(label_noise=0), seed=2)
+    clean = parts(960, seed=2)
     assert torch.equal(clean.labels, clean.true_labels)
     assert torch.equal(clean.images, train.images)
 
@@ -232,7 +232,8 @@ def test_wrong_labels_are_uniform_over_the_other_classes():
 
 
 def test_wrong_labels_fall_on_every_class_and_differ_between_seeds():
-    wrong = [(d.labels != d.true_labels).nonzero() for d in (parts(960, seed=s) for s in (0, 1))]
+    drawn = [parts(960, Parts(label_noise=0.05), seed=seed) for seed in (0, 1)]
+    wrong = [(d.labels != d.true_labels).nonzero() for d in drawn]
     assert not torch.equal(*wrong)
     assert (wrong[0] % 6).unique().tolist() == [0, 1, 2, 3, 4, 5]
 

@@ -314,24 +314,36 @@ def test_every_array_lies_in_its_file_with_its_kind_of_numbers(made):
     half, single = torch.float16, torch.float32
     of_networks = {"head.weight": half, "head.bias": half, "robust_stage_similarity": single}
     of_networks |= dict.fromkeys(["radius", "radius_accuracy", "radius_cas"], single)
-    arrays, images = {}, {}
+    arrays, images, new = {}, {}, {}
     for kind in ("clean", "robust"):
         of_networks |= {f"{kind}_class_means": half, f"{kind}_class_accuracy": single}
         for name in ("similarity", "instance_similarity"):
             arrays[f"test_{kind}_{name}"] = half
             of_networks[f"{kind}_{name}"] = single
+        new[f"{kind}_confusion"] = torch.int32
+        new |= {f"{kind}_{name}_similarity": single for name in ("head", "centred", "blind")}
         arrays |= {f"{p}_{kind}_class_accuracy": half for p in ("train", "validation", "test")}
         for which in ("best", "last"):
             images[f"{which}_{kind}_correct"] = torch.uint8
             images[f"{which}_{kind}_cas_draws"] = half
     arrays |= {f"{w}_{name}": kind for w in ("best", "last") for name, kind in of_networks.items()}
-    files = {"arrays": arrays, "images": images, "samples": {"test_sample_attribution": half}}
+    of_before = dict(arrays)
+    arrays |= {f"{w}_{name}": kind for w in ("best", "last") for name, kind in new.items()}
+    arrays |= {"head_similarity": half, "train_robust_similarity": half}
+    vectors = {"head_weight": half, "head_bias": half}
+    for split in ("train", "test"):
+        vectors[f"{split}_robust_class_means"] = half
+        arrays |= {f"{split}_robust_{name}_similarity": half for name in ("centred", "blind")}
+    for split in ("train", "validation", "test"):
+        arrays[f"{split}_robust_confusion"] = torch.int32
+    files = {"arrays": arrays, "images": images, "vectors": vectors}
+    files["samples"] = {"test_sample_attribution": half}
     for name, wanted in files.items():
         stored = load_file(made.folder / f"{name}.safetensors")
         assert {key: value.dtype for key, value in stored.items()} == wanted
     [before] = ccnotes.runs("planted-at")
     stored = load_file(before.folder / "arrays.safetensors")
-    assert {key: value.dtype for key, value in stored.items()} == arrays
+    assert {key: value.dtype for key, value in stored.items()} == of_before
 
 
 @pytest.mark.parametrize("when", ["evaluations", "best"])
