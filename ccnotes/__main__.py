@@ -47,6 +47,7 @@ Named = tyro.extras.subcommand_type_from_defaults(
     },
 )
 STOPPED_IN_TIME = 75  # exit status: try again later
+PLAIN = Experiment()
 METRICS = ("clean_accuracy", "robust_accuracy", "clean_cas", "robust_cas", "robust_loss")
 
 
@@ -348,7 +349,7 @@ def pick_record(name: str, seed: int) -> Record:
 def changed(record: Record) -> dict[str, Any]:
     """The fields in which the record differs from the experiment that it is called after."""
     name = record.experiment["name"]
-    fields = changes(record.experiment, EXPERIMENTS.get(name, Experiment()))
+    fields = changes(record.experiment, EXPERIMENTS.get(name, PLAIN))
     return {k: v for k, v in fields.items() if k not in ("name", "seed")}
 
 

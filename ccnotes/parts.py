@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ccnotes.checks import check_choice, real, whole
-from ccnotes.planted import MOST_GIGABYTES, Split, smooth
+from ccnotes.planted import MOST_GIGABYTES, SplitName, smooth
 
 Kind = Literal["own", "shared", "clutter"]
 SIZE = 8  # pixels per side of a part
@@ -130,7 +130,7 @@ def parts(
     settings: Parts = DEFAULT,
     *,
     seed: int = 0,
-    split: Split = "train",
+    split: SplitName = "train",
     without: Kind | None = None,
 ) -> PartImages:
     """``num_images`` images, classes in turn, each with its class's part, its group's, and clutter.
@@ -159,7 +159,7 @@ def parts(
     shared_names, shared = zip(*map(shared_part, range(groups[-1] + 1)), strict=True)
     true_labels = np.arange(n) % s.num_classes
     # NumPy's generators keep their streams across versions and platforms; torch's do not.
-    rng = np.random.default_rng([whole("seed", seed, 0), 1 + get_args(Split).index(split)])
+    rng = np.random.default_rng([whole("seed", seed, 0), 1 + get_args(SplitName).index(split)])
     background, *kinds, masks, hues, wrong = rng.spawn(7)  # so that fewer are the first of more
     colours = np.array([hue(int(k)) for k in hues.integers(1000, size=n)])
     drawn = {
@@ -192,7 +192,7 @@ def parts(
 
 def check_draw(num_images: int, settings: Parts, split: str, without: str | None) -> None:
     """ValueError for images that cannot be drawn."""
-    check_choice("split", split, get_args(Split))
+    check_choice("split", split, get_args(SplitName))
     if without is not None:
         check_choice("without", without, get_args(Kind))
     if num_images < settings.num_classes:

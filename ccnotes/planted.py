@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from ccnotes.checks import real, whole
+from ccnotes.checks import check_choice, real, whole
 
-Split = Literal["train", "validation", "test"]
+SplitName = Literal["train", "validation", "test"]
 MOST_GIGABYTES = 8  # of float64, before they are rounded to bytes
 
 
@@ -85,7 +85,7 @@ def planted(
     settings: Planted = DEFAULT,
     *,
     seed: int = 0,
-    split: Split = "train",
+    split: SplitName = "train",
 ) -> PlantedImages:
     """``num_images`` images, classes in turn, each with its class's and its group's pattern.
 
@@ -98,8 +98,7 @@ def planted(
     >>> drawn.images.shape, drawn.labels.tolist()
     (torch.Size([12, 3, 16, 16]), [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5])
     """
-    if split not in get_args(Split):
-        raise ValueError(f"split={split!r} is not one of {', '.join(map(repr, get_args(Split)))}.")
+    check_choice("split", split, get_args(SplitName))
     if num_images < settings.num_classes:
         raise ValueError(
             f"num_images={num_images} leaves a class without an image: "
@@ -117,7 +116,7 @@ def planted(
     class_patterns = patterns(world, s.num_classes, s.pattern_size)
     group_patterns = patterns(world, s.num_classes // s.group_size, s.pattern_size)
 
-    rng = np.random.default_rng([seed, 1 + get_args(Split).index(split)])
+    rng = np.random.default_rng([seed, 1 + get_args(SplitName).index(split)])
     labels = np.arange(num_images) % s.num_classes
     images = 0.5 + s.noise * smooth(rng, (num_images, 3, s.image_size, s.image_size))
     truth = {}

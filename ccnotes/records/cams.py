@@ -10,9 +10,9 @@ from ccnotes.attribution import grad_cam
 from ccnotes.data import to_float
 from ccnotes.evaluation import fitting
 from ccnotes.experiments import dataset
-from ccnotes.files import save_tensors
+from ccnotes.files import save_tensors, writing
 from ccnotes.monitor import final_part
-from ccnotes.records.layout import writing
+from ccnotes.records.layout import MAKE_ROOM
 from ccnotes.records.record import CAMS, WEIGHTS, Record
 
 
@@ -53,6 +53,6 @@ def write_cams(
         )
         top = maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         found[which] = (255 * maps / top).round().byte()
-    with writing(record.folder):
+    with writing(record.folder, MAKE_ROOM):
         save_tensors(found, record.folder / CAMS)
     return record.folder / CAMS

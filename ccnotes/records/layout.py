@@ -2,13 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, stack
 
 from ccnotes.checkpoints import State
@@ -24,6 +22,11 @@ from ccnotes.records.record import (
     TABLE,
     VECTORS,
     WEIGHTS,
+)
+
+MAKE_ROOM = (
+    "Free some space or choose another folder by $CCNOTES_RUNS; what was trained is kept, and the "
+    "same call goes on from there."
 )
 
 
@@ -68,18 +71,6 @@ NETWORK_ARRAYS = {  # of the best and of the last network
     "cas_draws": Place(PER_IMAGE, torch.half),
 }
 PREFIX = re.compile("^(train_|validation_|test_|without_[a-z]+_|best_|last_)?(clean_|robust_)?")
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Say of whatever goes wrong what to do about it."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"cannot write to {folder}: {error}. Free some space or choose another folder by "
-            f"$CCNOTES_RUNS; what was trained is kept, and the same call goes on from there."
-        ) from error
 
 
 def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> None:

@@ -4,14 +4,12 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from ccnotes.checkpoints import read_state
 from ccnotes.data import Dataset
@@ -25,9 +23,10 @@ from ccnotes.experiments import (
     named,
     teacher_experiment,
 )
+from ccnotes.files import locked, writing
 from ccnotes.models import Network
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
-from ccnotes.records.layout import write, writing
+from ccnotes.records.layout import MAKE_ROOM, write
 from ccnotes.records.origin import provenance
 from ccnotes.records.record import Record, load, load_model
 from ccnotes.records.store import find, fingerprints_by_precision, recall, runs_dir
@@ -123,7 +122,7 @@ def run(
         precision = next(iter(precisions_begun(experiment, identity)), precision)
     key = fingerprint(experiment, precision, identity)
     folder = folder_of(experiment, key)
-    with locked(folder):
+    with locked(folder / "lock", MAKE_ROOM, wait=False):
         if fresh:  # what was finished stands until this run is
             (folder / CHECKPOINT).unlink(missing_ok=True)
         elif not (folder / CHECKPOINT).exists() and (
@@ -169,10 +168,10 @@ def train(
         if checkpoint.exists() and not has_finished_record(folder):
             state = read_state(checkpoint, key, epochs=experiment.epochs)
             if state.evaluations:
-                with writing(folder):
+                with writing(folder, MAKE_ROOM):
                     write(folder, experiment, data, state)
         raise
-    with writing(folder):
+    with writing(folder, MAKE_ROOM):
         write(folder, experiment, data, state)
     checkpoint.unlink()
 
@@ -203,21 +202,6 @@ def teacher_networks(
 def folder_of(experiment: Experiment, key: str) -> Path:
     """Where this machine keeps the run of that fingerprint, there or not."""
     return runs_dir() / f"{experiment.name}-seed{experiment.seed}-{key}"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """The run's folder, made where missing, for this process alone. Raises RuntimeError else."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lock").touch()
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
-    except Timeout:
-        raise RuntimeError(
-            f"another process is at work on this run, in {folder}. Wait for it or stop it."
-        ) from None
 
 
 def has_finished_record(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
+from ccnotes.devices import PRECISIONS
 from ccnotes.experiments import (
     EXPERIMENTS,
     Experiment,
@@ -177,7 +178,7 @@ def fingerprints_by_precision(experiment: Experiment, identity: str) -> dict[str
     ['float32', 'bfloat16']
     """
     wanted = experiment.precision
-    precisions = ("float32", "bfloat16") if wanted == "auto" else (wanted,)
+    precisions = PRECISIONS if wanted == "auto" else (wanted,)
     return {name: fingerprint(experiment, name, identity) for name in precisions}
 
 
