@@ -1,4 +1,4 @@
-"""The command line: ``python -m ccnotes list | run | show | attribute | cams | bench | data``."""
+"""The command line, ``python -m ccnotes``: list, run, show, attribute, cams, swaps, bench, data."""
 
 import io
 import json
@@ -32,6 +32,7 @@ from ccnotes.records import (
     run,
     runs_dir,
     write_cams,
+    write_swaps,
 )
 from ccnotes.training import OutOfTime
 
@@ -247,6 +248,38 @@ def cams(
     else:
         print(", ".join(f"{which}: spread {value:.3f}" for which, value in covered.items()))
         print(f"maps: {made}")
+    if publish_to:
+        shutil.copy(made, publish_to / found.folder.name / made.name)
+
+
+@app.command
+def swaps(
+    folder: Annotated[Path, tyro.conf.Positional],
+    *,
+    data: str | None = None,
+    data_dir: DataDir = None,
+    images: int = 2000,
+    publish_to: Path | None = None,
+    threads: int | None = None,
+) -> None:
+    """The best and the last network of a run with their heads swapped, each attacked itself.
+
+    Args:
+        folder: of the run, with its best.safetensors and last.safetensors.
+        data: imagefolder:PATH, where the run's images came from a folder.
+        images: at most so many of the test images.
+        publish_to: copy what is found to the record of that name in this folder.
+    """
+    found = load(folder)
+    if publish_to:
+        load(publish_to / found.folder.name)  # swaps alone are no record
+    use(threads)
+    made = write_swaps(found, data_dir, data=data, images=images)
+    both = ("best", "last")
+    names = pd.MultiIndex.from_product([both, both], names=["features of", "head of"])
+    scalars = {name: v.flatten().tolist() for name, v in found.swaps.items() if v.ndim == 2}
+    print(pd.DataFrame(scalars, names).to_string(float_format="{:.3f}".format))
+    print(f"swaps: {made}")
     if publish_to:
         shutil.copy(made, publish_to / found.folder.name / made.name)
 

@@ -1,6 +1,6 @@
 """Recall a finished run or run it; what a record holds and where it came from."""
 
-from ccnotes.records.cams import write_cams
+from ccnotes.records.afterwards import write_cams, write_swaps
 from ccnotes.records.compare import (
     at_equal_loss,
     at_loss,
@@ -48,4 +48,5 @@ __all__ = [
     "runs_dir",
     "write",
     "write_cams",
+    "write_swaps",
 ]

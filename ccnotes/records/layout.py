@@ -19,6 +19,7 @@ from ccnotes.records.record import (
     FORMAT,
     PER_IMAGE,
     SAMPLE_ATTRIBUTION,
+    SWAPS,
     TABLE,
     VECTORS,
     WEIGHTS,
@@ -108,7 +109,8 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
         scalars = {name: v.item() for name, v in chosen["test"].items() if not v.ndim}
         content[which] = {"epoch": chosen["epoch"]} | scalars
     (folder / TABLE).unlink(missing_ok=True)  # an older table must not vouch for new arrays
-    (folder / CAMS).unlink(missing_ok=True)  # nor older maps pass for those of new networks
+    for made in (CAMS, SWAPS):  # nor what was made of older networks pass for that of new ones
+        (folder / made).unlink(missing_ok=True)
     shape = {"model": experiment.model, "width": str(experiment.width)}
     for file, tensors in files.items():
         about = shape | {"fingerprint": state.fingerprint} if file in WEIGHTS.values() else None

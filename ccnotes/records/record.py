@@ -24,7 +24,7 @@ TABLE, ARRAYS = "record.json", "arrays.safetensors"
 # The largest parts of a record, published for some only.
 SAMPLE_ATTRIBUTION, PER_IMAGE = "samples.safetensors", "images.safetensors"
 VECTORS = "vectors.safetensors"
-CAMS = "cams.safetensors"
+CAMS, SWAPS = "cams.safetensors", "swaps.safetensors"
 Which = Literal["best", "last"]
 WEIGHTS: dict[Which, str] = {"best": "best.safetensors", "last": "last.safetensors"}
 
@@ -145,6 +145,14 @@ class Record:
         return self.stored(VECTORS)
 
     @cached_property
+    def swaps(self) -> dict[str, Tensor]:
+        """See :class:`ccnotes.evaluation.Swapped`: best and last network, their heads swapped.
+
+        Made afterwards, by ``python -m ccnotes swaps``; raises ValueError where it was not.
+        """
+        return self.stored(SWAPS)
+
+    @cached_property
     def cams(self) -> dict[str, Tensor]:
         """By epoch, best and last, Grad-CAM of each final test image, clean, for its own class.
 
@@ -175,7 +183,8 @@ class Record:
         for name in names:
             path = self.folder / name
             if not path.exists():
-                how = "`python -m ccnotes cams`" if name == CAMS else "run it again with fresh=True"
+                made = {CAMS: "cams", SWAPS: "swaps"}.get(name)
+                how = f"`python -m ccnotes {made}`" if made else "run it again with fresh=True"
                 raise ValueError(f"{self.folder} has no {name}. To make it: {how}.")
             try:
                 with safe_open(path, "pt"):

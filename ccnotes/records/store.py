@@ -27,6 +27,7 @@ from ccnotes.records.record import (
     CAMS,
     PER_IMAGE,
     SAMPLE_ATTRIBUTION,
+    SWAPS,
     TABLE,
     VECTORS,
     WEIGHTS,
@@ -211,7 +212,7 @@ def publish(
         raise ValueError(f"{record.folder} is not finished: the same run goes on from there.")
     wanted = dict.fromkeys(WEIGHTS.values(), weights)
     wanted |= {SAMPLE_ATTRIBUTION: sample_attribution, VECTORS: vectors, PER_IMAGE: per_image}
-    wanted |= {CAMS: (record.folder / CAMS).exists(), ARRAYS: True}
+    wanted |= {name: (record.folder / name).exists() for name in (CAMS, SWAPS)} | {ARRAYS: True}
     try:
         home.mkdir(parents=True, exist_ok=True)
         with publishing(home):

@@ -1,0 +1,91 @@
+"""What is made of a finished run's networks afterwards: Grad-CAM, and their heads swapped."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ccnotes.attribution import grad_cam
+from ccnotes.data import Split, to_float
+from ccnotes.evaluation import fitting, swapped
+from ccnotes.experiments import dataset
+from ccnotes.files import save_tensors, writing
+from ccnotes.monitor import final_part, part
+from ccnotes.records.layout import MAKE_ROOM
+from ccnotes.records.record import CAMS, SWAPS, WEIGHTS, Record
+
+
+def final_images(record: Record, data: str | None, data_dir: Path | str | None) -> Split:
+    """The test images on which a run's networks are examined. Raises ValueError for other data."""
+    e = record.configuration
+    source = dataset(replace(e, data=data or e.data), data_dir)
+    if source.identity != record.content["dataset"]["identity"]:
+        raise ValueError(
+            f"{source.title} are not the data of {record.title}: give the run's own by --data."
+        )
+    return final_part(source.test, e)
+
+
+def write_cams(
+    record: Record, data_dir: Path | str | None = None, *, data: str | None = None
+) -> Path:
+    """Make ``Record.cams`` from the networks that the record's folder has, and the run's data.
+
+    ``data`` says where these are if they came from a folder of images, whose path no record
+    keeps. Returns the file. Raises ValueError where the folder has no networks, and for data that
+    are not the run's.
+
+    >>> from ccnotes.experiments import Experiment
+    >>> from ccnotes.records import run
+    >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
+    >>> record = run(e)
+    >>> write_cams(record).name, record.cams["best"].shape
+    ('cams.safetensors', torch.Size([6, 4, 4]))
+    """
+    test = final_images(record, data, data_dir)
+    together = fitting(test.images)
+    found: dict[str, Tensor] = {}
+    for which in WEIGHTS:
+        model = record.model(which)
+        maps = torch.cat(
+            [
+                grad_cam(model, model.stages[-1], to_float(images), labels, channels=1)
+                for images, labels in zip(
+                    test.images.split(together), test.labels.split(together), strict=True
+                )
+            ]
+        )
+        top = maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        found[which] = (255 * maps / top).round().byte()
+    with writing(record.folder, MAKE_ROOM):
+        save_tensors(found, record.folder / CAMS)
+    return record.folder / CAMS
+
+
+def write_swaps(
+    record: Record,
+    data_dir: Path | str | None = None,
+    *,
+    data: str | None = None,
+    images: int = 2000,
+) -> Path:
+    """Make ``Record.swaps`` from the networks that the record's folder has, and the run's data.
+
+    Of at most so many of the final test ``images``, as many of each class as of any other. For
+    ``data``, what is returned and errors see :func:`write_cams`.
+
+    >>> from ccnotes.experiments import Experiment
+    >>> from ccnotes.records import run
+    >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
+    >>> record = run(e)
+    >>> write_swaps(record).name, record.swaps["accuracy"].shape
+    ('swaps.safetensors', torch.Size([2, 2]))
+    """
+    e, test = record.configuration, part(final_images(record, data, data_dir), images)
+    best, last = record.model("best"), record.model("last")
+    precision = record.provenance["precision"]
+    found = swapped(best, last, test, e.eval_attack, seed=e.seed, precision=precision)
+    with writing(record.folder, MAKE_ROOM):
+        save_tensors(found._asdict(), record.folder / SWAPS)
+    return record.folder / SWAPS
