@@ -1,0 +1,108 @@
+"""What the records say of the predictions E1 and E2 (see the book's page of predictions).
+
+One function for each number, of one record; one for what the seeds together say of a prediction.
+"""
+
+from collections.abc import Collection
+
+import pandas as pd
+
+from ccnotes.attribution import cas, class_similarity
+from ccnotes.records import Record
+from ccnotes.verdicts import interval
+
+
+def at_best(record: Record) -> "pd.Series[float]":
+    """The evaluation nearest to the best epoch; of two as near the earlier.
+
+    >>> import ccnotes
+    >>> record = ccnotes.runs("planted-at")[0]
+    >>> record.best["epoch"], at_best(record).epoch
+    (70, 70.0)
+    """
+    table = record.table.select_dtypes("number")
+    return table.loc[(table.epoch - record.best["epoch"]).abs().idxmin()]
+
+
+def fall_of_accuracy(record: Record) -> float:
+    """Robust accuracy on test images at the best epoch less that at the last, in [-1, 1]."""
+    return float(record.best["robust_accuracy"] - record.last["robust_accuracy"])
+
+
+def cas_kept_by(record: Record, what: str) -> float:
+    """CAS on attacked test images, relative to the best epoch's, after a swap.
+
+    Of the last epoch's "features" with the best head, the last "head" with the best features, or
+    "neither" kept back: the last network.
+
+    >>> import ccnotes
+    >>> record = ccnotes.runs("planted-at")[0]
+    >>> round(cas_kept_by(record, "neither") * record.best["robust_cas"], 2)
+    0.74
+    >>> round(record.last["robust_cas"], 2)
+    0.74
+    """
+    last_features, last_head = {
+        "features": (True, False),
+        "head": (False, True),
+        "neither": (True, True),
+    }[what]
+    arrays = record.arrays
+    means = arrays[f"{'last' if last_features else 'best'}_robust_class_means"].float()
+    head = arrays[f"{'last' if last_head else 'best'}_head.weight"].float()
+    return cas(class_similarity(means * head)).item() / float(record.best["robust_cas"])
+
+
+def last_to_best(record: Record, column: str) -> float:
+    """A column of the record's table at the last epoch, relative to the best.
+
+    >>> import ccnotes
+    >>> round(last_to_best(ccnotes.runs("planted-at")[0], "train_robust_cas"), 2)
+    0.2
+    """
+    return float(record.table[column].iloc[-1] / at_best(record)[column])
+
+
+def accuracy_won_back(record: Record) -> float:
+    """The share of the fall of robust accuracy that the best head wins back on last features.
+
+    From ``Record.swaps``: both hybrids are attacked themselves.
+    """
+    accuracy = record.swaps["accuracy"]
+    return ((accuracy[1, 0] - accuracy[1, 1]) / (accuracy[0, 0] - accuracy[1, 1])).item()
+
+
+def loss_won_back(record: Record) -> float:
+    """The share of the rise of robust loss that one temperature for each network takes away."""
+    loss, calibrated = (record.swaps[name] for name in ("loss", "calibrated_loss"))
+    return (1 - (calibrated[1, 1] - calibrated[0, 0]) / (loss[1, 1] - loss[0, 0])).item()
+
+
+def outcome(
+    values: Collection[float],
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    refuted: float,
+) -> str:
+    """What runs of several seeds say of a prediction, by the 95 % interval of their mean.
+
+    "as predicted" where all of it is ``at_least`` or ``at_most`` so much, "refuted" where all of it
+    lies on the other side of ``refuted``, else "undecided". Of a single run nothing is said.
+
+    >>> outcome([0.9, 0.91, 0.92], at_least=0.85, refuted=0.6)
+    'as predicted'
+    >>> outcome([0.3, 0.31], at_most=0.2, refuted=0.5), outcome([0.9], at_least=0.85, refuted=0.6)
+    ('undecided', '')
+    """
+    if (at_least is None) == (at_most is None):
+        raise ValueError(f"at_least={at_least}, at_most={at_most}: give one of the two.")
+    if len(values) < 2:
+        return ""
+    low, high = interval(values)
+    if at_least is not None:
+        held, against = low >= at_least, high < refuted
+    else:
+        assert at_most is not None
+        held, against = high <= at_most, low >= refuted
+    return "as predicted" if held else "refuted" if against else "undecided"
