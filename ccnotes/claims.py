@@ -3,9 +3,12 @@
 One function for each number, of one record; one for what the seeds together say of a prediction.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from ccnotes.attribution import cas, class_similarity
 from ccnotes.records import Record
@@ -17,8 +20,8 @@ def at_best(record: Record) -> "pd.Series[float]":
 
     >>> import ccnotes
     >>> record = ccnotes.runs("planted-at")[0]
-    >>> record.best["epoch"], at_best(record).epoch
-    (70, 70.0)
+    >>> record.best["epoch"], at_best(record).epoch.item()
+    (11, 10.0)
     """
     table = record.table.select_dtypes("number")
     return table.loc[(table.epoch - record.best["epoch"]).abs().idxmin()]
@@ -38,9 +41,9 @@ def cas_kept_by(record: Record, what: str) -> float:
     >>> import ccnotes
     >>> record = ccnotes.runs("planted-at")[0]
     >>> round(cas_kept_by(record, "neither") * record.best["robust_cas"], 2)
-    0.74
+    0.12
     >>> round(record.last["robust_cas"], 2)
-    0.74
+    0.12
     """
     last_features, last_head = {
         "features": (True, False),
@@ -58,7 +61,7 @@ def last_to_best(record: Record, column: str) -> float:
 
     >>> import ccnotes
     >>> round(last_to_best(ccnotes.runs("planted-at")[0], "train_robust_cas"), 2)
-    0.2
+    0.1
     """
     return float(record.table[column].iloc[-1] / at_best(record)[column])
 
@@ -76,6 +79,18 @@ def loss_won_back(record: Record) -> float:
     """The share of the rise of robust loss that one temperature for each network takes away."""
     loss, calibrated = (record.swaps[name] for name in ("loss", "calibrated_loss"))
     return (1 - (calibrated[1, 1] - calibrated[0, 0]) / (loss[1, 1] - loss[0, 0])).item()
+
+
+def group_accuracy(
+    confusion: Int[Tensor, "*evaluations classes classes"], groups: Sequence[int]
+) -> Float[Tensor, "*evaluations"]:
+    """The share of images that are taken for a class of their own class's group, in [0, 1].
+
+    >>> group_accuracy(torch.tensor([[3, 1, 0], [2, 1, 1], [0, 2, 2]]), groups=(0, 0, 1))
+    tensor(0.7500)
+    """
+    own = torch.tensor([[a == b for b in groups] for a in groups])
+    return (confusion * own).sum((-2, -1)) / confusion.sum((-2, -1))
 
 
 def outcome(
@@ -106,3 +121,16 @@ def outcome(
         assert at_most is not None
         held, against = high <= at_most, low >= refuted
     return "as predicted" if held else "refuted" if against else "undecided"
+
+
+def cas_of_swaps(record: Record, split: str) -> Float[Tensor, "features heads"]:
+    """CAS of every evaluation's class means with every evaluation's head.
+
+    Of attacked images of the "train" or "test" split, from ``Record.vectors``. On the diagonal it
+    is the record's own CAS.
+    """
+    means = record.vectors[f"{split}_robust_class_means"].float()
+    heads = record.vectors["head_weight"].float()
+    return torch.stack(
+        [torch.stack([cas(class_similarity(mean * head)) for head in heads]) for mean in means]
+    )
