@@ -24,7 +24,7 @@ def at_best(record: Record) -> "pd.Series[float]":
     (11, 10.0)
     """
     table = record.table.select_dtypes("number")
-    return table.loc[(table.epoch - record.best["epoch"]).abs().idxmin()]
+    return table.iloc[(table.epoch - record.best["epoch"]).abs().to_numpy().argmin()]
 
 
 def fall_of_accuracy(record: Record) -> float:

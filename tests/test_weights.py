@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from ccnotes import models
 from ccnotes.models import ConvNet, Headed, PreActResNet
-from ccnotes.weights import load_weights
+from ccnotes.weights import from_eight_bits, in_eight_bits, load_weights
 
 X = torch.ones(1, 3, 8, 8)
 
@@ -369,3 +369,20 @@ def test_a_flipped_bit_is_noticed_by_the_file_s_checksums(path):
 def test_files_of_the_old_format_without_checksums_are_read(path, source):
     torch.save(source.state_dict(), path, _use_new_zipfile_serialization=False)
     assert torch.equal(load_weights(network(), path)(X), source(X))
+
+
+def test_weights_in_eight_bits_are_off_by_half_a_step_at_most():
+    """The step of each output channel is its largest weight over 127; all else is as it was."""
+    torch.manual_seed(0)
+    model = PreActResNet(10, width=4)
+    before = model.state_dict()
+    again = from_eight_bits(in_eight_bits(before))
+    assert again.keys() == before.keys()
+    for name, value in before.items():
+        if value.ndim == 4:
+            step = value.abs().amax((1, 2, 3), keepdim=True) / 127
+            assert ((again[name] - value).abs() <= step / 2 * (1 + 1e-5)).all()
+            assert not torch.equal(again[name], value)
+        else:
+            assert torch.equal(again[name], value)
+    assert from_eight_bits(before).keys() == before.keys()

@@ -18,6 +18,7 @@ from ccnotes.experiments import Experiment, as_tree, rebuilt
 from ccnotes.files import sha256_of
 from ccnotes.models import NETWORKS, Network
 from ccnotes.records.locks import undisturbed
+from ccnotes.weights import from_eight_bits
 
 FORMAT = 1  # of the table; raise it when its keys start to mean something else
 TABLE, ARRAYS = "record.json", "arrays.safetensors"
@@ -310,6 +311,8 @@ def check_content(content: Mapping[str, Any]) -> None:
 def load_model(path: Path) -> Network:
     """The network saved in a record's ``best.safetensors`` or ``last.safetensors``.
 
+    Or in a file of the repository's folder ``checkpoints``, whose weights have 8 bits.
+
     In eval mode, on the CPU. Raises ValueError for a file that no run of ccnotes wrote.
 
     >>> import ccnotes
@@ -332,7 +335,7 @@ def read_model(path: Path) -> Network:
     try:
         with safe_open(path, "pt") as file:
             shape = file.metadata() or {}
-        weights = load_file(path)
+        weights = from_eight_bits(load_file(path))
         network = NETWORKS[shape["model"]]
         model = network(len(weights["head.bias"]), int(shape["width"]))
         model.load_state_dict(weights)
