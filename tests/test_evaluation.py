@@ -567,7 +567,7 @@ def test_swapped_heads_are_attacked_themselves_and_stand_in_their_places(photos)
 
 
 def test_a_temperature_is_chosen_by_images_that_it_does_not_judge():
-    """One half is sure and right, the other sure and wrong: what is best for one is not for both."""
+    """One half is sure and right, the other sure and wrong: the best for one is not for both."""
     labels = torch.tensor([0, 0, 1, 1] * 5).sort().values
     right = torch.arange(20) % 2 == 0  # the first half of each class's images in turn
     logits = F.one_hot(torch.where(right, labels, 1 - labels), 2) * 3.0
