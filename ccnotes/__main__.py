@@ -262,6 +262,7 @@ def measure_speed(
     compile: bool = False,
     threads: int | None = None,
     attacks: bool = False,
+    growth: bool = False,
     json: Json = False,
 ) -> None:
     """Our training step beside a plain one and beside what the machine can multiply.
@@ -275,12 +276,20 @@ def measure_speed(
         compile: our step's network.
         threads: of the processor; fewer than it has where other work runs beside.
         attacks: time our attack beside those of other libraries that are installed, instead.
+        growth: measure memory and time of the analysis as classes and images grow, instead.
     """
     # Here, as torchvision takes seconds to load.
     from ccnotes.benchmark import bench
+    from ccnotes.growth import growth as grown
     from ccnotes.peers import bench_attacks
 
+    if attacks and growth:
+        raise ValueError("--attacks and --growth ask for a table each: give one of them.")
     use(threads)
+    if growth:
+        rows = grown(threads=threads)
+        print_json(rows) if json else print(pd.DataFrame(rows).to_string(index=False))
+        return
     check_steps(steps=steps)
     check_memory(3 * 32 * 32 * batch_size, f"batch_size={batch_size}")
     for width in widths:
