@@ -98,10 +98,11 @@ def test_each_step_of_each_size_has_a_process_of_its_own(monkeypatch):
             made.append((workers, context.get_start_method(), max_tasks_per_child))
 
     monkeypatch.setattr(growth, "ProcessPoolExecutor", Processes)
-    monkeypatch.setattr(growth, "cost", lambda *case: case)
+    monkeypatch.setattr(growth, "cost", lambda *case: {"case": case})
     sizes = [(2, 10, 4), (3, 10, 4)]
     found = growth.growth(sizes, ["measure", "attribution"], threads=3)
-    assert found == [(step, size, 3) for step in ("measure", "attribution") for size in sizes]
+    cases = [(step, size, 3) for step in ("measure", "attribution") for size in sizes]
+    assert found == [{"case": case} for case in cases]
     assert made == [(1, "forkserver", 1)]
 
 

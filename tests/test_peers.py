@@ -146,8 +146,22 @@ def test_losses_that_differ_stop_the_benchmark(monkeypatch):
 
 @pytest.mark.parametrize("loss", [4.9, 5.1, float("nan"), 2.0])
 def test_a_loss_beside_ours_is_refused_on_either_side(loss):
+    clean = torch.full((128,), 2.0)
     with pytest.raises(RuntimeError, match=f"theirs reaches a mean loss of {loss:.4g} from 2 "):
-        same_loss({"ours": 5.0, "theirs": loss}, clean=2.0, images=128)
+        same_loss({"ours": clean + 3, "theirs": clean - 2 + loss}, clean)
+
+
+def test_losses_apart_by_chance_pass_and_those_apart_by_rule_do_not():
+    """Differences of 1 around 0.2 with 100 images: four standard errors are 0.4; around 0.6."""
+    clean, chance = torch.zeros(100), torch.tensor([1.0, -1.0]).repeat(50)
+    same_loss({"ours": clean + 3, "theirs": clean + 3.2 + chance}, clean)
+    with pytest.raises(RuntimeError, match="not the same attack"):
+        same_loss({"ours": clean + 3, "theirs": clean + 3.6 + chance}, clean)
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(ValueError, match="batch_size=7 must be at least 8"):
+        bench_attacks([1], batch_size=7)
 
 
 def test_a_benchmark_of_attacks_leaves_random_numbers_as_they_were():
