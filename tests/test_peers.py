@@ -10,7 +10,7 @@ from torch import nn
 
 from ccnotes import peers
 from ccnotes.attacks import PGD
-from ccnotes.peers import bench_attacks, ours, same_loss
+from ccnotes.peers import bench_attacks, ours, same_loss, seeded
 
 LIBRARIES = {
     "torchattacks": peers.torchattacks,
@@ -164,13 +164,23 @@ def test_too_few_images_are_refused():
         bench_attacks([1], batch_size=7)
 
 
-def test_a_benchmark_of_attacks_leaves_random_numbers_as_they_were():
-    def states():
-        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+def test_random_numbers_are_seeded_for_all_libraries_and_put_back():
+    """The block alone, as what checks annotations in tests draws from Python's own numbers."""
 
-    before = states()
-    bench_attacks([1], batch_size=8, steps=2, rounds=1, compile=False)
-    assert states() == before
+    def drawn():
+        return torch.rand(1).item(), np.random.rand(), random.random()
+
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    expected = drawn()
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+    within = []
+    for _ in range(2):
+        with seeded(torch.device("cpu")):
+            within.append(drawn())
+    assert within[0] == within[1] != expected
+    assert drawn() == expected
 
 
 @pytest.mark.parametrize(("widths", "rounds"), [([], 1), ([1], 0)])
