@@ -68,7 +68,7 @@ readme: .venv/book
 # packages are left out: torch names its own, where it needs them.
 pin: .venv/bin/python
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header \
-	  --no-annotate --extra book --extra test pyproject.toml | \
+	  --no-annotate --extra book --extra peers --extra test pyproject.toml | \
 	  grep -Ev '^(nvidia-|cuda-|triton)' > constraints.new
 	mv constraints.new constraints.txt
 

@@ -295,6 +295,8 @@ def measure_speed(
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     compile: bool = False,
     threads: int | None = None,
+    attacks: bool = False,
+    growth: bool = False,
     json: Json = False,
 ) -> None:
     """Our training step beside a plain one and beside what the machine can multiply.
@@ -307,15 +309,26 @@ def measure_speed(
         precision: of our step.
         compile: our step's network.
         threads: of the processor; fewer than it has where other work runs beside.
+        attacks: time our attack beside those of other libraries that are installed, instead.
+        growth: measure memory and time of the analysis as classes and images grow, instead.
     """
-    from ccnotes.benchmark import bench  # torchvision takes seconds to load
+    # Here, as torchvision takes seconds to load.
+    from ccnotes.benchmark import bench
+    from ccnotes.growth import growth as grown
+    from ccnotes.peers import bench_attacks
 
+    if attacks and growth:
+        raise ValueError("--attacks and --growth ask for a table each: give one of them.")
     use(threads)
+    if growth:
+        rows = grown(threads=threads)
+        print_json(rows) if json else print(pd.DataFrame(rows).to_string(index=False))
+        return
     check_steps(steps=steps)
     check_memory(3 * 32 * 32 * batch_size, f"batch_size={batch_size}")
     for width in widths:
         check_width("preactresnet", width)
-    rows = bench(
+    rows = (bench_attacks if attacks else bench)(
         widths,
         batch_size=batch_size,
         steps=steps,
@@ -326,6 +339,15 @@ def measure_speed(
     )
     if json:
         print_json(rows)
+        return
+    if attacks:
+        columns = ["width", "attacker", "version", "ms", "ratio", "ratio_best", "loss", "first_s"]
+        table = pd.DataFrame(rows).dropna(subset="ms")[columns]
+        print(table.to_string(index=False, float_format="{:.2f}".format))
+        for row in rows[: len(rows) // len(widths)]:
+            if row["skipped"]:
+                print(f"{row['attacker']}: {row['skipped']}")
+        print(", ".join(f"{name} {rows[0][name]}" for name in ("hardware", "threads", "torch")))
         return
     columns = ["width", "ours_ms", "reference_ms", "cifar10_epoch_s", "ratio", "ratio_low"]
     columns += ["ratio_high", "ours_peak_share", "reference_peak_share"]

@@ -1,5 +1,6 @@
 """Which features does a linear head use for which class?"""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from ccnotes.models import check_repeats
 from ccnotes.modes import evaluating, recording, usable
 from ccnotes.types import Features, Images, Labels, Similarity
 
+BLOCK = 2**25  # numbers that are worked on at a time, as copies of all may not fit into memory
 Head = Float[Tensor, "classes features"]  # a linear layer's weights
 Attribution = Float[Tensor, "classes features"]  # in logits
 
@@ -43,9 +45,9 @@ def class_attribution(features: Features, labels: Labels, head: Head) -> Attribu
 
 
 def class_means(
-    features: Features, labels: Labels, num_classes: int
+    features: Features, labels: Labels, num_classes: int, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "classes features"]:
-    """Mean feature vector of each class.
+    """Mean feature vector of each class, by default of the type of :func:`wide`.
 
     Raises ValueError if a class has no sample, or a sample another label than 0, ..., K - 1.
 
@@ -54,6 +56,20 @@ def class_means(
             [5.]])
     """
     labels = checked_labels(labels, num_classes)
+    counts = class_counts(labels, num_classes)
+    dtype = dtype or wide(features[:0]).dtype
+    total = features.new_zeros(num_classes, features.shape[1], dtype=dtype)
+    for rows, own in blocks(features, labels):
+        total = total.index_add_(0, own, rows.to(dtype))
+    return total / counts[:, None]
+
+
+def class_counts(labels: Labels, num_classes: int) -> Int[Tensor, " classes"]:
+    """How many samples each class has. Raises ValueError if one has none.
+
+    >>> class_counts(torch.tensor([0, 0, 1]), num_classes=2)
+    tensor([2, 1])
+    """
     counts = torch.bincount(labels, minlength=num_classes)
     if missing := torch.where(counts == 0)[0].tolist():
         raise ValueError(
@@ -62,9 +78,17 @@ def class_means(
             f"among the {len(labels)} samples. Add samples, or keep of the head only the rows of "
             f"the classes there are, and number the labels by these rows."
         )
-    features = wide(features)
-    total = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
-    return total / counts[:, None]
+    return counts
+
+
+def blocks(features: Features, labels: Labels) -> Iterator[tuple[Features, Labels]]:
+    """The samples in their order, as many at a time as have ``BLOCK`` numbers.
+
+    >>> [len(rows) for rows, own in blocks(torch.ones(3, BLOCK // 2), torch.zeros(3).long())]
+    [2, 1]
+    """
+    rows = max(1, BLOCK // max(1, features.shape[1]))
+    return zip(features.split(rows), labels.split(rows), strict=True)
 
 
 def class_similarity(attribution: Attribution) -> Similarity:
@@ -144,15 +168,19 @@ def cas_draws(
     torch.Size([5])
     """
     generator = torch.Generator(features.device).manual_seed(seed)
-    class_means(features, labels, len(head))  # for its error, where a class has no sample
-    features, means = wide(features), []
-    for label in range(len(head)):
-        own = features[labels == label]
-        chosen = torch.randint(len(own), (draws, len(own)), generator=generator, device=own.device)
-        times = own.new_zeros(draws, len(own)).scatter_add_(1, chosen, own.new_ones(chosen.shape))
-        means.append(times @ own / len(own))
-    unit = normalised(torch.stack(means, 1) * head)
-    return cas(unit @ unit.mT)
+    labels = checked_labels(labels, len(head))
+    own = [wide(features[labels == label]) for label in range(len(head))]
+    times = []  # that each draw takes each sample
+    for n in class_counts(labels, len(head)).tolist():
+        chosen = torch.randint(n, (draws, n), generator=generator, device=features.device)
+        times.append(own[0].new_zeros(draws, n).scatter_add_(1, chosen, own[0].new_ones(draws, n)))
+    found = []
+    together = max(1, BLOCK // (len(head) * max(head.shape)))  # draws
+    for parts in zip(*(part.split(together) for part in times), strict=True):
+        means = [part @ x / len(x) for part, x in zip(parts, own, strict=True)]
+        unit = normalised(torch.stack(means, 1) * head)
+        found.append(cas(unit @ unit.mT))
+    return torch.cat(found)
 
 
 def layer_attribution(
@@ -299,12 +327,17 @@ def instance_similarity(
             [0., nan]])
     """
     labels = checked_labels(labels, len(head))
-    unit = normalised(wide(features) * head[labels])
-    means = class_means(unit, labels, len(head))
+    n = class_counts(labels, len(head))
+    total = (wide(features[:0]) * head[:0]).new_zeros(head.shape)
+    squares = total.new_zeros(len(head), 1)
+    for rows, own in blocks(features, labels):
+        unit = normalised(wide(rows) * head[own])
+        total = total.index_add_(0, own, unit)
+        squares = squares.index_add_(0, own, (unit**2).sum(1, keepdim=True))
+    means = total / n[:, None]
     similarity = means @ means.T
     # On the diagonal, n of the n^2 pairs join a sample with itself (cosine 1, or 0 for zeros).
-    n = torch.bincount(labels, minlength=len(head))
-    self_pairs = class_means((unit**2).sum(1, keepdim=True), labels, len(head))[:, 0]
+    self_pairs = (squares / n[:, None])[:, 0]
     others = (n * similarity.diagonal() - self_pairs) / (n - 1)
     similarity.diagonal().copy_(others.where(n > 1, torch.nan))
     return similarity

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ccnotes.attacks import LONGEST, PGD, pgd
 from ccnotes.attribution import (
+    blocks,
     cas,
     cas_draws,
     class_means,
@@ -273,15 +274,19 @@ def neural_collapse(features: Features, labels: Labels, num_classes: int) -> Col
             f"measured: give a network with one logit for each of two classes or more."
         )
     # In double precision, as the centred means lack one rank, to rounding; Apple GPUs have none.
-    double, labels = features.cpu().double(), labels.cpu().long()
-    means = class_means(double, labels, num_classes)
+    features, labels = features.cpu(), labels.cpu().long()
+    means = class_means(features, labels, num_classes, torch.float64)
     centred = means - means.mean(0)
     # As Sigma_B is centred.T @ centred / K, the trace needs no matrix of features x features.
-    spread = (double - means[labels]) @ torch.linalg.pinv(centred, rtol=1e-6)
+    inverse = torch.linalg.pinv(centred, rtol=1e-6)
+    spread = [
+        ((rows.double() - means[own]) @ inverse).square().sum(1)
+        for rows, own in blocks(features, labels)
+    ]
     cosines = class_similarity(centred)
     others = ~torch.eye(num_classes, dtype=torch.bool)
     unequal = (cosines + 1 / (num_classes - 1)).abs()[others].mean()
-    return Collapse(spread.square().sum(1).mean().float(), unequal.float())
+    return Collapse(torch.cat(spread).mean().float(), unequal.float())
 
 
 def evaluate(
