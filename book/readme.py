@@ -7,26 +7,26 @@ import matplotlib.pyplot as plt
 
 import ccnotes
 from ccnotes import plots
-from ccnotes.records import best_and_last
+from ccnotes.records import best_and_last, published
 from ccnotes.tables import literal, tabulated
 
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- results: made by `make readme`, held by a test -->", "<!-- end of results -->"
 ROWS = {"robust_accuracy": "robust accuracy, test", "inside": "similarity, classes that share"}
+SHOWN = {"accuracy": "robust accuracy", "cas": "CAS"}
 ROWS |= {"across": "similarity, other classes", "robust_cas": "CAS, attacked test images"}
 
 
 def results() -> str:
     """The tables in Markdown, planted images and photographs, each over its seeds."""
     tables = []
-    for name, seeds, data, form in (
-        ("planted-at", range(5), None, ".2f"),
-        ("cifar10-at", range(3), "cifar10-jpeg", ""),
+    for records, note, form in (
+        (ccnotes.runs("parts-at", seeds=range(5)), "", ".2f"),
+        ([published("cifar10-full-")["at"]], ", full size, one run", ".3f"),
     ):
-        records = ccnotes.runs(name, seeds=seeds, data=data)
         ends = best_and_last(records)
         best, last = (ends[ends.checkpoint == w].set_index("seed") for w in ("best", "last"))
-        title = literal(records[0].content["dataset"]["title"])
+        title = literal(records[0].content["dataset"]["title"]) + note
         rows = [[ROWS[c], best[c], last[c], best[c] - last[c]] for c in ROWS if c in ends]
         columns = f"{title} | best epoch | last epoch | best minus last"
         tables.append(tabulated(columns, rows, form) + "\n")
@@ -35,13 +35,13 @@ def results() -> str:
 
 
 def figure() -> plt.Figure:
-    """Robust accuracy and similarity against epoch on planted images."""
-    records = ccnotes.runs("planted-at", seeds=range(5))
-    drawn, (left, right) = plt.subplots(1, 2, figsize=(9, 3.1), layout="constrained")
-    accuracy = {"train_robust_accuracy": "training images", "test_robust_accuracy": "test images"}
-    plots.curves(records, accuracy, ax=left, ylabel="robust accuracy")
-    pairs = {"inside": "classes that share a pattern", "across": "other classes"}
-    plots.curves(records, pairs, ax=right, ylabel="similarity, test images")
+    """Robust accuracy and CAS against epoch at full size."""
+    record = published("cifar10-full-")["at"]
+    drawn, axes = plt.subplots(1, 2, figsize=(9, 3.1), layout="constrained")
+    for ax, (name, title) in zip(axes, SHOWN.items(), strict=True):
+        columns = {f"{split}_robust_{name}": f"{split} images" for split in ("train", "test")}
+        plots.curves([record], columns, ax=ax, ylabel=title)
+        ax.axvline(record.best["epoch"], color="0.3", linewidth=1)
     return drawn
 
 
