@@ -144,7 +144,7 @@ def compile_network(model: nn.Module, batch_size: int) -> None:
     """From now on attacks on this network and steps of its training run compiled.
 
     Attacks on images of any number are made in batches of ``batch_size``; a step of training on
-    a batch of another size runs as it is.
+    a batch of another size, or with a term of attribution, runs as it is.
 
     >>> network = nn.Linear(2, 2)
     >>> compile_network(network, batch_size=50)

@@ -50,7 +50,9 @@ pytestmark = pytest.mark.usefixtures("no_published")
 def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "file"))
-    with pytest.raises(OSError, match=r"file.* cannot be written to .* another folder by .CCNOTES_RUNS"):
+    with pytest.raises(
+        OSError, match=r"file.* cannot be written to .* another folder by .CCNOTES_RUNS"
+    ):
         run(SMALL)
 
 

@@ -75,7 +75,7 @@ class Record:
 
     @property
     def best(self) -> dict[str, float]:
-        """Scalars on the final test images at the epoch of best validation robust accuracy."""
+        """Scalars on the final test images at the best epoch, chosen by validation."""
         scalars: dict[str, float] = self.content["best"]
         return scalars
 
