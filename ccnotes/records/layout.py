@@ -122,7 +122,9 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
 
 
 def place(
-    arrays: Mapping[str, Tensor], places: Mapping[str, Place], files: dict[str, dict[str, Tensor]]
+    arrays: Mapping[str, Tensor],
+    places: Mapping[str, tuple[str, torch.dtype]],
+    files: dict[str, dict[str, Tensor]],
 ) -> None:
     """Add arrays to the files that they go into. Raises ValueError for one that has no place.
 
