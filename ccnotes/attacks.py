@@ -150,6 +150,8 @@ def ascent(
             if attack.random_start:
                 adv = (x + random_point(x, attack, generator)).clamp(0, 1)
         if batchnorm == "eval" and (found := compiled(model)):
+            if not found.functions:  # compiled code finds no fault with what has no gradient
+                input_gradient(model, adv[:1], target[:1], label_range)
             return compiled_steps(found, model, x, adv, target, attack)
         for _ in range(attack.steps):
             gradient = input_gradient(model, adv, target, label_range)
@@ -163,7 +165,10 @@ def compiled_steps(
     """All steps of the attack, in batches of the size that the network is compiled for."""
 
     def step(x: Images, adv: Images, target: Tensor, eps: Tensor, step_size: Tensor) -> Found:
-        gradient = torch.func.grad(lambda adv: ascended(model(adv), target, shared=False))(adv)
+        def loss(adv: Images) -> Tensor:
+            return ascended(logits_of(model(adv)), target, shared=False)
+
+        gradient = torch.func.grad(loss)(adv)
         moved, direction = stepped(x, adv, gradient, attack.norm, eps, step_size)
         return Found(moved, still(direction))
 

@@ -38,7 +38,7 @@ class State:
     seconds: float = 0.0
     pause: float = 0.0  # seconds that an evaluation takes
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # see ccnotes.monitor
-    best: dict[str, Any] = field(default_factory=dict)  # epoch, weights, scores, test
+    best: dict[str, Any] = field(default_factory=dict)  # epoch, weights, score, test
     last: dict[str, Any] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)  # the provenance of each
 
@@ -121,6 +121,8 @@ def checked(found: dict[str, Any]) -> dict[str, Any]:
     for name in ("best", "last"):
         if (kept := state.get(name)) and not {"epoch", "weights"} <= kept.keys():
             raise ValueError(f"its {name} network is not whole")
+    if (best := state.get("best")) and "score" not in best:  # by its name in an earlier version
+        best["score"] = [best["validation_robust_accuracy"]]
     if state.get("epoch") and state.get("total", plain.total).ndim:
         raise ValueError("total is no single number")
     return state

@@ -143,8 +143,10 @@ class Compiled:
 def compile_network(model: nn.Module, batch_size: int) -> None:
     """From now on attacks on this network and steps of its training run compiled.
 
-    Attacks on images of any number are made in batches of ``batch_size``; a step of training on
-    a batch of another size runs as it is.
+    Weights may change in place, as by an optimiser or ``load_state_dict``; tensors that take their
+    place, as by ``to(memory_format=...)``, would not be seen on CUDA. Attacks on images of any
+    number are made in batches of ``batch_size``; a step of training on
+    a batch of another size, or with a term of attribution, runs as it is.
 
     >>> network = nn.Linear(2, 2)
     >>> compile_network(network, batch_size=50)

@@ -66,6 +66,11 @@ class Objective:
                 f"teachers={self.teachers}, 1 or less in sum: the labels have the rest."
             )
 
+    @property
+    def needs_features(self) -> bool:
+        """Whether it has a term of attribution, made of features and head."""
+        return bool(self.push_cas or self.push_placebo or self.push_contrast)
+
 
 class Outputs(NamedTuple):
     """What a network gives of a batch, as far as the objective needs it."""

@@ -70,11 +70,11 @@ def gradients(
 
     ``soft`` are the teachers' labels.
     """
-    objective, model = learner.experiment.objective, learner.model
+    objective, model, precision = learner.experiment.objective, learner.model, learner.precision
     weights = [weight for _, weight in learner.teachers]
 
     def loss_of(clean: Images, attacked: Images, y: Labels, *soft: Soft) -> Tensor:
-        with autocast(clean.device, learner.precision):
+        with autocast(clean.device, precision):
             outputs = forward(model, clean, attacked, objective)
         taught = list(zip(soft, weights, strict=True))
         return total(objective, model, outputs, y, taught, learner.groups)
@@ -86,9 +86,10 @@ def gradients(
         return loss.detach()
 
     batch, engine = (clean, attacked, y, *soft), compiled(model)
-    if engine is None or len(clean) != engine.batch_size:
+    # Terms of attribution ask the device which classes a batch has; CUDA cannot record that.
+    if engine is None or len(clean) != engine.batch_size or objective.needs_features:
         return learned(*batch)
-    key = "gradients", objective, *weights
+    key = "gradients", objective, precision, model.training, *weights
     loss_of = engine.function(key, loss_of)
     result: Tensor = engine.recorded(key, learned, *batch, learner=model)(*batch)
     return result.clone()
@@ -136,7 +137,7 @@ def forward(model: Any, clean: Images, attacked: Images, objective: Objective) -
     (torch.Size([2, 6]), torch.Size([2, 6]), None)
     """
     logits = None if objective.loss == "cross-entropy" else model(clean)
-    if not (objective.push_cas or objective.push_placebo or objective.push_contrast):
+    if not objective.needs_features:
         return Outputs(model(attacked), logits)
     features = model.features(attacked)
     return Outputs(model.head(features), logits, features)

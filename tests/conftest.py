@@ -29,3 +29,21 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """torch.compile without the compiler, which takes seconds: all else of it is the same.
+
+    A list of the names of the functions that were compiled.
+    """
+    import torch  # here, so that running notebooks does not wait for it
+
+    whole, names = torch.compile, []
+
+    def compile(function, **how):
+        names.append(function.__name__)
+        return whole(function, backend="aot_eager", **how)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    return names

@@ -418,13 +418,6 @@ def test_numbers_of_numpy_are_those_of_python():
     assert found == PGD(eps=0.5, step_size=0.25, steps=3)
 
 
-@pytest.fixture
-def quickly(monkeypatch):
-    """torch.compile without the compiler, which takes seconds: all else of it is the same."""
-    whole = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **how: whole(f, backend="aot_eager", **how))
-
-
 @pytest.mark.parametrize("kind", ["cross-entropy", "kl"])
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.norm)
 def test_a_compiled_attack_finds_what_the_plain_one_does(attack, kind, quickly):
@@ -476,3 +469,30 @@ def test_a_copy_of_a_compiled_network_is_attacked_itself(quickly):
     plain = ConvNet(3, width=4).eval()
     plain.load_state_dict(other.state_dict())
     assert torch.equal(pgd(other, x, y, attack), pgd(plain, x, y, attack))
+
+
+class Detached(ConvNet):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class Described(ConvNet):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+def test_a_compiled_network_without_gradients_is_refused(quickly):
+    """Compiled code gives zeros for them, so the images would be returned as they started."""
+    model = Detached(3, width=4).eval()
+    compile_network(model, batch_size=4)
+    with pytest.raises(ValueError, match="no gradient reaches the images"):
+        pgd(model, torch.rand(4, 3, 8, 8), torch.arange(4) % 3, PGD())
+
+
+def test_a_compiled_network_may_give_its_logits_by_name(quickly):
+    torch.manual_seed(0)
+    model, x, y = Described(3, width=4).eval(), torch.rand(4, 3, 8, 8), torch.arange(4) % 3
+    attack = PGD(eps=0.1, step_size=0.1, steps=1, random_start=False)
+    expected = pgd(model, x, y, attack)
+    compile_network(model, batch_size=4)
+    assert torch.equal(pgd(model, x, y, attack), expected)

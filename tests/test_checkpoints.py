@@ -40,6 +40,12 @@ def test_a_file_of_an_earlier_version_lacks_a_field_and_is_read_all_the_same(che
     assert (found.epoch, found.pause, found.average) == (2, 0.0, {})
 
 
+def test_the_best_network_of_an_earlier_version_is_judged_by_its_accuracy(checkpoint, state):
+    best = {"epoch": 1, "weights": {}, "validation_robust_accuracy": 0.25}
+    write_state(replace(state, best=best), checkpoint)
+    assert read_state(checkpoint, "abc", epochs=4).best["score"] == [0.25]
+
+
 def test_another_run_s_checkpoint_is_refused(checkpoint, state):
     write_state(state, checkpoint)
     with pytest.raises(ValueError, match=r"belongs to run abc, not to xyz\. Move it away"):

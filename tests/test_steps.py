@@ -1,5 +1,6 @@
 """One step of training, and what it starts from."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,13 @@ import torch.nn.functional as F
 from ccnotes import models, objectives
 from ccnotes.attacks import PGD, pgd
 from ccnotes.data import Split, augment, cutout, to_float
+from ccnotes.devices import compile_network
 from ccnotes.experiments import dataset
 from ccnotes.objectives import Objective
 from ccnotes.planted import Planted
 from ccnotes.records import run
 from ccnotes.setup import build, channel_statistics, check_teacher, stream
-from ccnotes.steps import Learner, train_step, with_statistics
+from ccnotes.steps import Learner, gradients, train_step, with_statistics
 from tests.helpers import (
     SMALL,
 )
@@ -79,9 +81,11 @@ def test_a_network_normalises_its_input_by_the_statistics_of_the_training_images
     torch.testing.assert_close(logits[0], logits[1], atol=1e-3, rtol=1e-2)
 
 
-def one_step(e, data, teachers=()):
+def one_step(e, data, teachers=(), *, compiled=False):
     """The model after one training step on all images, and the loss."""
     model = build(e, data).to(memory_format=torch.channels_last).train()
+    if compiled:
+        compile_network(model, len(data.train))
     optimiser = torch.optim.SGD(model.parameters(), 0.1)
     generators = {use: torch.Generator().manual_seed(0) for use in ("augmentation", "attack")}
     x, y, groups = data.train.images, data.train.labels, torch.tensor(data.groups)
@@ -220,3 +224,45 @@ def test_channel_statistics_are_those_of_the_pixels():
     pixels = images.double() / 255
     assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=5.1e-5)
     assert std == pytest.approx(pixels.std((0, 2, 3)).tolist(), abs=5.1e-5)
+
+
+def test_compiled_gradients_follow_precision_and_mode(monkeypatch):
+    """A network may be trained in another way than the first after it was compiled.
+
+    Without compiling, which takes half a minute: what is kept, and under which key, is the same.
+    """
+    kept = []
+    monkeypatch.setattr(torch, "compile", lambda f, **how: kept.append(f) or f)
+    data = dataset(SMALL)
+    x, y = to_float(data.train.images), data.train.labels
+    plain = build(SMALL, data)
+    fast = deepcopy(plain)
+    compile_network(fast, len(x))
+    for training, precision in ((True, "float32"), (True, "bfloat16"), (False, "float32")):
+        losses = []
+        for model in (plain, fast):
+            learner = Learner(
+                experiment=SMALL,
+                model=model.train(training),
+                optimiser=torch.optim.SGD(model.parameters(), 0.1),
+                generators={},
+                precision=precision,
+            )
+            losses.append(gradients(learner, x, x, y))
+        assert torch.equal(*losses)
+        for a, b in zip(plain.parameters(), fast.parameters(), strict=True):
+            assert torch.equal(a.grad, b.grad)
+    assert len(kept) == 3  # on CUDA each is recorded, and mode and precision with it
+
+
+@pytest.mark.parametrize("term", ["push_cas", "push_placebo", "push_contrast"])
+def test_a_step_with_a_term_of_attribution_runs_as_it_is(term, quickly):
+    """Such a term asks which classes a batch has, which CUDA cannot record. Without an attack."""
+    data = dataset(SMALL)
+    attack, objective = PGD(eps=0, step_size=0), Objective(**{term: 0.1})
+    e = replace(SMALL, objective=objective, attack=attack)
+    expected, _ = one_step(e, data)
+    found, _ = one_step(e, data, compiled=True)
+    assert not quickly
+    for a, b in zip(expected.parameters(), found.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -361,6 +361,21 @@ def test_an_array_without_a_place_is_refused_before_anything_is_written(made, wh
     assert {path: path.read_bytes() for path in made.folder.glob("*.*")} == before
 
 
+def test_a_run_that_an_earlier_version_began_keeps_what_all_its_evaluations_have(made, tmp_path):
+    common = {"lr": 0.1, "test_robust_accuracy": 0.5, "test_clean_similarity": torch.eye(6)}
+    rows = [common | {"epoch": 1, "was": 3.0}, common | {"epoch": 2, "is": 4.0}]
+    facts = load(made.folder).provenance
+    write(
+        tmp_path,
+        SMALL,
+        dataset(SMALL),
+        State(fingerprint="f", device="cpu", sessions=[facts], evaluations=rows),
+    )
+    found = load(tmp_path)
+    assert found.content["evaluations"].keys() == {"epoch", "lr", "test_robust_accuracy"}
+    assert found.arrays["test_clean_similarity"].shape == (2, 6, 6)
+
+
 def test_looking_for_one_record_reads_no_other(made):
     """Nor do published ones wait for those of this machine."""
     for name in ("other-seed0-0123456789abcdef", "planted-at-eps3-seed0-0123456789abcdef"):

@@ -142,8 +142,8 @@ def all_photos(name: str, folder: Path, image_size: int | None) -> tuple[Photos,
         photos = image_folder(root, folder, image_size)
     else:
         raise ValueError(
-            f"data {name!r} is not one of 'planted', 'cifar10', 'cifar100', 'cifar10-jpeg', "
-            f"'imagefolder:PATH'."
+            f"data {name!r} is not one of 'planted', 'parts', 'cifar10', 'cifar100', "
+            f"'cifar10-jpeg', 'imagefolder:PATH'."
         )
     return photos, photos.sha256
 

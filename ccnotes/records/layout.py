@@ -71,6 +71,7 @@ NETWORK_ARRAYS = {  # of the best and of the last network
     "correct": Place(PER_IMAGE, torch.uint8),
     "cas_draws": Place(PER_IMAGE, torch.half),
 }
+# Of names: the images, and whether these were attacked.
 PREFIX = re.compile("^(train_|validation_|test_|without_[a-z]+_|best_|last_)?(clean_|robust_)?")
 
 
@@ -82,7 +83,9 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
     they do not name, before anything is written.
     """
     rows = state.evaluations
-    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    # A run that an earlier version began may have rows of other names.
+    names = [name for name in (rows[0] if rows else ()) if all(name in row for row in rows)]
+    columns = {name: [row[name] for row in rows] for name in names}
     stacked = {k: stack(column) for k, column in columns.items() if isinstance(column[0], Tensor)}
     first, *later = state.sessions
     content: dict[str, Any] = {
@@ -121,7 +124,9 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
 
 
 def place(
-    arrays: Mapping[str, Tensor], places: Mapping[str, Place], files: dict[str, dict[str, Tensor]]
+    arrays: Mapping[str, Tensor],
+    places: Mapping[str, tuple[str, torch.dtype]],
+    files: dict[str, dict[str, Tensor]],
 ) -> None:
     """Add arrays to the files that they go into. Raises ValueError for one that has no place.
 
@@ -131,9 +136,7 @@ def place(
     torch.float16
     """
     for name, value in arrays.items():
-        kind = re.sub(
-            "^(train_|validation_|test_|without_[a-z]+_|best_|last_)?(clean_|robust_)?", "", name
-        )
+        kind = PREFIX.sub("", name)
         if kind not in places:
             raise ValueError(
                 f"the array {name} has no place in a record: give {kind!r} one in "
