@@ -4,6 +4,8 @@ One function for each number, of one record; one for what the seeds together say
 """
 
 from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -79,6 +81,70 @@ def loss_won_back(record: Record) -> float:
     """The share of the rise of robust loss that one temperature for each network takes away."""
     loss, calibrated = (record.swaps[name] for name in ("loss", "calibrated_loss"))
     return (1 - (calibrated[1, 1] - calibrated[0, 0]) / (loss[1, 1] - loss[0, 0])).item()
+
+
+def first_prediction(records: Sequence[Record], full: Record) -> list[list[Any]]:
+    """E1 as rows of a table: what, predicted, of each of the records, of ``full``, the outcome."""
+    rows = []
+    for title, of, predicted, limits in (
+        (
+            "CAS of last features with the best head, test",
+            partial(cas_kept_by, what="features"),
+            "0.85 or more",
+            {"at_least": 0.85, "refuted": 0.6},
+        ),
+        (
+            "CAS of best features with the last head, test",
+            partial(cas_kept_by, what="head"),
+            "",
+            {},
+        ),
+        ("CAS of both last, test", partial(cas_kept_by, what="neither"), "", {}),
+        (
+            "CAS, training",
+            partial(last_to_best, column="train_robust_cas"),
+            "0.80 or more",
+            {"at_least": 0.8, "refuted": 0.5},
+        ),
+        (
+            "NC2, test",
+            partial(last_to_best, column="test_robust_nc2"),
+            "0.75 or more",
+            {"at_least": 0.75, "refuted": 0.5},
+        ),
+        (
+            "NC2, training",
+            partial(last_to_best, column="train_robust_nc2"),
+            "0.5 or less",
+            {"at_most": 0.5, "refuted": 1.0},
+        ),
+    ):
+        found = [of(record) for record in records]
+        said = outcome(found, **limits) if limits else ""
+        rows.append([title, predicted, found, of(full), said])
+    return rows
+
+
+def second_prediction(records: Sequence[Record], full: Record) -> list[list[Any]]:
+    """E2 as rows of a table; see :func:`first_prediction`."""
+    back = [accuracy_won_back(record) for record in records]
+    loss = [loss_won_back(record) for record in records]
+    return [
+        [
+            "of the fall of robust accuracy, by the best head",
+            "less than 0.20",
+            back,
+            accuracy_won_back(full),
+            outcome(back, at_most=0.2, refuted=0.5),
+        ],
+        [
+            "of the rise of robust loss, by one temperature",
+            "more than 0.50",
+            loss,
+            loss_won_back(full),
+            outcome(loss, at_least=0.5, refuted=0.5),
+        ],
+    ]
 
 
 def group_accuracy(

@@ -471,13 +471,6 @@ def test_differences_need_no_checkpoint_and_say_what_they_do_need():
         differences(both, "base")
 
 
-def test_the_provenance_of_a_result_and_the_module_that_finds_it_are_both_there():
-    from ccnotes.records.provenance import commit
-
-    assert commit is records.origin.commit
-    assert records.provenance is records.origin.provenance
-
-
 def test_a_column_at_a_loss_is_read_off_the_straight_lines_between_evaluations():
     loss, value = [2.0, 1.0, 1.5, 0.5], [0.0, 1.0, 9.0, 3.0]
     table = pd.DataFrame({"train_robust_loss": loss, "value": value})

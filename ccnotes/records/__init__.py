@@ -9,7 +9,7 @@ from ccnotes.records.compare import (
     differences,
 )
 from ccnotes.records.layout import write
-from ccnotes.records.provenance import about, commit, provenance  # its submodule, too
+from ccnotes.records.origin import about, commit, provenance
 from ccnotes.records.record import ARRAYS, CAMS, TABLE, Record, load, load_model
 from ccnotes.records.runner import CHECKPOINT, how_long, run, runs
 from ccnotes.records.store import (
