@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=(
         "types files gaussian checks planted parts verdicts tables weights data devices models "
         "attacks attribution objectives evaluation experiments monitor checkpoints steps training "
-        "records moving plots plots_gaussian benchmark arguments"
+        "sweeps slurm records moving plots plots_gaussian benchmark arguments"
     ).split(),
     submod_attrs={"records": ["runs", "about"], "experiments": ["EXPERIMENTS"]},
 )
