@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ccnotes.experiments import Experiment
-from ccnotes.sweeps import MOST_JOBS, STOPPING, Call, Outcome, attempt, checked, located
+from ccnotes.sweeps import LOOK_EVERY, MOST_JOBS, STOPPING, Call, Outcome, attempt, checked, located
 
 ASK_EVERY = 5.0  # seconds between two questions to Slurm, which has others to serve
 GONE = 6  # such questions that a job may be unknown to Slurm before its result is seen
@@ -90,13 +90,13 @@ class Slurm:
 
     def stop(self) -> None:
         ids = [job.job_id for job in self.running.values()]
-        if not ids:
-            return
-        subprocess.run(["scancel", *ids])
+        if ids:
+            subprocess.run(["scancel", *ids])
         deadline = time.monotonic() + STOPPING
-        while not self.states.keys().isdisjoint(ids) and time.monotonic() < deadline:
-            time.sleep(1)
+        while ids and time.monotonic() < deadline:
             self.look()
+            ids = [number for number in ids if number in self.states]
+            time.sleep(LOOK_EVERY)
 
 
 class Requeued:

@@ -6,13 +6,14 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from tqdm.auto import tqdm
@@ -35,6 +36,7 @@ Outcome = Made | str  # a string says what went wrong
 Call = Callable[[Experiment], Any]  # of ccnotes.records.run: the record
 
 
+@runtime_checkable
 class Workers(Protocol):
     """What makes runs: :class:`Cores`, or :class:`ccnotes.slurm.Slurm`."""
 
@@ -68,10 +70,8 @@ def sweep(
     runs by name, from which the end is foretold. Whatever ends the sweep stops what runs.
 
     >>> from ccnotes.records import run
-    >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
-    >>> made, errors = sweep({e: []}, run, Cores(1), Path("logs"), {})
-    >>> made[e].folder.name[:12], errors
-    ('custom-seed0', {})
+    >>> sweep({}, run, Cores(2), Path("logs"), {})
+    ({}, {})
     """
     waiting, made, errors = list(todo), dict[Experiment, Made](), dict[Experiment, str]()
     known = {name: list(seconds) for name, seconds in took.items()}
@@ -87,7 +87,9 @@ def sweep(
                 elif len(workers.running) < workers.jobs and made.keys() >= set(todo[e]):
                     workers.start(call, e, logs)
                     waiting.remove(e)
-            table.show(waiting, workers.visible(), known)
+            begun = workers.visible()
+            queued = [e for e in workers.running if e not in begun]
+            table.show([*queued, *waiting], begun, known)
             for e, outcome in workers.ended():
                 if isinstance(outcome, Made):
                     made[e] = outcome
@@ -141,10 +143,12 @@ class Cores:
         self.idle: list[Worker] = []
 
     def start(self, call: Call, e: Experiment, logs: Path) -> None:
+        self.idle = [worker for worker in self.idle if worker.process.is_alive()]
         worker = self.idle.pop() if self.idle else Worker.begun()
         log = logs / f"{e.name}-seed{e.seed}-{fingerprint(e, e.precision, e.data)}.log"
         self.running[e] = worker._replace(log=log)
-        worker.pipe.send((call, e, log))
+        with suppress(ConnectionError):  # of one that died just now, as ended() will find
+            worker.pipe.send((call, e, log))
 
     def visible(self) -> dict[Experiment, Path]:
         return {e: worker.log for e, worker in self.running.items()}
@@ -243,7 +247,7 @@ class Table:
 
     def show(
         self,
-        waiting: Iterable[Experiment],
+        waiting: Sequence[Experiment],
         running: Mapping[Experiment, Path],
         took: Mapping[str, Sequence[float]],
     ) -> None:
@@ -256,7 +260,7 @@ class Table:
             self.bars[e].refresh()
         left = [(e, 1.0) for e in waiting]
         left += [(e, 1 - epoch / e.epochs) for e, epoch in epochs.items()]
-        self.forecast = f"{len(running)} running, {len(list(waiting))} waiting"
+        self.forecast = f"{len(running)} running, {len(waiting)} waiting"
         if end := expected_end(left, len(running), took):
             self.forecast += f", ends about {end:%a %H:%M}"
         self.all.set_postfix_str(self.forecast)

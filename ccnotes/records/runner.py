@@ -239,15 +239,15 @@ def teacher_networks(
     for name in experiment.objective.teachers:
         if name.endswith(".safetensors"):
             teachers[name] = load_model(Path(name))
-    for name in teacher_names(experiment):
-        record = run(
-            teacher_experiment(experiment, name),
-            data_dir=data_dir,
-            device=device,
-            minutes=minutes_until(deadline),
-            weights=True,
-        )
-        teachers[name] = record.model("best")
+        elif name in teacher_names(experiment):
+            record = run(
+                teacher_experiment(experiment, name),
+                data_dir=data_dir,
+                device=device,
+                minutes=minutes_until(deadline),
+                weights=True,
+            )
+            teachers[name] = record.model("best")
     return teachers
 
 
