@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ccnotes import records, slurm, sweeps, training
 from ccnotes.__main__ import main
@@ -227,10 +228,14 @@ def assert_as_made_alone(together, tmp_path, monkeypatch):
         assert made.folder != alone.folder
         assert made.provenance["threads"] == 1
         assert_equal_records(made, alone)
+        for which in ("best", "last"):
+            weights = alone.model(which).state_dict()
+            for name, value in made.model(which).state_dict().items():
+                assert torch.equal(value, weights[name]), f"{which} {name}"
 
 
 def waits_for_its_limit(e, **options):
-    """A run that in its first session hangs after five steps, so that its job comes to its limit."""
+    """A run that in its first session hangs after five steps, until its job is at its limit."""
     began = records.runs_dir() / "began"
     if e.seed == 5 and not began.exists():
         began.touch()
@@ -273,7 +278,7 @@ def real_slurm(tmp_path, monkeypatch):
 
 
 def test_jobs_of_slurm_make_what_runs_alone_would_though_one_came_to_its_limit(
-    real_slurm, command, tmp_path, monkeypatch, capsys
+    real_slurm, command, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(slurm, "ASK_EVERY", 1.0)
     monkeypatch.setattr("ccnotes.records.runner.run", waits_for_its_limit)
@@ -283,8 +288,9 @@ def test_jobs_of_slurm_make_what_runs_alone_would_though_one_came_to_its_limit(
     logs = Path(os.environ["CCNOTES_RUNS"]) / "sweeps/slurm"
     assert sum(path.read_text().count("Requeued job") for path in logs.glob("*.out")) == 1
     together = [records.recall(replace(EXPERIMENTS["planted-at"], seed=n)) for n in range(6)]
-    assert len(together[5].content["later_sessions"]) == 0  # the same facts, so no second row
     assert_as_made_alone(together, tmp_path, monkeypatch)
+    with pytest.raises(SystemExit, match=r"(?s)Slurm does not take the job: .*partition"):
+        command("python -m ccnotes sweep planted-at --seeds 7 --slurm nowhere")
 
 
 @pytest.mark.parametrize(
