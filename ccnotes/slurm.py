@@ -16,7 +16,8 @@ from ccnotes.sweeps import LOOK_EVERY, MOST_JOBS, STOPPING, Call, Outcome, attem
 
 ASK_EVERY = 5.0  # seconds between two questions to Slurm, which has others to serve
 GONE = 6  # such questions that a job may be unknown to Slurm before its result is seen
-MOST_LIMITS = 1000  # that a job may reach, and be queued again
+LEAST_LIMIT = 5  # minutes; 90 seconds and what loads torch would leave nothing of less
+MOST_LIMITS = 100  # that a job may reach, and be queued again
 
 
 class Slurm:
@@ -28,7 +29,7 @@ class Slurm:
     """
 
     def __init__(self, partition: str, *, gpus: int = 0, minutes: int = 60, jobs: int = MOST_JOBS):
-        for name, value, least in (("gpus", gpus, 0), ("time", minutes, 1)):
+        for name, value, least in (("gpus", gpus, 0), ("time", minutes, LEAST_LIMIT)):
             if value < least:
                 raise ValueError(f"{name}={value} must be at least {least}.")
         if not importlib.util.find_spec("submitit"):
@@ -46,8 +47,6 @@ class Slurm:
             "cpus_per_task": 1,
             "gpus_per_node": gpus or None,
             "job_name": "ccnotes",
-            # Time enough to write and to queue again; of a short limit a quarter.
-            "signal_delay_s": min(90, 15 * minutes),
             "additional_parameters": {"requeue": True},
         }
         self.running: dict[Experiment, Any] = {}
