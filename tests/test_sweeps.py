@@ -1,6 +1,7 @@
 """Many runs at once: the plan, workers in real processes, and jobs of a real Slurm."""
 
 import functools
+import io
 import multiprocessing
 import os
 import re
@@ -23,7 +24,7 @@ from ccnotes.arguments import seeds_in
 from ccnotes.experiments import EXPERIMENTS
 from ccnotes.records import at_once, find, run, runs
 from ccnotes.slurm import Slurm
-from ccnotes.sweeps import Cores, attempt, epoch_in, expected_end, sweep
+from ccnotes.sweeps import Cores, Made, Table, attempt, epoch_in, expected_end, sweep
 from tests.helpers import SMALL, assert_equal_records, taught
 
 pytestmark = pytest.mark.usefixtures("no_published")
@@ -340,6 +341,27 @@ def test_the_epoch_is_read_from_the_bar_that_a_run_prints(tmp_path, capsys):
     log = tmp_path / "log"
     log.write_text(capsys.readouterr().err)
     assert epoch_in(log) == SMALL.epochs
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_has_a_line_for_all_and_one_for_each_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    log = tmp_path / "log"
+    log.write_text("small seed 1:  25%|##  | 1/4 [00:01<00:03]\rsmall seed 1:  75%|### | 3/4 [")
+    table = Table(3)
+    table.show([SEEDS[2]], {SEEDS[1]: log, SEEDS[0]: tmp_path / "none"}, {"small": [100]})
+    shown = re.split("[\r\n]+", terminal.getvalue())
+    assert any(re.match(r"small, seed 1: +75%.*\b3/4 ", line) for line in shown)
+    assert any(re.match(r"small, seed 0: +0%.*\b0/4 ", line) for line in shown)
+    assert "2 running, 1 waiting, ends about" in shown[-1]
+    table.ended(SEEDS[1], Made(tmp_path, 100))
+    table.show([], {SEEDS[0]: log}, {"small": [100]})
+    assert re.search(r"sweep: +33%.*\b1/3 .*1 running, 0 waiting", terminal.getvalue())
+    table.close()
 
 
 def test_the_end_is_foretold_from_runs_of_the_same_name_and_else_from_all():
