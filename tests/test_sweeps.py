@@ -235,8 +235,11 @@ def assert_as_made_alone(together, tmp_path, monkeypatch):
                 assert torch.equal(value, weights[name]), f"{which} {name}"
 
 
-def waits_for_its_limit(e, **options):
-    """A run that in its first session hangs after five steps, until Slurm ends it at its limit."""
+def is_told_of_its_limit(e, **options):
+    """A run that in its first session hangs after five steps, and gets the signal of a limit.
+
+    Slurm sends the same one when a job's time is nearly over, but no sooner than its clock does.
+    """
     began = records.runs_dir() / "began"
     if e.seed == 0 and not began.exists():
         began.touch()
@@ -244,8 +247,7 @@ def waits_for_its_limit(e, **options):
 
         def hangs(*arguments):
             if len(done) == 5:
-                job = os.environ["SLURM_JOB_ID"]
-                subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=2"], check=True)
+                subprocess.run(["scancel", "--signal=USR2", os.environ["SLURM_JOB_ID"]], check=True)
                 time.sleep(600)
             done.append(1)
             return step(*arguments)
@@ -280,11 +282,11 @@ def real_slurm(tmp_path, monkeypatch):
         subprocess.run([script, "stop"], check=True)
 
 
-def test_jobs_of_slurm_make_what_runs_alone_would_though_one_came_to_its_limit(
+def test_jobs_of_slurm_make_what_runs_alone_would_though_one_is_queued_again(
     real_slurm, command, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(slurm, "ASK_EVERY", 1.0)
-    monkeypatch.setattr("ccnotes.records.runner.run", waits_for_its_limit)
+    monkeypatch.setattr("ccnotes.records.runner.run", is_told_of_its_limit)
     (line,) = commands_of_the_page("--slurm debug")
     assert "all 6 runs are on record" in command(line)
     logs = Path(os.environ["CCNOTES_RUNS"]) / "sweeps/slurm"
