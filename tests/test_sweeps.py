@@ -286,9 +286,10 @@ def test_jobs_of_slurm_make_what_runs_alone_would_though_one_is_queued_again(
     real_slurm, command, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(slurm, "ASK_EVERY", 1.0)
-    monkeypatch.setattr("ccnotes.records.runner.run", is_told_of_its_limit)
     (line,) = commands_of_the_page("--slurm debug")
-    assert "all 6 runs are on record" in command(line)
+    with monkeypatch.context() as patched:
+        patched.setattr("ccnotes.records.runner.run", is_told_of_its_limit)
+        assert "all 6 runs are on record" in command(line)
     logs = Path(os.environ["CCNOTES_RUNS"]) / "sweeps/slurm"
     assert sum(path.read_text().count("Requeued job") for path in logs.glob("*.out")) == 1
     together = [records.recall(replace(EXPERIMENTS["planted-at"], seed=n)) for n in range(6)]
