@@ -68,7 +68,7 @@ readme: .venv/book
 # packages are left out: torch names its own, where it needs them.
 pin: .venv/bin/python
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header \
-	  --no-annotate --extra book --extra peers --extra test pyproject.toml | \
+	  --no-annotate --extra book --extra cluster --extra peers --extra test pyproject.toml | \
 	  grep -Ev '^(nvidia-|cuda-|triton)' > constraints.new
 	mv constraints.new constraints.txt
 
@@ -98,7 +98,7 @@ pip = .venv/bin/python -m pip install --quiet
 	@touch $@
 
 .venv/test: .venv/book
-	@$(uv) -c constraints.txt -e ".[book,test]" || $(pip) -c constraints.txt -e ".[book,test]"
+	@$(uv) -c constraints.txt -e ".[book,cluster,test]" || $(pip) -c constraints.txt -e ".[book,cluster,test]"
 	@# Our attacks' reference; its own requirements are years old and not needed for that.
 	@$(uv) --no-deps torchattacks==3.5.1 || $(pip) --no-deps torchattacks==3.5.1
 	@touch $@

@@ -1,4 +1,4 @@
-"""The command line, ``python -m ccnotes``: list, run, show, attribute, cams, swaps, bench, data."""
+"""The command line: ``python -m ccnotes list | run | sweep | show | attribute | cams | ...``."""
 
 import io
 import json
@@ -12,18 +12,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
+import torch
 import tyro
 
-from ccnotes.arguments import check_memory, check_run, check_steps, check_width, registry, use
+from ccnotes.arguments import (
+    check_memory,
+    check_run,
+    check_steps,
+    check_width,
+    registry,
+    seeds_in,
+    use,
+)
 from ccnotes.attribution import spread
 from ccnotes.data import load_photos
 from ccnotes.devices import pick_device
 from ccnotes.evaluation import evaluate
-from ccnotes.experiments import EXPERIMENTS, Experiment, changes, dataset, rebuilt
+from ccnotes.experiments import EXPERIMENTS, Experiment, changes, dataset, named, rebuilt
 from ccnotes.records import (
     PUBLISHED,
     TABLE,
     Record,
+    at_once,
     find,
     load,
     load_model,
@@ -34,6 +44,8 @@ from ccnotes.records import (
     write_cams,
     write_swaps,
 )
+from ccnotes.slurm import Slurm
+from ccnotes.sweeps import Cores, Workers
 from ccnotes.training import OutOfTime
 
 app = tyro.extras.SubcommandApp()
@@ -134,6 +146,46 @@ def run_experiment(
             per_image=per_image,
         )
         print(f"published: {published}")
+
+
+@app.command(name="sweep")
+def sweep_experiments(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional],
+    *,
+    seeds: str = "0",
+    jobs: int | None = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    slurm: str | None = None,
+    gpus: int | None = None,
+    time: int | None = None,
+) -> None:
+    """Make the runs that are not on record yet, several at once, each on one thread.
+
+    What was stopped goes on from there when the same command is given again.
+
+    Args:
+        names: of the experiments.
+        seeds: of the runs, such as 0-19 or 0,3,7-9.
+        jobs: runs at once; as many as there are cores by default, on Slurm all.
+        slurm: the partition of a Slurm cluster that is to make them.
+        gpus: of a job on Slurm; none by default.
+        time: minutes that a job on Slurm may take before it is queued again; 60 by default.
+    """
+    if not names:
+        raise ValueError("name the experiments to run; `python -m ccnotes list` has them.")
+    if slurm is None and (gpus, time) != (None, None):
+        raise ValueError("--gpus and --time are for jobs on Slurm, so they need --slurm PARTITION.")
+    several = [named(name) for name in names]
+    wanted = [replace(e, seed=seed) for e in several for seed in seeds_in(seeds)]
+    workers: Workers
+    if slurm is None:
+        workers = Cores(torch.get_num_threads() if jobs is None else jobs)
+    else:
+        limits = {"gpus": gpus, "minutes": time, "jobs": jobs}
+        workers = Slurm(slurm, **{k: v for k, v in limits.items() if v is not None})
+    records = at_once(wanted, workers, data_dir=data_dir, device=device)
+    print(f"all {len(records)} runs are on record; `python -m ccnotes list` has their folders")
 
 
 @app.command

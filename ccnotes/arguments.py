@@ -1,6 +1,7 @@
 """What words of the command line mean, and whether this machine can do what they ask for."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ccnotes.experiments import Experiment
 from ccnotes.models import NETWORKS
 
 MOST_STEPS = 10_000  # of an attack; what it gains ends after some hundreds
+MOST_SEEDS = 10_000  # of a sweep
 MOST_THREADS = 1024  # above it systems end the process
 
 
@@ -66,6 +68,27 @@ def path(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
         is_instance=lambda value: isinstance(value, Path),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+def seeds_in(word: str) -> list[int]:
+    """The seeds that a word names, each once. Raises ValueError for one that names none.
+
+    >>> seeds_in("0-3,7")
+    [0, 1, 2, 3, 7]
+    """
+    seeds: list[int] = []
+    for part in word.split(","):
+        if not re.fullmatch(r"\d{1,9}(-\d{1,9})?", part):
+            raise ValueError(f"seeds={word!r} must be whole numbers and ranges, such as 0-3,7.")
+        first, _, last = part.partition("-")
+        found = range(int(first), int(last or first) + 1)
+        if not 0 < len(found) <= MOST_SEEDS:
+            raise ValueError(
+                f"seeds={word!r} has the range {part}: its end must not be below its beginning, "
+                f"and at most {MOST_SEEDS} seeds can be run at once."
+            )
+        seeds += found
+    return list(dict.fromkeys(seeds))
 
 
 def check_minutes(minutes: float | None) -> None:

@@ -11,7 +11,7 @@ from ccnotes.records.compare import (
 from ccnotes.records.layout import write
 from ccnotes.records.origin import about, commit, provenance
 from ccnotes.records.record import ARRAYS, CAMS, TABLE, Record, load, load_model
-from ccnotes.records.runner import CHECKPOINT, how_long, run, runs
+from ccnotes.records.runner import CHECKPOINT, at_once, how_long, run, runs
 from ccnotes.records.store import (
     PUBLISHED,
     find,
@@ -31,6 +31,7 @@ __all__ = [
     "about",
     "at_equal_loss",
     "at_loss",
+    "at_once",
     "best_and_last",
     "best_minus_last",
     "commit",

@@ -1,4 +1,4 @@
-"""Recall a finished run, or run it."""
+"""Recall a finished run, or run it; several at once where that is asked for."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,14 @@ from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
 from ccnotes.records.layout import MAKE_ROOM, write
 from ccnotes.records.origin import provenance
 from ccnotes.records.record import Record, load, load_model
-from ccnotes.records.store import find, fingerprints_by_precision, recall, runs_dir
+from ccnotes.records.store import (
+    PUBLISHED,
+    find,
+    fingerprints_by_precision,
+    recall,
+    runs_dir,
+)
+from ccnotes.sweeps import Cores, Workers, sweep, title
 from ccnotes.training import OutOfTime, fit
 
 CHECKPOINT = "checkpoint.pt"
@@ -44,32 +52,75 @@ def runs(
     device: str | None = None,
     fresh: bool = False,
     compile: bool | None = None,
+    jobs: int = 1,
 ) -> list[Record]:
     """The records of an experiment, or of several in turn, one a seed.
 
     A record published with the book for exactly this configuration is returned, else one that
     this machine has made before; else the experiment is run and kept: a line says how long such
     runs took, a bar how far it is. ``fresh=True`` always runs it. ``data`` replaces the
-    experiment's data; for ``compile`` see :func:`run`. Where $CCNOTES_ONLY_RECALL is 1,
-    RuntimeError in the place of a run that was not asked for by ``fresh=True``.
+    experiment's data; for ``compile`` see :func:`run`. With ``jobs`` above 1 so many are trained
+    at once, as :func:`at_once` says. Where $CCNOTES_ONLY_RECALL is 1, RuntimeError in the place of
+    a run that was not asked for by ``fresh=True``.
 
     >>> [record.title for record in runs("planted-at", seeds=[0, 1])]
     ['planted images, planted-at, seed 0', 'planted images, planted-at, seed 1']
     """
     several = [experiments] if isinstance(experiments, str | Experiment) else experiments
-    wanted = [named(e) if isinstance(e, str) else e for e in several]
     seeds = list(seeds)
-    return [
-        run(
-            replace(e, data=data or e.data, seed=seed),
-            data_dir=data_dir,
-            device=device,
-            fresh=fresh,
-            compile=compile,
+    named_ones = [named(e) if isinstance(e, str) else e for e in several]
+    wanted = [replace(e, data=data or e.data, seed=seed) for e in named_ones for seed in seeds]
+    if jobs != 1:
+        return at_once(
+            wanted, Cores(jobs), data_dir=data_dir, device=device, fresh=fresh, compile=compile
         )
-        for e in wanted
-        for seed in seeds
-    ]
+    return [run(e, data_dir=data_dir, device=device, fresh=fresh, compile=compile) for e in wanted]
+
+
+def at_once(
+    wanted: Iterable[Experiment],
+    workers: Workers,
+    *,
+    data_dir: Path | str | None = None,
+    device: str | None = None,
+    fresh: bool = False,
+    compile: bool | None = None,
+) -> list[Record]:
+    """The records of the experiments, those that there are not made by several workers at once.
+
+    Each run has one thread of the processor, whose bits differ from those of several. A run whose
+    teachers are experiments waits for these, and each is trained once. A run that fails does not
+    stop the others: RuntimeError at the end, with each one's error; what was made is kept.
+
+    >>> at_once([named("planted-at")], Cores(2))[0].title
+    'planted images, planted-at, seed 0'
+    """
+    wanted = list(wanted)
+    recalled = {e: None if fresh else recall(e) for e in wanted}
+    found = {e: record for e, record in recalled.items() if record}
+    todo: dict[Experiment, list[Experiment]] = {}
+
+    def add(e: Experiment) -> None:
+        teachers = [teacher_experiment(e, name) for name in teacher_names(e)]
+        for teacher in teachers:
+            if teacher not in todo and not recall(teacher, weights=True):
+                add(teacher)
+        todo[e] = [teacher for teacher in teachers if teacher in todo]
+
+    for e in wanted:
+        if e not in found and e not in todo:
+            add(e)
+    took: dict[str, list[float]] = {}
+    for e, record in found.items():
+        if record.folder.parent != PUBLISHED:  # which other machines made
+            took.setdefault(e.name, []).append(record.provenance["seconds"])
+    how = partial(run, data_dir=data_dir, device=device, fresh=fresh, compile=compile)
+    call = partial(how, weights=True)  # which a run made now has
+    made, errors = sweep(todo, call, workers, runs_dir() / "sweeps", took)
+    if errors:
+        failed = "\n".join(f"{title(e)}: {error}" for e, error in errors.items())
+        raise RuntimeError(f"{len(errors)} of {len(todo)} runs failed:\n{failed}")
+    return [found.get(e) or load(made[e].folder) for e in wanted]
 
 
 def run(
@@ -187,7 +238,7 @@ def teacher_networks(
     for name in experiment.objective.teachers:
         if name.endswith(".safetensors"):
             teachers[name] = load_model(Path(name))
-        elif name not in (OWN_BEST, OWN_AVERAGE):
+        elif name in teacher_names(experiment):
             record = run(
                 teacher_experiment(experiment, name),
                 data_dir=data_dir,
@@ -197,6 +248,17 @@ def teacher_networks(
             )
             teachers[name] = record.model("best")
     return teachers
+
+
+def teacher_names(experiment: Experiment) -> list[str]:
+    """Those of the objective's teachers that are experiments.
+
+    >>> teacher_names(named("planted-at-two-teachers"))
+    ['planted-at', 'planted-standard']
+    """
+    own = (OWN_BEST, OWN_AVERAGE)
+    names = experiment.objective.teachers
+    return [name for name in names if name not in own and not name.endswith(".safetensors")]
 
 
 def folder_of(experiment: Experiment, key: str) -> Path:
