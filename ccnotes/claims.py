@@ -3,7 +3,7 @@
 One function for each number, of one record; one for what the seeds together say of a prediction.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -145,6 +145,21 @@ def second_prediction(records: Sequence[Record], full: Record) -> list[list[Any]
             outcome(loss, at_least=0.5, refuted=0.5),
         ],
     ]
+
+
+def accuracies_of_swaps(groups: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
+    """A row for each record and swap, from ``Record.swaps``: group, network, robust accuracy."""
+    return pd.DataFrame(
+        {
+            "group": group,
+            "network": f"{features} features, {head} head",
+            "accuracy": record.swaps["accuracy"][row, column].item(),
+        }
+        for group, records in groups.items()
+        for record in records
+        for row, features in enumerate(("best", "last"))
+        for column, head in enumerate(("best", "last"))
+    )
 
 
 def group_accuracy(

@@ -16,6 +16,7 @@ from ccnotes.attribution import cas_draws, class_attribution, class_similarity, 
 from ccnotes.devices import hardware
 from ccnotes.evaluation import evaluate, measure
 from ccnotes.models import Headed
+from ccnotes.tables import tabulated
 from ccnotes.types import Features, Labels
 
 Size = tuple[int, int, int]  # classes, images, features
@@ -76,6 +77,40 @@ def growth(
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as processes:
         rows = [processes.submit(cost, step, size, threads) for step, size in cases]
         return [row.result() for row in tqdm(rows, unit="process")]
+
+
+def growth_page(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of :func:`growth` as Markdown: a table, and what it says of growth and memory.
+
+    >>> row = {"step": "measure", "classes": 10, "images": 10_000, "features": 512, "seconds": 2.0}
+    >>> row |= {"peak_mib": 900.0, "hardware": "a machine", "threads": 1, "torch": "2"}
+    >>> rows = [row, row | {"images": 60_000, "seconds": 9.0, "peak_mib": 2048.0}]
+    >>> print(growth_page(rows).splitlines()[-3])  # doctest: +ELLIPSIS
+    Six times as many images, 60,000 for 10,000, take at most 4.5 times as long (of what takes ...
+    """
+    cells = {(r["step"], r["classes"], r["images"], r["features"]): r for r in rows}
+    steps = list(dict.fromkeys(r["step"] for r in rows))
+    sizes = list(dict.fromkeys(key[1:] for key in cells))
+    table = [
+        [
+            "{:,} x {:,} x {:,}".format(*size),
+            *(f"{r['peak_mib']:,.0f} MiB, {r['seconds']:.1f} s" for r in in_a_row),
+        ]
+        for size in sizes
+        for in_a_row in [[cells[step, *size] for step in steps]]
+    ]
+    longer = max(
+        r["seconds"] / cells[r["step"], r["classes"], 10_000, r["features"]]["seconds"]
+        for r in rows
+        if r["images"] == 60_000 and r["seconds"] > 1
+    )
+    most = max(r["peak_mib"] for r in rows) / 1024
+    return (
+        f"{tabulated(' | '.join(['classes x images x features', *steps]), table)}\n\n"
+        f"Six times as many images, 60,000 for 10,000, take at most {longer:.1f} times as long (of "
+        f"what takes more than a second), and nothing here takes more than {most:.1f} GiB.\n\n"
+        f"*{rows[0]['hardware']}, threads: {rows[0]['threads']}, torch {rows[0]['torch']}*"
+    )
 
 
 def cost(step: str, size: Size, threads: int | None) -> dict[str, Any]:

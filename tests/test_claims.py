@@ -53,6 +53,14 @@ def test_what_the_best_head_and_a_temperature_win_back():
     assert claims.loss_won_back(record(swaps=swaps)) == pytest.approx(1 - 0.3 / 1.0)
 
 
+def test_accuracies_of_swaps_bear_the_names_of_their_features_and_heads():
+    made = record(swaps={"accuracy": torch.tensor([[0.6, 0.58], [0.45, 0.4]])})
+    found = claims.accuracies_of_swaps({"mine": [made]}).set_index("network")
+    assert found.accuracy["best features, last head"] == pytest.approx(0.58)
+    assert found.accuracy["last features, best head"] == pytest.approx(0.45)
+    assert found.group.unique().tolist() == ["mine"]
+
+
 @pytest.mark.parametrize(
     ("values", "rule", "said"),
     [
