@@ -113,11 +113,12 @@ def test_students_of_a_teacher_that_failed_are_not_begun_and_named(small_is_name
 
 
 def test_fresh_runs_are_made_anew_and_returned_though_there_are_records(small_is_named):
-    table = run(SMALL).folder / "record.json"
-    before = table.stat().st_mtime_ns
+    before = run(SMALL)
+    table = before.folder / "record.json"
+    written = table.stat().st_mtime_ns
     (made,) = at_once([SMALL], Here(1), fresh=True)
-    assert made.folder == table.parent
-    assert table.stat().st_mtime_ns > before
+    assert made.folder == before.folder
+    assert table.stat().st_mtime_ns > written
     assert_equal_records(made, before)
 
 
