@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ccnotes import claims
-from ccnotes.records import Record
+from ccnotes.experiments import Experiment, as_tree
+from ccnotes.records import Record, published, runs
 
 EYE, ONES = torch.eye(3), torch.ones(3, 3)
 
@@ -80,3 +81,46 @@ def test_the_whole_interval_must_lie_on_a_side(values, rule, said):
 def test_a_prediction_has_one_side():
     with pytest.raises(ValueError, match="at_least=None, at_most=None: give one of the two"):
         claims.outcome([0.1, 0.2], refuted=0.5)
+
+
+def gated(**best):
+    """The record of a network that works, of classes a, b (a group) and c, d."""
+    content = {
+        "best": {"robust_loss": 0.9, "robust_accuracy": 0.5, "epoch": 70} | best,
+        "dataset": {"classes": list("abcd"), "groups": [0, 0, 1, 1]},
+        "experiment": as_tree(Experiment(epochs=100, data="cifar10")),
+    }
+    made = Record(folder=Path(), content=content)
+    confusion = torch.tensor([[5, 3, 1, 1], [3, 5, 1, 1], [1, 1, 5, 3], [1, 1, 3, 5]])
+    arrays = {"best_robust_class_accuracy": torch.tensor([0.5, 0.5, 0.6, 0.4])}
+    vars(made)["arrays"] = arrays | {"best_robust_confusion": confusion}
+    return made
+
+
+def test_a_network_that_works_passes_the_gates():
+    assert claims.gates_failed(gated()) == []
+
+
+@pytest.mark.parametrize(
+    ("best", "arrays", "said"),
+    [
+        ({"robust_loss": 1.11}, {}, "robust loss 1.11, not below 1.11"),  # 0.8 log 4 = 1.109
+        ({"epoch": 50}, {}, "best epoch 50, before the first drop after 50"),
+        ({"robust_accuracy": 0.47}, {}, "of the images of a recognised group 59% have their class"),
+        ({}, {"best_robust_class_accuracy": [0.6, 0.6, 0.6, 0.2]}, "d recognised in 20.0%, not 25"),
+        ({}, {"best_robust_class_accuracy": [0.2, 0.2, 0.09, 0.2]}, "c recognised in 9.0%, not 10"),
+    ],
+)
+def test_each_gate_is_named_with_its_value(best, arrays, said):
+    made = gated(**best)
+    made.arrays.update({name: torch.tensor(value) for name, value in arrays.items()})
+    (found,) = claims.gates_failed(made)
+    assert found.startswith(said)
+
+
+def test_what_chapter_7_builds_on_passes_the_gates_or_is_shown_as_what_does_not():
+    chapter = (Path(__file__).parents[1] / "book/07_head_or_features.ipynb").read_text()
+    for record in runs("parts-at", seeds=range(5)):
+        assert claims.gates_failed(record) == []
+    assert claims.gates_failed(published("cifar10-full-")["at"])
+    assert "claims.gates_failed(full)" in chapter
