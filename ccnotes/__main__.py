@@ -56,6 +56,7 @@ Named = tyro.extras.subcommand_type_from_defaults(
     EXPERIMENTS,
     descriptions={
         "planted-at": "adversarial training on planted images: about a minute on two cores",
+        "parts-at": "adversarial training on planted parts: about two minutes on two cores",
         "cifar10-at": "adversarial training on photographs: about a quarter of an hour",
     },
 )
@@ -103,6 +104,8 @@ def run_experiment(
     per_image: bool = False,
 ) -> None:
     """Train, evaluate and record; go on where an earlier call of the same run stopped.
+
+    A run that is on record already, published ones included, is shown at once.
 
     Args:
         threads: of the processor; the same number gives the same bits.
@@ -238,7 +241,7 @@ def attribute(
 
     Args:
         checkpoint: a run's best.safetensors or last.safetensors.
-        data: planted, cifar10, cifar100, cifar10-jpeg or imagefolder:PATH.
+        data: planted, parts, cifar10, cifar100, cifar10-jpeg or imagefolder:PATH.
         image_size: resize the images of a folder to this many pixels.
         seed: of planted images and of the attack's random starts.
         eps: radius of the attack, such as 8/255; its step is eps / 4 (l2: eps / 8).
@@ -423,7 +426,7 @@ def data(
         name: of the data.
         image_size: resize the images of a folder to this many pixels.
     """
-    if name == "planted":
+    if name in ("planted", "parts"):
         raise ValueError("planted images are made when they are needed; nothing is fetched.")
     found = load_photos(name, data_dir=data_dir, image_size=image_size, validation_size=0)
     print(f"{found.title}: {len(found.train)} training and {len(found.test)} test images")

@@ -148,9 +148,9 @@ def check_run(e: Experiment, minutes: float | None) -> None:
     check_minutes(minutes)
     check_steps(eval_steps=e.eval_steps, attack_steps=e.attack.steps)
     check_width(e.model, e.width)
-    if e.data == "planted":
+    if e.drawn is not None:
         for name in ("train_size", "validation_size", "test_size"):
-            images = getattr(e, name) * 3 * e.planted.image_size**2
+            images = getattr(e, name) * 3 * e.drawn.image_size**2
             check_memory(4 * images, f"{name}={getattr(e, name)} of images of this size")
 
 

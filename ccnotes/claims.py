@@ -152,7 +152,7 @@ def first_prediction(records: Sequence[Record], full: Record) -> list[list[Any]]
             "NC2, training",
             partial(last_to_best, column="train_robust_nc2"),
             "0.5 or less",
-            {"at_most": 0.5, "refuted": 1.0},
+            {"at_most": 0.5},
         ),
     ):
         found = [of(record) for record in records]
@@ -178,7 +178,7 @@ def second_prediction(records: Sequence[Record], full: Record) -> list[list[Any]
             "more than 0.50",
             loss,
             loss_won_back(full),
-            outcome(loss, at_least=0.5, refuted=0.5),
+            outcome(loss, at_least=0.5),
         ],
     ]
 
@@ -215,39 +215,30 @@ def outcome(
     *,
     at_least: float | None = None,
     at_most: float | None = None,
-    refuted: float,
+    refuted: float | None = None,
 ) -> str:
     """What runs of several seeds say of a prediction, by the 95 % interval of their mean.
 
-    "as predicted" where all of it is ``at_least`` or ``at_most`` so much, "refuted" where all of it
-    lies on the other side of ``refuted``, else "undecided". Of a single run nothing is said.
+    "as predicted" where all of it is ``at_least`` or ``at_most`` so much, "not as predicted" where
+    none of it is, and "refuted" where, moreover, all of it lies on the other side of ``refuted``;
+    else "undecided". Of a single run nothing is said.
 
     >>> outcome([0.9, 0.91, 0.92], at_least=0.85, refuted=0.6)
     'as predicted'
     >>> outcome([0.3, 0.31], at_most=0.2, refuted=0.5), outcome([0.9], at_least=0.85, refuted=0.6)
-    ('undecided', '')
+    ('not as predicted', '')
     """
     if (at_least is None) == (at_most is None):
         raise ValueError(f"at_least={at_least}, at_most={at_most}: give one of the two.")
     if len(values) < 2:
         return ""
     low, high = interval(values)
-    if at_least is not None:
-        held, against = low >= at_least, high < refuted
-    else:
-        assert at_most is not None
-        held, against = high <= at_most, low >= refuted
-    return "as predicted" if held else "refuted" if against else "undecided"
-
-
-def cas_of_swaps(record: Record, split: str) -> Float[Tensor, "features heads"]:
-    """CAS of every evaluation's class means with every evaluation's head.
-
-    Of attacked images of the "train" or "test" split, from ``Record.vectors``. On the diagonal it
-    is the record's own CAS.
-    """
-    means = record.vectors[f"{split}_robust_class_means"].float()
-    heads = record.vectors["head_weight"].float()
-    return torch.stack(
-        [torch.stack([cas(class_similarity(mean * head)) for head in heads]) for mean in means]
-    )
+    if at_most is not None:  # the same, seen in a mirror
+        low, high, at_least = -high, -low, -at_most
+        refuted = None if refuted is None else -refuted
+    assert at_least is not None
+    if low >= at_least:
+        return "as predicted"
+    if refuted is not None and high < refuted:
+        return "refuted"
+    return "not as predicted" if high < at_least else "undecided"

@@ -39,7 +39,7 @@ class Learner:
     experiment: Experiment
     model: nn.Module
     optimiser: torch.optim.Optimizer
-    generators: dict[str, torch.Generator]  # for the attack and, where there is one, augmentation
+    generators: dict[str, torch.Generator]  # "attack", "augmentation"; a run's "order" of images
     precision: str = "float32"
     teachers: Sequence[tuple[nn.Module, float]] = ()  # and their weights in the loss
     groups: Int[Tensor, " classes"] | None = None  # the classes' true ones
@@ -90,7 +90,7 @@ def gradients(
     if engine is None or len(clean) != engine.batch_size or objective.needs_features:
         return learned(*batch)
     key = "gradients", objective, precision, model.training, *weights
-    loss_of = engine.function(key, loss_of)
+    loss_of = engine.function(key, loss_of)  # the one that ``learned`` calls from here on
     result: Tensor = engine.recorded(key, learned, *batch, learner=model)(*batch)
     return result.clone()
 

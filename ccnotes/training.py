@@ -1,4 +1,4 @@
-"""The one loop: fit an experiment, write a checkpoint after every epoch, go on from it."""
+"""The one loop: fit an experiment, write checkpoints as it goes, go on from the last."""
 
 import math
 import time
@@ -39,8 +39,8 @@ class Run:
     device: torch.device
     average: AveragedModel | None
     teachers: dict[str, Network]  # by name, the run's own among them
-    train: Split
-    splits: Examined
+    train: Split  # all images to train on
+    splits: Examined  # those to evaluate on: its ``train`` is a part of them
 
     @property
     def experiment(self) -> Experiment:
@@ -155,12 +155,12 @@ def fit(
     Its ``evaluations`` has one dictionary an evaluation (see
     :func:`ccnotes.monitor.evaluate_splits`); ``best`` and ``last`` hold epoch, weights and the
     evaluation on the experiment's ``final_size`` test images; ``sessions`` the different ``facts``
-    (provenance) that it was called with. The state is written to ``checkpoint`` after every epoch
-    and every few minutes, and read from there where it exists. ``teachers`` has the networks of
-    the objective's teachers but the run's own. With ``compile`` passes are compiled; see
-    :func:`ccnotes.devices.compile_network`. Raises OutOfTime, with everything kept, rather
-    than go on beyond ``minutes``, FloatingPointError when the loss stops being finite, and
-    ValueError for an unfit teacher.
+    (provenance) that it was called with. The state is written to ``checkpoint`` after every epoch,
+    unless that would take long beside it, and every two minutes, and read from there where it
+    exists. ``teachers`` has the networks of the objective's teachers but the run's own. With
+    ``compile`` passes are compiled; see :func:`ccnotes.devices.compile_network`. Raises OutOfTime,
+    with everything kept, rather than go on beyond ``minutes``, FloatingPointError when the loss
+    stops being finite, and ValueError for an unfit teacher.
 
     >>> from ccnotes.experiments import dataset
     >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)

@@ -1,5 +1,7 @@
 """Words of the command line."""
 
+from dataclasses import replace
+
 import pytest
 
 from ccnotes import arguments
@@ -25,6 +27,13 @@ def test_what_is_no_number_is_refused(word):
 def test_named_experiments_are_small_enough_for_four_gigabytes(name, monkeypatch):
     monkeypatch.setattr(arguments, "main_memory", lambda: 4e9)
     check_run(EXPERIMENTS[name], 1.0)
+
+
+@pytest.mark.parametrize("name", ["planted-at", "parts-at"])
+def test_drawn_images_that_no_memory_holds_are_refused(name, monkeypatch):
+    monkeypatch.setattr(arguments, "main_memory", lambda: 4e9)
+    with pytest.raises(ValueError, match=r"train_size=10000000 of images of this size takes"):
+        check_run(replace(EXPERIMENTS[name], train_size=10**7), None)
 
 
 def test_weights_count_with_their_gradient_and_momentum(monkeypatch):

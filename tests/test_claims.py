@@ -70,7 +70,10 @@ def test_accuracies_of_swaps_bear_the_names_of_their_features_and_heads():
         ([0.5, 0.51, 0.49], {"at_least": 0.85, "refuted": 0.6}, "refuted"),
         ([0.1, 0.11, 0.09], {"at_most": 0.2, "refuted": 0.5}, "as predicted"),
         ([0.6, 0.61, 0.62], {"at_most": 0.2, "refuted": 0.5}, "refuted"),
-        ([0.3, 0.31, 0.32], {"at_most": 0.2, "refuted": 0.5}, "undecided"),
+        ([0.3, 0.31, 0.32], {"at_most": 0.2, "refuted": 0.5}, "not as predicted"),
+        ([0.6, 0.61, 0.62], {"at_most": 0.2}, "not as predicted"),
+        ([0.7, 0.71, 0.72], {"at_least": 0.85, "refuted": 0.6}, "not as predicted"),
+        ([0.1, 0.3, 0.2], {"at_most": 0.2, "refuted": 0.5}, "undecided"),
         ([0.9], {"at_least": 0.85, "refuted": 0.6}, ""),
     ],
 )

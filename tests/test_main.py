@@ -414,6 +414,7 @@ def test_cams_advises_no_option_that_it_does_not_take(command, capsys, tmp_path,
         (("run", "planted-at", *SHORT, "--weights"), "they need --publish-to FOLDER"),
         (("run", "planted-at", "--attack.eps", "8/0"), "8/0 divides by zero"),
         (("data", "planted"), "planted images are made when they are needed"),
+        (("data", "parts"), "planted images are made when they are needed"),
         (("run", "planted-at", *SHORT, "--lr", "1e30"), "infinite or NaN in epoch"),
     ],
 )

@@ -43,7 +43,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    identity: str  # SHA-256 of what the data are; where they lie does not enter
+    identity: str  # of photographs a SHA-256, wherever they lie; of drawn images their recipe
     groups: tuple[int, ...] | None = None  # the true group of each class, of planted images
     # The test images without a kind of part, "own" or "shared", where it is known: of parts.
     without: Mapping[str, Split] = field(default_factory=dict)

@@ -161,7 +161,8 @@ CIFAR10_PAPER = replace(
     batchnorm="train",
 )
 PLANTED_FLOAT32 = replace(PLANTED_AT, name="planted-at-float32", precision="float32")
-# The l2 radii: 128 / 255 beside 8 / 255, as in the paper, and planted images have half the side.
+# The l2 radii: 128 / 255 beside 8 / 255, as in the paper: 16 times; of planted images, whose sides
+# are 16 and 20 pixels rather than 32, 8 times.
 FAMILIES = (
     family(PARTS_AT, l2=8 * PARTS_AT.attack.eps),
     softened(PARTS_AT),

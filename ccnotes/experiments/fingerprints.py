@@ -41,16 +41,16 @@ def fingerprint(experiment: Experiment, precision: str, identity: str) -> str:
     True
     """
     changed = in_use(changes(as_tree(experiment), Experiment()), identity)
-    parts: list[Any] = [SCHEMA, precision, identity, with_first_names(changed)]
+    hashed: list[Any] = [SCHEMA, precision, identity, with_first_names(changed)]
     for name in experiment.objective.teachers:
         if name.endswith(".safetensors"):
-            parts.append(sha256_of(Path(name)))
+            hashed.append(sha256_of(Path(name)))
         elif name in (OWN_BEST, OWN_AVERAGE):
-            parts.append(name)
+            hashed.append(name)
         else:
             run = teacher_experiment(experiment, name)
-            parts.append(fingerprint(run, run.precision, identity))
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+            hashed.append(fingerprint(run, run.precision, identity))
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def identity_of(data: str) -> str | None:

@@ -71,7 +71,7 @@ NETWORK_ARRAYS = {  # of the best and of the last network
     "correct": Place(PER_IMAGE, torch.uint8),
     "cas_draws": Place(PER_IMAGE, torch.half),
 }
-# Of names: the images, and whether these were attacked.
+# Of names: the images or the network, and whether images were attacked.
 PREFIX = re.compile("^(train_|validation_|test_|without_[a-z]+_|best_|last_)?(clean_|robust_)?")
 
 

@@ -20,7 +20,7 @@ from ccnotes.models import NETWORKS, Network
 from ccnotes.records.locks import undisturbed
 from ccnotes.weights import from_eight_bits
 
-FORMAT = 1  # of the table; raise it when its keys start to mean something else
+FORMAT = 1  # "schema" in record.json; raise it when keys there start to mean something else
 TABLE, ARRAYS = "record.json", "arrays.safetensors"
 # The largest parts of a record, published for some only.
 SAMPLE_ATTRIBUTION, PER_IMAGE = "samples.safetensors", "images.safetensors"
@@ -94,7 +94,9 @@ class Record:
         moved; ``train_robust_loss`` the cross-entropy of some training images after it, in nats.
         For planted images also ``inside`` and ``across``, the mean similarity, on attacked test
         images, of two classes of one true group and of different groups, and, on the images as
-        they are, ``clean_inside`` and ``clean_across``.
+        they are, ``clean_inside`` and ``clean_across``. For planted parts also
+        ``without_own_robust_accuracy`` and ``without_shared_robust_accuracy``, of test images
+        that lack such a part.
 
         >>> import ccnotes
         >>> table = ccnotes.runs("planted-at")[0].table
@@ -106,7 +108,7 @@ class Record:
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
-        """Everything that is no scalar.
+        """What is no scalar, but for what has a property of its own, such as ``vectors``.
 
         ``test_robust_similarity`` and the like have one entry an evaluation in their first
         dimension; ``best_*`` and ``last_*`` are of the final test images (those of radii and

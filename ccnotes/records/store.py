@@ -198,9 +198,10 @@ def publish(
     """Copy a finished record to ``home``: its table and arrays, and what else is wanted.
 
     That is the networks' weights, ``Record.sample_attribution``, ``Record.vectors`` and
-    ``Record.per_image``; what was published of them before comes along anew, and so does
-    ``Record.cams`` where it was made. The copy before stands until the new one is whole. Returns
-    the copy's folder. Raises ValueError for a record that is not finished, or lacks what is wanted.
+    ``Record.per_image``; what was published of them before comes along anew, and so do
+    ``Record.cams`` and ``Record.swaps`` where they were made. The copy before stands until the new
+    one is whole. Returns the copy's folder. Raises ValueError for a record that is not finished, or
+    lacks what is wanted.
 
     >>> import ccnotes
     >>> copy = publish(ccnotes.runs("planted-at", seeds=[1])[0], Path("published"))
