@@ -21,7 +21,7 @@ def results() -> str:
     """The tables in Markdown, planted images and photographs, each over its seeds."""
     tables = []
     for records, note, form in (
-        (ccnotes.runs("parts-at", seeds=range(5)), "", ".2f"),
+        (ccnotes.runs("parts-at", seeds=range(10)), "", ".2f"),
         ([published("cifar10-full-")["at"]], ", full size, one run", ".3f"),
     ):
         ends = best_and_last(records)

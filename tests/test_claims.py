@@ -123,7 +123,7 @@ def test_each_gate_is_named_with_its_value(best, arrays, said):
 
 def test_what_chapter_7_builds_on_passes_the_gates_or_is_shown_as_what_does_not():
     chapter = (Path(__file__).parents[1] / "book/07_head_or_features.ipynb").read_text()
-    for record in runs("parts-at", seeds=range(5)):
+    for record in runs("parts-at", seeds=range(10)):
         assert claims.gates_failed(record) == []
     assert claims.gates_failed(published("cifar10-full-")["at"])
     assert "claims.gates_failed(full)" in chapter
