@@ -149,8 +149,9 @@ def ascent(
             target = usable(y.long())
             if attack.random_start:
                 adv = (x + random_point(x, attack, generator)).clamp(0, 1)
-        if batchnorm == "eval" and (found := compiled(model)):
-            if not found.functions:  # compiled code finds no fault with what has no gradient
+        if batchnorm == "eval" and len(x) and (found := compiled(model)):
+            # Compiled code finds no fault with what has no gradient, or a label no logit.
+            if not found.functions or label_range:
                 input_gradient(model, adv[:1], target[:1], label_range)
             return compiled_steps(found, model, x, adv, target, attack)
         for _ in range(attack.steps):

@@ -41,6 +41,11 @@ def class_attribution(features: Features, labels: Labels, head: Head) -> Attribu
     tensor([[ 2., -1.],
             [ 0.,  2.]])
     """
+    if head.ndim != 2 or features.ndim != 2 or head.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"features of the shape {tuple(features.shape)} and a head of {tuple(head.shape)} do "
+            f"not fit: give images x features, and classes x as many features."
+        )
     return class_means(features, labels, len(head)) * head
 
 

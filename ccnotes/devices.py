@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccnotes.checks import check_choice
+from ccnotes.checks import check_choice, whole
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -155,7 +155,7 @@ def compile_network(model: nn.Module, batch_size: int) -> None:
     """
     # Networks share the code of what is compiled for each, and so a limit that is meant for one.
     torch._dynamo.config.recompile_limit = 1000
-    model.compiled = Compiled(batch_size)  # type: ignore[assignment]
+    model.compiled = Compiled(whole("batch_size", batch_size, 1))  # type: ignore[assignment]
 
 
 def compiled(model: nn.Module) -> Compiled | None:

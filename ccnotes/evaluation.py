@@ -312,6 +312,12 @@ def evaluate(
     (tensor(True), ['clean_accuracy', 'clean_loss'])
     """
 
+    if attack is None:
+        raise ValueError(
+            "attack=None leaves nothing to be robust against: give PGD(...), or PGD(eps=0) where "
+            "that is meant."
+        )
+
     def of(used: PGD | None) -> Measures:
         features = features_of(
             model, images, labels, used, seed=seed, precision=precision, batch_size=batch_size

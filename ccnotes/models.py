@@ -58,8 +58,8 @@ class Normalize(nn.Module):
                 + " Did you mean those of 0..255, each divided by 255?"
                 * scale
             )
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        self.register_buffer("mean", torch.tensor([*map(float, mean)]).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor([*map(float, std)]).view(-1, 1, 1))
 
     def forward(self, x: Images) -> Images:
         if len(self.mean) not in (1, x.shape[1]):

@@ -48,8 +48,10 @@ def load_weights(network: nn.Module, path: Path | str, *, prefix: str | None = N
         raise ValueError(f"{path} does not fit: {misfit(network, found, prefix)}")
     (model, used), *others = fits.values()
     weights = model.state_dict()
-    if broken := [name for name, value in weights.items() if value.isnan().any()]:
-        raise ValueError(f"{path} holds NaN in {few(broken)}: take an earlier checkpoint.")
+    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise ValueError(
+            f"{path} holds NaN or infinity in {few(broken)}: take an earlier checkpoint."
+        )
     copies = set(used)
     for other, keys in others:
         if not all(torch.equal(v, weights[name]) for name, v in other.state_dict().items()):

@@ -496,3 +496,21 @@ def test_a_compiled_network_may_give_its_logits_by_name(quickly):
     expected = pgd(model, x, y, attack)
     compile_network(model, batch_size=4)
     assert torch.equal(pgd(model, x, y, attack), expected)
+
+
+def test_a_compiled_network_says_of_every_label_that_it_has_no_logit_for_it(quickly):
+    """After the first call, too; and of no images it makes none."""
+    model, attack = ConvNet(3, width=4).eval(), PGD(steps=1)
+    compile_network(model, batch_size=4)
+    x = torch.rand(4, 3, 8, 8)
+    pgd(model, x, torch.arange(4) % 3, attack)
+    for wrong in (7, -1):
+        with pytest.raises(ValueError, match=f"label.*{wrong}|{wrong}.*label"):
+            pgd(model, x, torch.full((4,), wrong), attack)
+    assert pgd(model, x[:0], torch.arange(0), attack).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_network_is_compiled_for_one_image_or_more(size):
+    with pytest.raises(ValueError, match=f"batch_size={size} must be at least 1"):
+        compile_network(ConvNet(3, width=4), size)

@@ -499,3 +499,10 @@ def test_a_head_in_the_shape_of_the_centred_means_has_nc3_of_zero():
     means = torch.rand(4, 9) + 5
     head = 3 * (means - means.mean(0)) + torch.rand(9)  # what all rows share decides nothing
     assert head_or_features(means, head).nc3 < 1e-5
+
+
+@pytest.mark.parametrize(("features", "head"), [((6, 4), (2, 1)), ((6, 1), (2, 4)), ((6, 4), (2,))])
+def test_features_and_heads_of_other_widths_are_refused(features, head, unchecked):
+    """They would have been stretched to fit each other."""
+    with pytest.raises(ValueError, match=r"features of the shape .* do not fit"):
+        class_attribution(torch.rand(features), torch.arange(6) % 2, torch.rand(head))

@@ -572,3 +572,9 @@ def test_a_temperature_is_chosen_by_images_that_it_does_not_judge():
     right = torch.arange(20) % 2 == 0  # the first half of each class's images in turn
     logits = F.one_hot(torch.where(right, labels, 1 - labels), 2) * 3.0
     assert calibrated(logits, labels) > F.cross_entropy(logits, labels)
+
+
+def test_an_evaluation_without_an_attack_is_refused(network, photos, unchecked):
+    """What would be called robust would be clean."""
+    with pytest.raises(ValueError, match=r"attack=None leaves nothing .* PGD\(eps=0\)"):
+        evaluate(network, photos.images, photos.labels, None)

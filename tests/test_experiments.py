@@ -274,3 +274,8 @@ def test_numbers_of_numpy_and_whole_floats_make_no_other_run():
     assert other == plain
     assert fingerprint(other, "float32", PLANTED) == fingerprint(plain, "float32", PLANTED)
     assert json.loads(json.dumps(asdict(other))) == json.loads(json.dumps(asdict(plain)))
+
+
+def test_drops_of_the_rate_may_be_given_as_a_list(unchecked):
+    assert Experiment(lr_drops=[0.5, 0.75]) == Experiment()
+    assert hash(Experiment(lr_drops=[0.5, 0.75])) == hash(Experiment())

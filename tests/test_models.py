@@ -435,3 +435,9 @@ def test_wide_heads_in_half_precision_are_heads(dtype):
     assert Headed(network.to(dtype)).features(X).shape == (6, 2048)
     with torch.autocast("cpu", dtype):
         assert Headed(network.float()).features(X).shape == (6, 2048)
+
+
+def test_whole_numbers_for_mean_and_std_cut_no_pixel():
+    """They made whole numbers of the pixels, too: black images, without a word."""
+    x = torch.full((1, 3, 2, 2), 0.5)
+    assert torch.equal(Normalize(mean=(0, 0, 0), std=(1, 1, 1))(x), x)

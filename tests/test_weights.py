@@ -279,7 +279,9 @@ def test_nan_is_named(path, source):
     weights = source.state_dict()
     weights["body.5.bias"][0] = torch.nan
     torch.save(weights, path)
-    with pytest.raises(ValueError, match=r"holds NaN in body.5.bias: take an earlier checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"NaN or infinity in body.5.bias: take an earlier checkpoint"
+    ):
         load_weights(network(), path)
 
 
@@ -386,3 +388,11 @@ def test_weights_in_eight_bits_are_off_by_half_a_step_at_most():
         else:
             assert torch.equal(again[name], value)
     assert from_eight_bits(before).keys() == before.keys()
+
+
+def test_weights_that_overflow_when_they_are_loaded_are_refused(tmp_path):
+    model = nn.Linear(2, 2)
+    wide = {name: value.double() * 1e60 for name, value in model.state_dict().items()}
+    torch.save(wide, tmp_path / "wide.pt")
+    with pytest.raises(ValueError, match=r"holds NaN or infinity in weight, bias"):
+        load_weights(model, tmp_path / "wide.pt")

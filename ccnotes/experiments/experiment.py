@@ -90,6 +90,7 @@ class Experiment:
             ("precision", Precision),
         ):
             check_choice(name, getattr(self, name), get_args(known))
+        object.__setattr__(self, "lr_drops", tuple(self.lr_drops))
         if self.average is not None:
             check_choice("average", self.average, get_args(Averaging))
         for name in (*COUNTS, *NUMBERS):

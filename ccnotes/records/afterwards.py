@@ -82,6 +82,8 @@ def write_swaps(
     >>> write_swaps(record).name, record.swaps["accuracy"].shape
     ('swaps.safetensors', torch.Size([2, 2]))
     """
+    if images < (classes := len(record.content["dataset"]["classes"])):
+        raise ValueError(f"images={images} must be at least {classes}, one of each class.")
     e, test = record.configuration, part(final_images(record, data, data_dir), images)
     best, last = record.model("best"), record.model("last")
     precision = record.provenance["precision"]
