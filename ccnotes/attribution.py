@@ -13,12 +13,13 @@ from ccnotes.checks import (
     check_floats,
     check_maps as check_maps,  # where it was before
     check_one_each,
+    check_pixels,
     check_trackable,
     checked_labels,
     few,
     logits_of,
 )
-from ccnotes.models import check_repeats
+from ccnotes.models import NETWORKS, Headed, check_repeats
 from ccnotes.modes import evaluating, recording, usable
 from ccnotes.types import Features, Images, Labels, Similarity
 
@@ -258,6 +259,8 @@ def traced(
 ) -> tuple[Tensor, Tensor]:
     """A layer's output, and in it the gradient of the logit of each image's label; float32."""
     check_floats(images)
+    if isinstance(model, (Headed, *NETWORKS.values())):  # which normalise pixels in [0, 1]
+        check_pixels(images)
     check_one_each(images, labels)
     check_trackable(model)
     found: list[Tensor] = []

@@ -324,6 +324,7 @@ def check_split(model: nn.Module, x: Images, features: Tensor) -> None:
 def check_repeats(model: nn.Module, x: Images, ask: Callable[[Tensor], Tensor]) -> None:
     """ValueError unless ``ask(x)``, what the model makes of images, is the same in each call.
 
+    And in other company.
     But for rounding; of ccnotes' own networks it is. A few images are asked for, and often, since
     some layers are random for a whole batch at once.
     """
@@ -341,3 +342,12 @@ def check_repeats(model: nn.Module, x: Images, ask: Callable[[Tensor], Tensor]) 
                 f"off there what is random, as F.dropout(x, training=self.training) does, and "
                 f"F.dropout(x) does not."
             )
+    # Fewer images may be added up in another order.
+    allowed = max(32 * torch.finfo(first.dtype).eps, 1e-3) * largest
+    if len(x) > 2 and (off := (ask(x[:2]) - first[:2]).abs().max().item()) > allowed:
+        raise ValueError(
+            f"{type(model).__name__} answers for an image by what else is in its batch: asked for "
+            f"fewer, its numbers are off by {off:.2g}, where the largest is {largest:.2g}. Let "
+            f"BatchNorm use its running statistics in eval mode (track_running_stats=True), and "
+            f"take no mean over a batch."
+        )

@@ -19,7 +19,7 @@ from ccnotes.attribution import (
     layer_attribution,
     spread,
 )
-from ccnotes.models import ConvNet, PreActResNet
+from ccnotes.models import ConvNet, Headed, PreActResNet
 
 
 @pytest.fixture
@@ -506,3 +506,11 @@ def test_features_and_heads_of_other_widths_are_refused(features, head, unchecke
     """They would have been stretched to fit each other."""
     with pytest.raises(ValueError, match=r"features of the shape .* do not fit"):
         class_attribution(torch.rand(features), torch.arange(6) % 2, torch.rand(head))
+
+
+def test_pixels_of_0_to_255_are_refused_where_the_network_normalises_its_own():
+    model, x = ConvNet(3, width=4).eval(), torch.randint(256, (3, 3, 8, 8)).float()
+    for network in (model, Headed(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))):
+        layer = model.stages[-1] if network is model else network.network[0]
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            layer_attribution(network, layer, x, torch.arange(3))

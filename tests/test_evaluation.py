@@ -339,7 +339,8 @@ def test_an_image_larger_than_a_batch_comes_alone():
 def test_the_size_of_batches_can_be_chosen_and_changes_nothing_but_memory(photos):
     network = Counting()
     few = evaluate(network, photos.images, photos.labels, ATTACK, batch_size=7)
-    assert network.sizes == {7, 5, 4}  # of four it is asked whether it is random
+    # Of four, and of two, it is asked whether it is random, or minds what shares its batch.
+    assert network.sizes == {7, 5, 4, 2}
     all_ = evaluate(network, photos.images, photos.labels, ATTACK)
     for name, value in all_.flat().items():
         # Random starts do not depend on it; sums of float32 round otherwise.
@@ -578,3 +579,18 @@ def test_an_evaluation_without_an_attack_is_refused(network, photos, unchecked):
     """What would be called robust would be clean."""
     with pytest.raises(ValueError, match=r"attack=None leaves nothing .* PGD\(eps=0\)"):
         evaluate(network, photos.images, photos.labels, None)
+
+
+@pytest.mark.parametrize("kind", ["batch statistics", "a mean over the batch"])
+def test_a_network_that_answers_by_what_shares_its_batch_is_refused(kind, photos):
+    """Its accuracy would depend on the size of batches and on the order of images."""
+
+    class Company(nn.Module):
+        def forward(self, x):
+            return x - x.mean(0)
+
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3, track_running_stats=False) if kind[0] == "b" else Company()
+    network = Headed(nn.Sequential(norm, nn.Flatten(), nn.Linear(768, 4)))
+    with pytest.raises(ValueError, match="answers for an image by what else is in its batch"):
+        features_of(network, photos.images, photos.labels)
