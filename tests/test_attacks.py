@@ -361,41 +361,6 @@ def test_lengths_whose_squares_overflow_are_refused(name, linear, batch):
     assert pgd(linear, x, y, wide).isfinite().all()
 
 
-class Merging(nn.Linear):
-    """As a layer of LoRA: in eval mode what was added lies in the weights."""
-
-    merged = False
-
-    def train(self, mode=True):
-        super().train(mode)
-        if self.merged == mode:
-            self.weight.data += -1 if mode else 1
-            self.merged = not mode
-        return self
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_layers_that_change_their_weights_for_eval_mode_are_put_back(frozen):
-    """Alone, and around a layer that is in another mode."""
-    layer = Merging(3, 3)
-    layer.weight.data.zero_()
-    layer.norm = nn.BatchNorm1d(3)
-    layer.inner = Merging(3, 3)
-    layer.inner.weight.data.zero_()
-    model = nn.Sequential(layer, nn.BatchNorm1d(3).eval(), nn.Dropout())
-    layer.norm.eval()
-    layer.inner.train(not frozen)
-    before = [m.training for m in model.modules()]
-    weights = [layer.weight.clone(), layer.inner.weight.clone()]
-    with evaluating(model):
-        assert not any(m.training for m in model.modules())
-        assert (layer.weight == 1).all()
-        assert (layer.inner.weight == 1).all()
-    assert [m.training for m in model.modules()] == before
-    assert torch.equal(layer.weight, weights[0])
-    assert torch.equal(layer.inner.weight, weights[1])
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "message"),

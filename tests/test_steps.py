@@ -7,26 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ccnotes import models, objectives
+from ccnotes import objectives
 from ccnotes.attacks import PGD, pgd
-from ccnotes.data import Split, augment, cutout, to_float
+from ccnotes.data import augment, cutout, to_float
 from ccnotes.devices import compile_network
 from ccnotes.experiments import dataset
 from ccnotes.objectives import Objective
-from ccnotes.planted import Planted
-from ccnotes.records import run
-from ccnotes.setup import build, channel_statistics, check_teacher, stream
+from ccnotes.setup import build, stream
 from ccnotes.steps import Learner, gradients, train_step, with_statistics
 from tests.helpers import (
     SMALL,
 )
 
 pytestmark = pytest.mark.usefixtures("no_published")
-
-
-def test_uses_of_randomness_share_no_stream():
-    uses = ("weights", "order", "augmentation", "attack")
-    assert len({stream(seed, use) for seed in range(100) for use in uses}) == 400
 
 
 @pytest.mark.parametrize(("augmented", "side"), [(True, 0), (False, 6), (True, 6)])
@@ -49,36 +42,6 @@ def test_training_sees_images_augmented_and_cut(augmented, side):
     (found,) = seen
     assert torch.equal(found, to_float(x))
     assert not torch.equal(found, to_float(data.train.images))
-
-
-def test_initial_weights_follow_from_the_seed_alone():
-    """Neither from images nor from numbers drawn before; and drawing them leaves no trace."""
-    data, other = dataset(SMALL), dataset(replace(SMALL, seed=9))
-    torch.manual_seed(1)
-    first = build(SMALL, data)
-    drawn = torch.rand(3)
-    again, changed = build(SMALL, other), build(replace(SMALL, seed=9), data)
-    for (name, weight), same, new in zip(
-        first.named_parameters(), again.parameters(), changed.parameters(), strict=True
-    ):
-        assert torch.equal(weight, same)
-        assert torch.equal(weight, new) == ("head" not in name and weight.ndim == 1)  # BatchNorm's
-    torch.manual_seed(1)
-    assert torch.equal(drawn, torch.rand(3))
-
-
-def test_a_network_normalises_its_input_by_the_statistics_of_the_training_images():
-    """So that images of other brightness and contrast, channel by channel, make no difference."""
-    e, data = SMALL, dataset(SMALL)
-    bright = torch.randint(2, data.train.images.shape, generator=torch.manual_seed(0)).byte() * 204
-    dim = (bright * torch.tensor([1, 0.5, 0.25]).view(3, 1, 1)).byte()
-    logits = []
-    for images in (bright, dim):
-        train = Split(images=images, labels=data.train.labels)
-        model = build(e, replace(data, train=train)).eval()
-        logits.append(model(to_float(images)))
-    # Means and deviations have four digits, of which the least have three that count.
-    torch.testing.assert_close(logits[0], logits[1], atol=1e-3, rtol=1e-2)
 
 
 def one_step(e, data, teachers=(), *, compiled=False):
@@ -170,28 +133,6 @@ def test_perturbed_weights_count_in_bfloat16_too():
     assert (steps[1] - steps[2]).norm() < 0.2 * (steps[0] - steps[2]).norm()
 
 
-def test_a_teacher_of_other_classes_is_refused_before_training():
-    stranger = run(replace(SMALL, planted=Planted(num_classes=4)))
-    path = str(stranger.folder / "best.safetensors")
-    e = replace(SMALL, objective=Objective(teachers=(path,), teacher_weights=(0.5,)))
-    with pytest.raises(ValueError, match=r"knows 4 classes, the student 6: choose a teacher"):
-        run(e)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"mean": [0.5], "std": [0.25]}, "knows 1 channels, the student 3"),
-        ({"mean": [0.0] * 3}, r"mean of pixels in \[0, 1\] that is 0.500 away"),
-        ({"std": [1.0] * 3}, "std of pixels .* that is 0.750 away"),
-    ],
-)
-def test_a_teacher_of_other_images_is_refused(settings, message):
-    stranger = models.ConvNet(6, width=4, **settings)
-    with pytest.raises(ValueError, match=message):
-        check_teacher("stranger", stranger, models.ConvNet(6, width=4))
-
-
 @pytest.mark.parametrize("loss", ["cross-entropy", "mart"])
 def test_an_average_s_batchnorm_statistics_are_those_of_attacked_training_images(loss):
     """Those of the first layer, whose input is known; MART sees the images themselves, too."""
@@ -216,14 +157,6 @@ def test_an_average_s_batchnorm_statistics_are_those_of_attacked_training_images
     assert norm.momentum == 0.1
     assert not found.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_channel_statistics_are_those_of_the_pixels():
-    images = dataset(SMALL).train.images
-    mean, std = channel_statistics(images)
-    pixels = images.double() / 255
-    assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=5.1e-5)
-    assert std == pytest.approx(pixels.std((0, 2, 3)).tolist(), abs=5.1e-5)
 
 
 def test_compiled_gradients_follow_precision_and_mode(monkeypatch):

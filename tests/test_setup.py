@@ -1,0 +1,82 @@
+"""What a run starts from, and what could not be trained."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ccnotes import models
+from ccnotes.data import Split, to_float
+from ccnotes.experiments import dataset
+from ccnotes.objectives import Objective
+from ccnotes.planted import Planted
+from ccnotes.records import run
+from ccnotes.setup import build, channel_statistics, check_teacher, stream
+from tests.helpers import SMALL
+
+pytestmark = pytest.mark.usefixtures("no_published")
+
+
+def test_uses_of_randomness_share_no_stream():
+    uses = ("weights", "order", "augmentation", "attack")
+    assert len({stream(seed, use) for seed in range(100) for use in uses}) == 400
+
+
+def test_initial_weights_follow_from_the_seed_alone():
+    """Neither from images nor from numbers drawn before; and drawing them leaves no trace."""
+    data, other = dataset(SMALL), dataset(replace(SMALL, seed=9))
+    torch.manual_seed(1)
+    first = build(SMALL, data)
+    drawn = torch.rand(3)
+    again, changed = build(SMALL, other), build(replace(SMALL, seed=9), data)
+    for (name, weight), same, new in zip(
+        first.named_parameters(), again.parameters(), changed.parameters(), strict=True
+    ):
+        assert torch.equal(weight, same)
+        assert torch.equal(weight, new) == ("head" not in name and weight.ndim == 1)  # BatchNorm's
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(3))
+
+
+def test_a_network_normalises_its_input_by_the_statistics_of_the_training_images():
+    """So that images of other brightness and contrast, channel by channel, make no difference."""
+    e, data = SMALL, dataset(SMALL)
+    bright = torch.randint(2, data.train.images.shape, generator=torch.manual_seed(0)).byte() * 204
+    dim = (bright * torch.tensor([1, 0.5, 0.25]).view(3, 1, 1)).byte()
+    logits = []
+    for images in (bright, dim):
+        train = Split(images=images, labels=data.train.labels)
+        model = build(e, replace(data, train=train)).eval()
+        logits.append(model(to_float(images)))
+    # Means and deviations have four digits, of which the least have three that count.
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-3, rtol=1e-2)
+
+
+def test_a_teacher_of_other_classes_is_refused_before_training():
+    stranger = run(replace(SMALL, planted=Planted(num_classes=4)))
+    path = str(stranger.folder / "best.safetensors")
+    e = replace(SMALL, objective=Objective(teachers=(path,), teacher_weights=(0.5,)))
+    with pytest.raises(ValueError, match=r"knows 4 classes, the student 6: choose a teacher"):
+        run(e)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mean": [0.5], "std": [0.25]}, "knows 1 channels, the student 3"),
+        ({"mean": [0.0] * 3}, r"mean of pixels in \[0, 1\] that is 0.500 away"),
+        ({"std": [1.0] * 3}, "std of pixels .* that is 0.750 away"),
+    ],
+)
+def test_a_teacher_of_other_images_is_refused(settings, message):
+    stranger = models.ConvNet(6, width=4, **settings)
+    with pytest.raises(ValueError, match=message):
+        check_teacher("stranger", stranger, models.ConvNet(6, width=4))
+
+
+def test_channel_statistics_are_those_of_the_pixels():
+    images = dataset(SMALL).train.images
+    mean, std = channel_statistics(images)
+    pixels = images.double() / 255
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=5.1e-5)
+    assert std == pytest.approx(pixels.std((0, 2, 3)).tolist(), abs=5.1e-5)
