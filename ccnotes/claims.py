@@ -65,11 +65,6 @@ def gates_failed(record: Record) -> list[str]:
     return failed
 
 
-def fall_of_accuracy(record: Record) -> float:
-    """Robust accuracy on test images at the best epoch less that at the last, in [-1, 1]."""
-    return float(record.best["robust_accuracy"] - record.last["robust_accuracy"])
-
-
 def cas_kept_by(record: Record, what: str) -> float:
     """CAS on attacked test images, relative to the best epoch's, after a swap.
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ccnotes.checks import check_choice, real, whole
-from ccnotes.planted import MOST_GIGABYTES, SplitName, smooth
+from ccnotes.planted import SplitName, check_count, smooth
 
 Kind = Literal["own", "shared", "clutter"]
 SIZE = 8  # pixels per side of a part
@@ -195,16 +195,7 @@ def check_draw(num_images: int, settings: Parts, split: str, without: str | None
     check_choice("split", split, get_args(SplitName))
     if without is not None:
         check_choice("without", without, get_args(Kind))
-    if num_images < settings.num_classes:
-        raise ValueError(
-            f"num_images={num_images} leaves a class without an image: "
-            f"ask for at least num_classes={settings.num_classes}."
-        )
-    if (gigabytes := num_images * 3 * settings.image_size**2 * 8 / 1e9) > MOST_GIGABYTES:
-        raise ValueError(
-            f"num_images={num_images} of image_size={settings.image_size} take {gigabytes:,.0f} GB "
-            f"to draw, over {MOST_GIGABYTES}: ask for fewer or for smaller ones."
-        )
+    check_count(num_images, settings.num_classes, settings.image_size)
 
 
 def placed(

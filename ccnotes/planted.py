@@ -99,16 +99,7 @@ def planted(
     (torch.Size([12, 3, 16, 16]), [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5])
     """
     check_choice("split", split, get_args(SplitName))
-    if num_images < settings.num_classes:
-        raise ValueError(
-            f"num_images={num_images} leaves a class without an image: "
-            f"ask for at least num_classes={settings.num_classes}."
-        )
-    if (gigabytes := num_images * 3 * settings.image_size**2 * 8 / 1e9) > MOST_GIGABYTES:
-        raise ValueError(
-            f"num_images={num_images} of image_size={settings.image_size} take {gigabytes:,.0f} GB "
-            f"to draw, over {MOST_GIGABYTES}: ask for fewer or for smaller ones."
-        )
+    check_count(num_images, settings.num_classes, settings.image_size)
     s = settings
     # NumPy's generators keep their streams across versions and platforms; torch's do not.
     world = np.random.default_rng([seed, 0])
@@ -138,6 +129,20 @@ def planted(
         group_patterns=torch.from_numpy(group_patterns),
         **truth,
     )
+
+
+def check_count(num_images: int, num_classes: int, image_size: int) -> None:
+    """ValueError for fewer images than classes, and for more than fit into memory."""
+    if num_images < num_classes:
+        raise ValueError(
+            f"num_images={num_images} leaves a class without an image: "
+            f"ask for at least num_classes={num_classes}."
+        )
+    if (gigabytes := num_images * 3 * image_size**2 * 8 / 1e9) > MOST_GIGABYTES:
+        raise ValueError(
+            f"num_images={num_images} of image_size={image_size} take {gigabytes:,.0f} GB "
+            f"to draw, over {MOST_GIGABYTES}: ask for fewer or for smaller ones."
+        )
 
 
 def footprint(

@@ -34,7 +34,6 @@ def test_the_evaluation_at_the_best_epoch_is_the_nearest_of_two_the_earlier():
     assert claims.at_best(record()).epoch == 2
     assert claims.at_best(record(best={"epoch": 5.5})).epoch == 6
     assert claims.last_to_best(record(), "train_robust_cas") == pytest.approx(3 / 5)
-    assert claims.fall_of_accuracy(record()) == pytest.approx(0.1)
 
 
 def test_cas_of_swaps_has_features_in_rows_and_heads_in_columns():

@@ -22,8 +22,6 @@ def script(monkeypatch, tmp_path):
     loader = importlib.machinery.SourceFileLoader("quarter_hour", str(SCRIPT))
     spec = importlib.util.spec_from_loader("quarter_hour", loader)
     module = importlib.util.module_from_spec(spec)
-        importlib.util.spec_from_loader("quarter_hour", loader)
-    )
     loader.exec_module(module)
     monkeypatch.setattr(module, "CACHE", tmp_path)
     return module
