@@ -73,6 +73,8 @@ def test_accuracies_of_swaps_bear_the_names_of_their_features_and_heads():
         ([0.6, 0.61, 0.62], {"at_most": 0.2}, "not as predicted"),
         ([0.7, 0.71, 0.72], {"at_least": 0.85, "refuted": 0.6}, "not as predicted"),
         ([0.1, 0.3, 0.2], {"at_most": 0.2, "refuted": 0.5}, "undecided"),
+        ([0.55, 0.6, 0.65], {"at_least": 0.85, "refuted": 0.6}, "not as predicted"),  # astride .6
+        ([0.45, 0.5, 0.55], {"at_most": 0.2, "refuted": 0.5}, "not as predicted"),
         ([0.9], {"at_least": 0.85, "refuted": 0.6}, ""),
     ],
 )
