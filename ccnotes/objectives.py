@@ -17,7 +17,8 @@ from ccnotes.models import Network
 from ccnotes.types import Features, Labels, Logits, Soft
 
 Loss = Literal["cross-entropy", "trades", "mart"]
-SoftLabels = Literal["teacher", "permuted", "uniform", "groups"]
+SoftLabels = Literal["teacher", "permuted", "uniform", "groups", "averaged", "hard"]
+TeacherEpoch = Literal["best", "last"]
 OWN_BEST, OWN_AVERAGE = "own-best", "own-average"  # teachers that come from the run itself
 
 
@@ -38,13 +39,15 @@ class Objective:
     teacher_weights: tuple[float, ...] = ()  # in the loss, one each; the labels have the rest
     temperature: float = 2.0  # of teachers and student
     soft_labels: SoftLabels = "teacher"
+    teacher_epoch: TeacherEpoch = "best"  # of teachers that are experiments
     push_cas: float = 0.0  # up where above 0: this much of the batch's CAS is taken off the loss
     push_placebo: float = 0.0  # the same for what should do nothing to CAS
     push_contrast: float = 0.0  # the same for similarity inside the true groups less that across
     awp: float = 0.0  # how far weights are perturbed, relative to their norm
 
     def __post_init__(self) -> None:
-        for name, known in (("loss", Loss), ("soft_labels", SoftLabels)):
+        choices = {"loss": Loss, "soft_labels": SoftLabels, "teacher_epoch": TeacherEpoch}
+        for name, known in choices.items():
             check_choice(name, getattr(self, name), get_args(known))
         for f in fields(self):
             if f.type in (float, "float"):
@@ -191,6 +194,9 @@ def soft_labels(
 ) -> Soft:
     """What a teacher says of the classes at the objective's temperature, or a control instead.
 
+    ``"averaged"``: their mean over the batch's images of the same class, so that what is said of a
+    class is kept and what is said of an image is not. ``"hard"``: only of the half of the batch
+    whose label the teacher holds for least likely; of the others the label itself.
     ``"permuted"``: see :func:`permuted`. ``"uniform"`` and ``"groups"``: made by hand, with the
     entropy of the teacher's, sample by sample; they hold all classes but the label for equal, or
     set those of its true group as far above the others as below the label, in logits.
@@ -207,7 +213,14 @@ def soft_labels(
     if objective.soft_labels == "permuted":
         size = classes // 2 - 1 if groups is None else int((groups == groups[0]).sum())
         return permuted(soft, labels, size)
-    scores = F.one_hot(labels, classes).float()
+    hard = F.one_hot(labels, classes).float()
+    if objective.soft_labels == "averaged":
+        members = hard.T @ hard.new_ones(len(hard), 1)
+        return ((hard.T @ soft) / members.clamp_min(1))[labels]
+    if objective.soft_labels == "hard":
+        sure = soft.gather(1, labels[:, None])
+        return soft.where(sure <= sure.median(), hard)
+    scores = hard
     if objective.soft_labels == "groups":
         if groups is None:
             raise ValueError("soft_labels='groups' needs true groups, which planted images have.")
@@ -305,10 +318,10 @@ def placebo(features: Features, labels: Labels, model: Network) -> Float[Tensor,
     .. math:: g' = \frac{\|g\|}{\|r\|} r, \qquad
               r = h - \frac{\langle h, g \rangle}{\langle g, g \rangle} g
 
-    with :math:`g` the gradient of CAS in all weights and :math:`h` that of CAS after each class's
-    attribution was put into an order of its own, random but the same throughout. So it pushes as
-    hard as CAS, as steadily, on the same weights and by the same formula, towards features that
-    match at random, and moves the batch's CAS not at all to first order.
+    with :math:`g` the gradient of CAS in all weights that learn and :math:`h` that of CAS after
+    each class's attribution was put into an order of its own, random but the same throughout. So it
+    pushes as hard as CAS, as steadily, on the same weights and by the same formula, towards
+    features that match at random, and moves the batch's CAS not at all to first order.
 
     >>> from ccnotes.models import ConvNet
     >>> model = ConvNet(num_classes=3, width=4)
@@ -318,7 +331,7 @@ def placebo(features: Features, labels: Labels, model: Network) -> Float[Tensor,
     head = model.head.weight
     random = torch.Generator().manual_seed(0)
     orders = torch.rand(head.shape, generator=random).argsort(1).to(head.device)
-    weights = list(model.parameters())
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     terms = batch_cas(features, labels, head), batch_cas(features, labels, head, orders)
     wanted, other = (
         flat(torch.autograd.grad(term, weights, retain_graph=True, materialize_grads=True))

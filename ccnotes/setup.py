@@ -1,6 +1,7 @@
 """What a run starts from: network, optimiser, average, seeds; and what could not be trained."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -27,12 +28,49 @@ def build(experiment: Experiment, dataset: Dataset) -> Network:
     mean, std = channel_statistics(dataset.train.images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(experiment.seed, "weights"))
-        return NETWORKS[experiment.model](
+        model = NETWORKS[experiment.model](
             len(dataset.classes),
             experiment.width,
             mean=mean,
             std=std,
         )
+        if experiment.head in ("simplex", "groups"):
+            groups = dataset.groups if experiment.head == "groups" else None
+            if experiment.head == "groups" and not groups:
+                raise ValueError(
+                    f"head='groups' needs classes with true groups, which {dataset.title} have "
+                    f"not: choose head='simplex'."
+                )
+            fix_head(model.head, experiment.head_norm, groups)
+        return model
+
+
+@torch.no_grad()
+def fix_head(head: nn.Linear, norm: float, groups: Sequence[int] | None = None) -> None:
+    """Make the head's rows a simplex: as far from each other as they can be; biases 0.
+
+    With ``groups`` those of one group are drawn towards each other instead: before the mean of all
+    is taken off, their cosine is 1 / 2. All have the length ``norm``. Their place in the space of
+    features is random. Zhu et al. (2021), arXiv:2105.02375, fix a simplex from the start.
+    Raises ValueError for fewer features than classes.
+
+    >>> head = nn.Linear(8, 3)
+    >>> fix_head(head, norm=2.0)
+    >>> (head.weight @ head.weight.T).round(decimals=4).tolist()[0]
+    [4.0, -2.0, -2.0]
+    """
+    classes, features = head.weight.shape
+    needed = classes + (max(groups) + 1 if groups else 0)
+    if features < needed:
+        raise ValueError(
+            f"{features} features are too few for a head of {classes} classes that is fixed by "
+            f"hand, which needs {needed}: raise width."
+        )
+    frame = torch.linalg.qr(torch.randn(features, needed)).Q.T
+    rows = frame[:classes] + (frame[classes:][list(groups)] if groups else 0)
+    rows = rows - rows.mean(0)
+    head.weight.copy_(norm * rows / rows.norm(dim=1, keepdim=True))
+    head.bias.zero_()
 
 
 def channel_statistics(images: Pixels) -> tuple[list[float], list[float]]:

@@ -89,7 +89,8 @@ def gradients(
     # Terms of attribution ask the device which classes a batch has; CUDA cannot record that.
     if engine is None or len(clean) != engine.batch_size or objective.needs_features:
         return learned(*batch)
-    key = "gradients", objective, precision, model.training, *weights
+    learning = [p.requires_grad for p in model.parameters()]
+    key = "gradients", objective, precision, model.training, *weights, *learning
     loss_of = engine.function(key, loss_of)  # the one that ``learned`` calls from here on
     result: Tensor = engine.recorded(key, learned, *batch, learner=model)(*batch)
     return result.clone()

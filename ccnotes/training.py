@@ -286,6 +286,7 @@ def learn(keeper: Keeper, epoch: int) -> None:
         for name, weight in zip(e.objective.teachers, e.objective.teacher_weights, strict=True)
         if name != OWN_BEST or state.best
     ]
+    run.model.head.requires_grad_(e.head_moves(epoch))
     run.model.train()
     for batch in batches[state.batch :]:
         loss = train_step(learner, train.images[batch], train.labels[batch])
@@ -308,7 +309,7 @@ def rate(e: Experiment, epoch: int) -> float:
     >>> [round(rate(e, epoch), 6) for epoch in (1, 2, 3, 4)]
     [0.1, 0.1, 0.01, 0.001]
     """
-    return e.lr * 0.1 ** sum(epoch > drop for drop in e.drop_epochs)
+    return e.lr * e.lr_factor ** sum(epoch > drop for drop in e.drop_epochs)
 
 
 def judge(keeper: Keeper, epoch: int, *, full: bool) -> float:

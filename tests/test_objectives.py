@@ -324,6 +324,22 @@ def test_permuted_labels_move_every_mass_but_the_label_s_to_another_group(classe
                 assert groups[source] != groups[c]
 
 
+def test_averaged_labels_are_the_batch_s_mean_for_each_class():
+    logits = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]).log()
+    labels, o = torch.tensor([0, 0, 1]), Objective(soft_labels="averaged", temperature=1.0)
+    soft = soft_labels(logits, labels, o, None)
+    torch.testing.assert_close(soft, torch.tensor([[0.7, 0.3], [0.7, 0.3], [0.2, 0.8]]))
+
+
+def test_hard_labels_are_soft_only_where_the_teacher_is_least_sure_of_the_label():
+    """Of the label, not of its favourite: of class 1 in the second image it is quite unsure."""
+    probabilities = torch.tensor([[0.6, 0.4], [0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])
+    labels, o = torch.tensor([0, 1, 1, 1]), Objective(soft_labels="hard", temperature=1.0)
+    soft = soft_labels(probabilities.log(), labels, o, None)
+    wanted = torch.tensor([[0.6, 0.4], [0.9, 0.1], [0.0, 1.0], [0.0, 1.0]])
+    torch.testing.assert_close(soft, wanted)
+
+
 def test_labels_that_cannot_be_permuted_are_refused():
     with pytest.raises(ValueError, match="4 classes cannot be permuted by 2"):
         permuted(torch.rand(3, 4), torch.arange(3), 2)

@@ -147,11 +147,15 @@ def test_samples_are_the_first_test_image_of_each_class():
     )  # half precision
 
 
-def test_a_teacher_is_the_best_of_its_run_and_trained_where_it_is_missing(monkeypatch):
+@pytest.mark.parametrize("epoch", ["best", "last"])
+def test_a_teacher_is_the_best_or_last_of_its_run_and_trained_where_it_is_missing(
+    monkeypatch, epoch
+):
     monkeypatch.setitem(EXPERIMENTS, "small", SMALL)
-    found = run(taught(1.0))
+    found = run(taught(1.0, teacher_epoch=epoch))
     home = recall(SMALL)
-    weights = str(home.folder / "best.safetensors")
+    assert home.best["epoch"] < home.last["epoch"]
+    weights = str(home.folder / f"{epoch}.safetensors")
     by_path = Objective(teachers=(weights,), teacher_weights=(1.0,))
     assert_equal_records(run(replace(SMALL, objective=by_path)), found)
     assert not numbers(found)[0].equals(numbers(home)[0])

@@ -52,6 +52,33 @@ def test_a_network_normalises_its_input_by_the_statistics_of_the_training_images
     torch.testing.assert_close(logits[0], logits[1], atol=1e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("head", "mates", "strangers"),
+    # Rows a_c + b_g, orthonormal, less their mean over 6 classes in 3 groups: lengths squared
+    # 2 - 3 / 6, products inside 1 - 3 / 6, across 0 - 3 / 6.
+    [("simplex", -1 / 5, -1 / 5), ("groups", 1 / 3, -1 / 3)],
+)
+def test_rows_of_a_fixed_head_have_one_length_and_the_angles_of_their_groups(
+    head, mates, strangers
+):
+    e = replace(SMALL, head=head, head_norm=1.5)
+    rows = build(e, dataset(e)).head
+    cosines = (rows.weight @ rows.weight.T / 1.5**2).detach()
+    groups = torch.tensor([0, 0, 1, 1, 2, 2])
+    wanted = torch.where(groups[:, None] == groups, mates, strangers).fill_diagonal_(1.0)
+    torch.testing.assert_close(cosines, wanted, atol=1e-5, rtol=0)
+    assert not rows.bias.any()
+
+
+def test_a_fixed_head_needs_room_and_for_groups_groups():
+    e = replace(SMALL, head="groups", width=1)
+    with pytest.raises(ValueError, match=r"^4 features are too few .* needs 9: raise width"):
+        build(e, dataset(e))
+    data = replace(dataset(SMALL), groups=None)
+    with pytest.raises(ValueError, match="choose head='simplex'"):
+        build(replace(SMALL, head="groups"), data)
+
+
 def test_a_teacher_of_other_classes_is_refused_before_training():
     stranger = run(replace(SMALL, planted=Planted(num_classes=4)))
     path = str(stranger.folder / "best.safetensors")

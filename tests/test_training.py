@@ -371,6 +371,36 @@ def test_the_table_has_the_mean_loss_over_images_and_the_learning_rate(monkeypat
     assert table.lr.tolist() == pytest.approx([0.4, 0.4, 0.04, 0.004])
 
 
+def test_a_drop_multiplies_the_learning_rate_by_its_factor(monkeypatch):
+    monkeypatch.setattr(training, "train_step", lambda *a, **k: torch.tensor(1.0))
+    table = run(replace(SMALL, eval_every=1, lr=0.8, lr_factor=0.25)).table
+    assert table.lr.tolist() == pytest.approx([0.8, 0.8, 0.2, 0.05])
+
+
+@pytest.mark.parametrize("o", [Objective(), CARRYING.objective])
+@pytest.mark.parametrize(("head", "moving"), [("learned", 4), ("frozen", 2), ("simplex", 0)])
+def test_a_head_moves_as_long_as_it_is_said_to_and_the_rest_always(head, moving, o, monkeypatch):
+    """The rate drops after epochs 2 and 3 of 4, of three batches each."""
+    train_step, moved = training.train_step, []
+
+    def watched(learner, x, y):
+        before = {k: v.detach().clone() for k, v in learner.model.named_parameters()}
+        loss = train_step(learner, x, y)
+        moved.append(
+            {k for k, v in learner.model.named_parameters() if not torch.equal(v, before[k])}
+        )
+        return loss
+
+    monkeypatch.setattr(training, "train_step", watched)
+    e = replace(SMALL, head=head, objective=o, weight_decay=0.1)
+    while len(moved) < 12:  # stopped after every batch: what is frozen stays so
+        with contextlib.suppress(training.OutOfTime):
+            run(e, minutes=0)
+    parts = {"head.weight", "head.bias"}
+    assert [names & parts for names in moved] == 3 * moving * [parts] + 3 * (4 - moving) * [set()]
+    assert all("body.1.weight" in names for names in moved)
+
+
 def test_eps_zero_is_standard_training():
     found = run(replace(SMALL, attack=PGD(eps=0.0, step_size=0.0)))
     assert found.best["robust_accuracy"] == found.best["clean_accuracy"]

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import chain
 
 from ccnotes.attacks import PGD
-from ccnotes.experiments.experiment import Experiment
+from ccnotes.experiments.experiment import Experiment, Head
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST, Objective
 from ccnotes.parts import Parts
 
@@ -90,6 +90,9 @@ def softened(base: Experiment) -> list[Experiment]:
         "average-distilled": replace(distilled, teachers=(OWN_AVERAGE,)),
         "permuted": replace(distilled, soft_labels="permuted"),
         "uniform": replace(distilled, soft_labels="uniform"),
+        "averaged": replace(distilled, soft_labels="averaged"),
+        "hard": replace(distilled, soft_labels="hard"),
+        "from-last": replace(distilled, teacher_epoch="last"),
     }
     if base.drawn is not None:
         objectives["groups"] = replace(distilled, soft_labels="groups")
@@ -100,7 +103,7 @@ def remedied(base: Experiment, *, cutout: int, train_size: int) -> list[Experime
     """The base with what is known to help against robust overfitting.
 
     >>> [e.average for e in remedied(PLANTED_AT, cutout=6, train_size=800)]
-    ['swa', 'ema', None, None, None]
+    ['swa', 'ema', None, None, None, None, None]
     """
     name = base.name
     return [
@@ -108,8 +111,38 @@ def remedied(base: Experiment, *, cutout: int, train_size: int) -> list[Experime
         replace(base, name=f"{name}-ema", average="ema"),
         replace(base, name=f"{name}-awp", objective=Objective(awp=5e-3)),
         replace(base, name=f"{name}-cutout", cutout=cutout),
+        replace(base, name=f"{name}-shifts", augment=True),
         replace(base, name=f"{name}-more-data", train_size=train_size),
+        # Half of ReBAT (Wang et al., 2023; arXiv:2310.19360), which averages the weights, too.
+        replace(base, name=f"{name}-gentle", lr_factor=1 / 1.5),
     ]
+
+
+def headed(base: Experiment) -> list[Experiment]:
+    """The base with a head that cannot move: frozen at the first drop, or fixed from the start.
+
+    >>> [e.head for e in headed(PARTS_AT)]
+    ['frozen', 'simplex', 'groups']
+    """
+    fixed: tuple[Head, ...] = ("frozen", "simplex")
+    if base.drawn is not None:
+        fixed += ("groups",)
+    return [replace(base, name=f"{base.name}-head-{head}", head=head) for head in fixed]
+
+
+def graded(base: Experiment) -> list[Experiment]:
+    """The base with more and less that classes truly share, up to the double; groups of three.
+
+    >>> [e.parts.shared_amplitude for e in graded(PARTS_AT)][:2]
+    [0.0, 0.175]
+    """
+    whole = base.parts.shared_amplitude
+    shared = {
+        f"shared-{share:g}": replace(base.parts, shared_amplitude=share * whole)
+        for share in (0, 0.5, 1.5, 2)
+    }
+    shared["threes"] = replace(base.parts, group_size=3)
+    return [replace(base, name=f"{base.name}-{name}", parts=p) for name, p in shared.items()]
 
 
 def pushed(base: Experiment) -> list[Experiment]:
@@ -161,6 +194,7 @@ CIFAR10_PAPER = replace(
     batchnorm="train",
 )
 PLANTED_FLOAT32 = replace(PLANTED_AT, name="planted-at-float32", precision="float32")
+PARTS_FLOAT32 = replace(PARTS_AT, name="parts-at-float32", precision="float32")
 # The l2 radii: 128 / 255 beside 8 / 255, as in the paper: 16 times; of planted images, whose sides
 # are 16 and 20 pixels rather than 32, 8 times.
 FAMILIES = (
@@ -168,6 +202,8 @@ FAMILIES = (
     softened(PARTS_AT),
     remedied(PARTS_AT, cutout=6, train_size=3840),
     pushed(PARTS_AT),
+    headed(PARTS_AT),
+    graded(PARTS_AT),
     family(PLANTED_AT, l2=8 * PLANTED_AT.attack.eps),
     family(CIFAR10_AT, l2=128 / 255),
     softened(PLANTED_AT),
@@ -181,7 +217,7 @@ EXPERIMENTS = {
     experiment.name: experiment
     for experiment in chain(
         *FAMILIES,
-        [PARTS_LABEL_NOISE, CIFAR10_AUGMENTED, PLANTED_FLOAT32],
+        [PARTS_LABEL_NOISE, PARTS_FLOAT32, CIFAR10_AUGMENTED, PLANTED_FLOAT32],
         [CIFAR10_FULL, CIFAR10_FULL_STANDARD, CIFAR10_PAPER],
     )
 }

@@ -21,6 +21,7 @@ Mode = Literal["eval", "train"]
 Averaging = Literal["swa", "ema"]
 Criterion = Literal["accuracy", "loss"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Head = Literal["learned", "frozen", "simplex", "groups"]
 COUNTS = {  # whole numbers, and the least that each can be
     **dict.fromkeys(("train_size", "test_size", "width", "epochs", "batch_size"), 1),
     **dict.fromkeys(("eval_steps", "eval_every", "validate_every", "eval_size"), 1),
@@ -28,7 +29,10 @@ COUNTS = {  # whole numbers, and the least that each can be
     **dict.fromkeys(("validation_size", "cutout", "seed"), 0),
 }
 OPTIONAL = ("train_size", "validate_every", "final_size", "image_size", "eval_eps")
-NUMBERS = ("lr", "momentum", "weight_decay", "swa_start", "ema_decay", "eval_eps")
+NUMBERS = (
+    *("lr", "lr_factor", "momentum", "weight_decay", "swa_start", "ema_decay", "eval_eps"),
+    "head_norm",
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")  # what every file system takes for a folder
 
 
@@ -53,10 +57,13 @@ class Experiment:
     test_size: int = 600  # test images to draw; of photos, all that there are
     model: Model = "convnet"
     width: int = 32  # channels of the first layers
+    head: Head = "learned"  # frozen from the first drop of lr on, or fixed by hand from the start
+    head_norm: float = 2.3  # of the rows of a head that is fixed by hand
     epochs: int = 100
     batch_size: int = 50
     lr: float = 0.1
-    lr_drops: tuple[float, ...] = (0.5, 0.75)  # fractions of the epochs; each divides lr by 10
+    lr_drops: tuple[float, ...] = (0.5, 0.75)  # fractions of the epochs at which lr drops
+    lr_factor: float = 0.1  # what a drop multiplies lr by
     momentum: float = 0.9
     weight_decay: float = 5e-4
     augment: bool = False  # random crop and flip
@@ -85,6 +92,7 @@ class Experiment:
             )
         for name, known in (
             ("model", Model),
+            ("head", Head),
             ("batchnorm", Mode),
             ("best_by", Criterion),
             ("precision", Precision),
@@ -111,6 +119,14 @@ class Experiment:
                 f"lr={self.lr} must be above 0 and weight_decay={self.weight_decay} at least 0, "
                 f"both finite."
             )
+        if not 0 < self.lr_factor <= 1:
+            raise ValueError(
+                f"lr_factor={self.lr_factor:g} is what a drop multiplies lr by: above 0, at most 1."
+            )
+        if not 0 < self.head_norm < math.inf:
+            raise ValueError(f"head_norm={self.head_norm:g} must be above 0 and finite.")
+        if self.head == "frozen" and not self.drop_epochs:
+            raise ValueError("head='frozen' freezes at the first drop: give lr_drops one.")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum} must lie in [0, 1).")
         if not (0 <= self.swa_start < 1 and 0 < self.ema_decay < 1):
@@ -148,6 +164,15 @@ class Experiment:
         [20, 45]
         """
         return [round(drop * self.epochs) for drop in self.lr_drops]
+
+    def head_moves(self, epoch: int) -> bool:
+        """Whether the head learns in that epoch, the first being 1.
+
+        >>> e = Experiment(epochs=4, lr_drops=(0.5,), head="frozen")
+        >>> [e.head_moves(epoch) for epoch in (1, 2, 3, 4)]
+        [True, True, False, False]
+        """
+        return self.head == "learned" or (self.head == "frozen" and epoch <= self.drop_epochs[0])
 
     @property
     def drawn(self) -> Planted | Parts | None:

@@ -246,7 +246,7 @@ def teacher_networks(
                 minutes=minutes_until(deadline),
                 weights=True,
             )
-            teachers[name] = record.model("best")
+            teachers[name] = record.model(experiment.objective.teacher_epoch)
     return teachers
 
 
