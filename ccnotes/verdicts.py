@@ -2,13 +2,16 @@
 
 import math
 import re
-from collections.abc import Collection, Sized
+from collections.abc import Collection, Iterable, Sequence, Sized
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from scipy import stats
 from torch import Tensor
+
+LEVEL = 0.05  # of p-values, corrected, up to which a claim gets a verdict
 
 
 def interval(values: Collection[float]) -> tuple[float, float]:
@@ -75,6 +78,92 @@ def judged(differences: Collection[float], form: str = "+.3f") -> str:
         if any(end and not re.search("[1-9]", format(end, form)) for end in ends):
             form = re.sub(r"\d+", lambda digits: str(int(digits[0]) + 1), form)
     return f"{described(differences, form)}: **{word}**"
+
+
+class Claim(NamedTuple):
+    """What somebody says of runs, and one difference for each of them."""
+
+    says: str
+    unit: str  # of the differences
+    differences: Collection[float]  # above 0 where a run bears the claim out
+    paper: str = ""  # what the paper reports
+
+
+class Judgement(NamedTuple):
+    """What the runs say of a claim; made by :func:`judgements`."""
+
+    claim: Claim
+    p: float  # exact, of no difference
+    corrected: float  # that p for the family that the claim stands in; NaN without a word
+    word: str  # supported, contradicted, undecided; none where the runs are too few to say
+
+
+def judgements(family: Iterable[Claim]) -> list[Judgement]:
+    """A verdict on each claim of a family.
+
+    "supported" or "contradicted" where the p-value of :func:`sign_flip`, corrected by
+    :func:`holm`, is at most :data:`LEVEL`, 0.05; else "undecided". Fewer than six runs cannot reach
+    that whatever they say: they get no word, and count for nothing in the correction. Raises
+    ValueError for a claim without a run, and for NaN.
+
+    >>> falls = Claim("accuracy falls", "accuracy", [0.1, 0.2, 0.1, 0.3, 0.2, 0.1])
+    >>> rises = Claim("loss rises", "nats", [0.1, 0.2])
+    >>> [judgement.word for judgement in judgements([falls, rises])]
+    ['supported', '']
+    """
+    claims = list(family)
+    for claim in claims:
+        runs = per_run(claim.differences)
+        if not np.isfinite(runs).all():
+            raise ValueError(
+                f"{claim.says!r} rests on {runs.tolist()}, with NaN or infinity in it, so no "
+                f"verdict follows: look at what these runs measured, or leave them out."
+            )
+    p = [sign_flip(claim.differences) for claim in claims]
+    able = [i for i, claim in enumerate(claims) if 2 * 0.5 ** len(claim.differences) <= LEVEL]
+    corrected = dict(zip(able, holm([p[i] for i in able]), strict=True))
+    found = []
+    for i, claim in enumerate(claims):
+        after = corrected.get(i, math.nan)
+        word = "undecided" if i in corrected else ""
+        if after <= LEVEL:
+            word = "supported" if per_run(claim.differences).mean() > 0 else "contradicted"
+        found.append(Judgement(claim, p[i], after, word))
+    return found
+
+
+def sign_flip(differences: Collection[float]) -> float:
+    """Exact two-sided p-value of differences that are as likely to be positive as negative.
+
+    The share of all ways to give them signs whose sum is at least as far from 0 as theirs
+    (Fisher, 1935). Of n runs it cannot be below 2 / 2**n. At most 24 of them.
+
+    >>> sign_flip([1.0, 2.0, 3.0])  # of eight ways, all + and all -
+    0.25
+    """
+    runs = per_run(differences)
+    if len(runs) > 24:
+        raise ValueError(f"{len(runs)} runs have too many signs to try all: give at most 24.")
+    sums = np.zeros(1)
+    for size in np.abs(runs):
+        sums = np.concatenate([sums + size, sums - size])
+    rounding = 1e-9 * np.abs(runs).sum()
+    return float((np.abs(sums) >= abs(runs.sum()) - rounding).mean())
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """The p-values of a family, each corrected for the number of them (Holm, 1979).
+
+    The least times their number, the next times one less, and so on, none below one before.
+
+    >>> holm([0.03, 0.01, 0.04])
+    [0.06, 0.03, 0.06]
+    """
+    order = np.argsort(p)
+    steps = np.asarray(p, dtype=float)[order] * np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(steps).clip(max=1)
+    return [float(value) for value in corrected]
 
 
 def mcnemar(

@@ -34,6 +34,7 @@ from ccnotes.records import (
     recall,
     run,
     runs_dir,
+    store,
     write,
 )
 from ccnotes.records.locks import LOCK, publishing, undisturbed
@@ -469,6 +470,19 @@ def test_records_of_the_first_edition_bear_their_fields_under_today_s_names():
     assert record.experiment["objective"]["push_contrast"] == 0.3
     taught = next(r for r in find() if r.experiment["name"] == "planted-at-distilled-0.9")
     assert taught.experiment["objective"]["teacher_weights"] == (0.9,)
+
+
+def test_every_seed_of_an_experiment_as_it_is_today_is_found(monkeypatch, tmp_path):
+    """Not of one whose name only begins so, of other settings, or that is not finished."""
+    monkeypatch.setattr(store, "PUBLISHED", tmp_path)
+    small = replace(SMALL, epochs=1, eval_every=1)
+    for e in (replace(small, seed=11), replace(small, seed=2), replace(small, name="small-seed")):
+        publish(run(e), tmp_path)
+        monkeypatch.setitem(EXPERIMENTS, e.name, replace(e, seed=0))
+    publish(run(replace(small, lr=0.2, seed=3)), tmp_path)
+    assert [r.configuration.seed for r in store.every_seed("small")] == [2, 11]
+    assert [r.configuration.name for r in store.every_seed("small-seed")] == ["small-seed"]
+    assert store.every_seed("planted-at") == []
 
 
 def test_every_published_record_loads_without_a_word():

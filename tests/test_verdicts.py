@@ -6,7 +6,18 @@ import torch
 from scipy import stats
 
 from ccnotes import evaluation, verdicts
-from ccnotes.verdicts import bootstrapped, described, interval, judged, mcnemar, verdict
+from ccnotes.verdicts import (
+    Claim,
+    bootstrapped,
+    described,
+    holm,
+    interval,
+    judged,
+    judgements,
+    mcnemar,
+    sign_flip,
+    verdict,
+)
 
 
 def test_what_evaluation_had_before_it_still_has():
@@ -134,3 +145,47 @@ def test_draws_are_described_by_their_middle_95_percent():
 )
 def test_a_judgement_shows_up_to_three_more_digits_until_its_interval_leaves_zero(size, text):
     assert judged([0.9 * size, 1.0 * size, 1.1 * size], ".2f").startswith(text)
+
+
+def test_the_exact_p_value_is_that_of_scipy_s_permutation_test():
+    """Which flips signs, too; all of them where they are fewer than its resamples."""
+    for seed in range(5):
+        runs = np.random.default_rng(seed).normal(0.5, 1, 4 + seed)
+        wanted = stats.permutation_test((runs,), np.sum, permutation_type="samples")
+        assert sign_flip(runs) == pytest.approx(wanted.pvalue)
+
+
+def test_the_exact_p_value_by_hand():
+    """Of 1, 1, 1, -3 the sum is 0, as far from 0 as any; of 1, 2, 4 only all + and all -."""
+    assert sign_flip([1, 1, 1, -3]) == 1
+    assert sign_flip([1, 2, 4]) == 2 / 8
+    assert sign_flip([0.1, 0.2, -0.3]) == 1  # not 0 in floating point
+    with pytest.raises(ValueError, match="25 runs have too many signs"):
+        sign_flip([1.0] * 25)
+
+
+def test_holm_s_correction_by_hand():
+    """0.01 x 4, 0.02 x 3, 0.03 x 2 and, since it cannot be less, 0.06; nothing above 1."""
+    assert holm([0.03, 0.01, 0.02, 0.04]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_a_verdict_must_survive_its_family():
+    """Seven runs of one sign have p = 2 / 128 = 0.016: enough for three claims, not for four."""
+    clear, small = Claim("a", "x", [1.0] * 7), [Claim("few", "x", [1.0] * 5)] * 9
+    assert [j.word for j in judgements([clear] * 3 + small)] == ["supported"] * 3 + [""] * 9
+    found = judgements([clear] * 4)
+    assert [j.word for j in found] == ["undecided"] * 4
+    assert [j.corrected for j in found] == pytest.approx([4 / 64] * 4)
+
+
+def test_a_verdict_has_the_direction_of_the_claim():
+    against, none = Claim("b", "x", [-1.0] * 8), Claim("c", "x", [1, -1, 1, -1, 1, -1, 1, -1])
+    assert [j.word for j in judgements([against, none])] == ["contradicted", "undecided"]
+
+
+@pytest.mark.parametrize("runs", [[], [1.0, float("nan")]])
+def test_a_claim_without_numbers_gets_no_verdict(runs, unchecked):
+    with pytest.raises(ValueError, match="run"):
+        judgements([Claim("d", "x", runs)])

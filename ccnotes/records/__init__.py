@@ -14,6 +14,7 @@ from ccnotes.records.record import ARRAYS, CAMS, TABLE, Record, load, load_model
 from ccnotes.records.runner import CHECKPOINT, at_once, how_long, run, runs
 from ccnotes.records.store import (
     PUBLISHED,
+    every_seed,
     find,
     publish,
     published,
@@ -36,6 +37,7 @@ __all__ = [
     "best_minus_last",
     "commit",
     "differences",
+    "every_seed",
     "find",
     "how_long",
     "load",

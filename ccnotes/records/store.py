@@ -128,14 +128,33 @@ def published(start: str, seed: int = 0) -> dict[str, Record]:
     """
 
     def suits(record: Record) -> bool:
-        name, identity = record.configuration.name, record.content["dataset"]["identity"]
-        if not (name.startswith(start) and name in EXPERIMENTS and record.finished):
-            return False
-        wanted = replace(EXPERIMENTS[name], seed=seed)
-        return not in_use(changes(record.experiment, wanted), identity)
+        e = record.configuration
+        return e.name.startswith(start) and e.seed == seed and is_of_today(record)
 
     records = find(suits=suits, within=[PUBLISHED])
     return {record.configuration.name.removeprefix(start): record for record in records}
+
+
+def every_seed(name: str) -> list[Record]:
+    """The published records of a named experiment as it is today, those of the least seeds first.
+
+    >>> [record.experiment["seed"] for record in every_seed("planted-at-swa")]
+    [0, 1, 2, 3, 4]
+    """
+    folders = [folder.name for folder in PUBLISHED.glob(f"{name}-seed*-*")]
+    found = find(folders, is_of_today, within=[PUBLISHED]) if folders else []
+    by_seed = {r.configuration.seed: r for r in found if r.configuration.name == name}
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def is_of_today(record: Record) -> bool:
+    """Whether a finished record is of a named experiment, with the settings that it has today."""
+    e, identity = record.configuration, record.content["dataset"]["identity"]
+    if not (e.name in EXPERIMENTS and record.finished):
+        return False
+    return not in_use(
+        changes(record.experiment, replace(EXPERIMENTS[e.name], seed=e.seed)), identity
+    )
 
 
 def recall(

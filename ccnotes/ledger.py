@@ -1,0 +1,299 @@
+"""The claims that chapters and ledger judge, a family for each chapter, from published records.
+
+Of planted parts; every seed that there is counts. Each claim is oriented: above 0 bears it out.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ccnotes.attribution import group_similarity
+from ccnotes.claims import at_best
+from ccnotes.records import best_and_last, every_seed
+from ccnotes.verdicts import Claim, Judgement, judgements
+
+PLAIN = "parts-at"
+SMALLER = ("parts-at-eps2", "parts-at-eps4", "parts-at-eps6")
+SHARED = ("shared-0", "shared-0.5", "shared-1.5", "shared-2")
+REMEDIES = {
+    "distilled-0.9": "distillation",
+    "smoothing-0.3": "smoothing",
+    "swa": "SWA",
+    "ema": "EMA",
+    "awp": "AWP",
+    "shifts": "shifts and flips",
+    "cutout": "cutout",
+    "more-data": "four times the data",
+    "gentle": "gentler drops",
+}
+ACCURACY, LOSS, SIMILARITY = "robust accuracy", "robust loss, nats", "similarity"
+
+
+class Figures(NamedTuple):
+    """What is known of the runs of an experiment, a row a seed, at five moments."""
+
+    best: pd.DataFrame  # on the final test images
+    last: pd.DataFrame
+    start: pd.DataFrame  # between epochs: at the first evaluation
+    near: pd.DataFrame  # at the one nearest to the best epoch
+    end: pd.DataFrame  # at the last
+
+
+def figures(name: str) -> Figures:
+    """The figures of a named experiment, of all seeds that are published.
+
+    >>> figures("planted-at-swa").last.robust_accuracy.index.tolist()
+    [0, 1, 2, 3, 4]
+    """
+    records = every_seed(name)
+    seeds = pd.Index([record.configuration.seed for record in records], name="seed")
+    table = best_and_last(records).set_index("seed")
+    single = "robust_instance_similarity"
+    best, last = (
+        table[table.checkpoint == which].assign(
+            single=[
+                group_similarity(r.arrays[f"{which}_{single}"], r.groups)[0].item() for r in records
+            ]
+        )
+        for which in ("best", "last")
+    )
+    looks = [record.table.select_dtypes("number") for record in records]
+    start, end = (pd.DataFrame([look.iloc[i] for look in looks], seeds) for i in (0, -1))
+    near = pd.DataFrame([at_best(record).to_dict() for record in records], seeds)
+    return Figures(best, last, start.set_index(seeds), near, end.set_index(seeds))
+
+
+def less(first: "pd.Series[float]", second: "pd.Series[float]") -> np.ndarray:
+    """First less second, of the seeds that both have."""
+    return (first - second).dropna().to_numpy()
+
+
+def dynamics() -> list[Judgement]:
+    """Chapter 4: the rise and the fall, other radii, another norm, no attack.
+
+    >>> dynamics()[0].claim.says
+    'Robust accuracy falls from the best epoch to the last'
+    """
+    best, last, start, near, end = figures(PLAIN)
+    ball, bare = figures("parts-at-l2"), figures("parts-standard")
+    wide = {times: figures(f"parts-at-eps{n}") for times, n in (("1.5", 12), ("2", 16))}
+    falls = {}
+    for name in (*SMALLER, PLAIN):
+        of = figures(name)
+        falls[of.best.eps.iloc[0]] = of.best.robust_cas - of.last.robust_cas
+    by_radius = pd.DataFrame(falls).dropna()
+    slopes = np.polyfit(by_radius.columns.astype(float), by_radius.to_numpy().T, 1)[0] / 100
+    fall = "falls from the best epoch to the last"
+    return judgements(
+        [
+            Claim(
+                f"Robust accuracy {fall}",
+                ACCURACY,
+                less(best.robust_accuracy, last.robust_accuracy),
+                "0.478 to 0.425",
+            ),
+            Claim("Robust loss rises", LOSS, less(last.robust_loss, best.robust_loss)),
+            Claim(
+                "CAS rises before the best epoch",
+                "CAS",
+                less(near.test_robust_cas, start.test_robust_cas),
+                "16.7 to 25.6",
+            ),
+            Claim(f"CAS {fall}", "CAS", less(best.robust_cas, last.robust_cas), "25.6 to 9.0"),
+            Claim(
+                "So does CAS of training images",
+                "CAS",
+                less(near.train_robust_cas, end.train_robust_cas),
+            ),
+            Claim(
+                "CAS falls in an ℓ2 ball, too",
+                "CAS",
+                less(ball.best.robust_cas, ball.last.robust_cas),
+                "22.1 to 10.7",
+            ),
+            *(
+                Claim(
+                    f"CAS falls at {times} times the radius",
+                    "CAS",
+                    less(of.best.robust_cas, of.last.robust_cas),
+                    paper,
+                )
+                for (times, of), paper in zip(wide.items(), ("10.2", "9.1"), strict=True)
+            ),
+            Claim(
+                "CAS falls more at a larger radius, per 0.01 of it",
+                "CAS",
+                slopes,
+                "4.1, 8.9, 13.8, 16.6",
+            ),
+            Claim(
+                "Clean CAS falls more with an attack than without",
+                "CAS",
+                less(
+                    start.test_clean_cas - end.test_clean_cas,
+                    bare.start.test_clean_cas - bare.end.test_clean_cas,
+                ),
+                "asked by reviewers",
+            ),
+            Claim(
+                "Classes that share grow more alike before the best epoch, beyond the others",
+                SIMILARITY,
+                less(near.inside - near.across, start.inside - start.across),
+            ),
+            Claim("They grow less alike after it", SIMILARITY, less(best.inside, last.inside)),
+            Claim(
+                "So do their single images",
+                SIMILARITY,
+                less(best.single, last.single),
+                "pictures",
+            ),
+        ]
+    )
+
+
+def soft_labels() -> list[Judgement]:
+    """Chapter 5: what soft labels keep, and whether it is entropy or structure.
+
+    All at the last epoch.
+
+    >>> len({judgement.claim.says for judgement in soft_labels()})
+    16
+    """
+    plain, taught = figures(PLAIN).last, figures("parts-at-distilled-0.9").last
+    smooth = figures("parts-at-smoothing-0.3").last
+    controls = {
+        "shuffled over the other classes": figures("parts-at-permuted").last,
+        "the same for all other classes": figures("parts-at-uniform").last,
+        "the true groups": figures("parts-at-groups").last,
+        "the teacher's, averaged over a class": figures("parts-at-averaged").last,
+        "the teacher's, for hard images only": figures("parts-at-hard").last,
+        "the teacher's of its last epoch": figures("parts-at-from-last").last,
+    }
+    rows = []
+    for kind, paper, of in (
+        ("Distilled", "0.462, 0.425", taught),
+        ("Smoothed", "0.463, 0.425", smooth),
+    ):
+        rows += [
+            Claim(
+                f"{kind}, a network ends more robust than plain",
+                ACCURACY,
+                less(of.robust_accuracy, plain.robust_accuracy),
+                paper,
+            ),
+            Claim(f"{kind}, with less loss", LOSS, less(plain.robust_loss, of.robust_loss)),
+            Claim(
+                f"{kind}, with more similarity of classes that share",
+                SIMILARITY,
+                less(of.inside, plain.inside),
+            ),
+        ]
+    for what, of in controls.items():
+        rows += [
+            Claim(
+                f"A teacher's labels beat {what}",
+                ACCURACY,
+                less(taught.robust_accuracy, of.robust_accuracy),
+            ),
+            Claim(
+                f"And in loss: {what}",
+                LOSS,
+                less(of.robust_loss, taught.robust_loss),
+            ),
+        ]
+    return judgements(rows)
+
+
+def overfitting() -> list[Judgement]:
+    """Chapter 6: does what helps keep CAS, and does sharing more make networks overfit more?
+
+    >>> overfitting()[0].claim.unit
+    'rank correlation'
+    """
+    plain, kept, rows = figures(PLAIN), {}, []
+    kinds = {title: figures(f"{PLAIN}-{name}") for name, title in REMEDIES.items()}
+    for title, of in {"none": plain, **kinds}.items():
+        kept[title] = (of.last - of.best)[["robust_cas", "robust_accuracy"]]
+    table = pd.concat(kept, names=["remedy"]).dropna().unstack("remedy").dropna()
+    together = [
+        stats.spearmanr(row.robust_cas, row.robust_accuracy).statistic
+        for _, row in table.stack("remedy", future_stack=True).groupby("seed")
+    ]
+    rows.append(
+        Claim(
+            f"Over {len(kept)} kinds of training what is kept of CAS and of accuracy go together",
+            "rank correlation",
+            together,
+            "scatter",
+        )
+    )
+    for title, of in kinds.items():
+        rows.append(
+            Claim(
+                f"With {title} a network ends more robust than plain",
+                ACCURACY,
+                less(of.last.robust_accuracy, plain.last.robust_accuracy),
+            )
+        )
+    amount = {PLAIN: 1.0} | {f"{PLAIN}-{name}": float(name.partition("-")[2]) for name in SHARED}
+    found = {name: figures(name) for name in amount}
+    for says, unit, falls in (
+        (
+            "The more classes share, the more accuracy falls",
+            ACCURACY,
+            {n: of.best.robust_accuracy - of.last.robust_accuracy for n, of in found.items()},
+        ),
+        (
+            "The more classes share, the more the loss rises",
+            LOSS,
+            {n: of.last.robust_loss - of.best.robust_loss for n, of in found.items()},
+        ),
+    ):
+        by_amount = pd.DataFrame(falls).dropna()
+        slopes = np.polyfit(list(amount.values()), by_amount[list(amount)].to_numpy().T, 1)[0]
+        rows.append(Claim(f"{says}, per amount of the base", unit, slopes))
+    return judgements(rows)
+
+
+def heads() -> list[Judgement]:
+    """Chapter 7: does a head that cannot move keep CAS, and a network from overfitting?
+
+    >>> heads()[0].claim.says
+    'Frozen at the first drop, a head keeps more CAS'
+    """
+    free, rows = figures(PLAIN), []
+    for title, name in {
+        "Frozen at the first drop": "frozen",
+        "Fixed as a simplex": "simplex",
+        "Fixed with the true groups": "groups",
+    }.items():
+        of = figures(f"{PLAIN}-head-{name}")
+        rows += [
+            Claim(
+                f"{title}, a head keeps more CAS",
+                "CAS",
+                less(
+                    of.last.robust_cas - of.best.robust_cas,
+                    free.last.robust_cas - free.best.robust_cas,
+                ),
+            ),
+            Claim(
+                f"{title}, it keeps more robust accuracy",
+                ACCURACY,
+                less(
+                    of.last.robust_accuracy - of.best.robust_accuracy,
+                    free.last.robust_accuracy - free.best.robust_accuracy,
+                ),
+            ),
+            Claim(
+                f"{title}, it lets the loss rise less",
+                LOSS,
+                less(
+                    free.last.robust_loss - free.best.robust_loss,
+                    of.last.robust_loss - of.best.robust_loss,
+                ),
+            ),
+        ]
+    return judgements(rows)
