@@ -1,15 +1,12 @@
 """How well a model does, clean and attacked, and which features it leans on."""
 
-import math
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from ccnotes.attacks import LONGEST, PGD, pgd
@@ -29,7 +26,7 @@ from ccnotes.data import Split, to_float
 from ccnotes.devices import autocast
 from ccnotes.models import Headed, Network, check_split
 from ccnotes.modes import evaluating
-from ccnotes.types import Features, Images, Labels, Logits, Pixels, Similarity
+from ccnotes.types import Features, Images, Labels, Pixels, Similarity
 from ccnotes.verdicts import (  # where they were before they had a room of their own
     bootstrapped as bootstrapped,
     described as described,
@@ -105,20 +102,6 @@ class Radii(NamedTuple):
             "radius_accuracy": self.accuracy,
             "radius_cas": self.cas,
         }
-
-
-class Swapped(NamedTuple):
-    """What two networks recognise with their own and each other's heads, each attacked itself.
-
-    In the first dimension stand the features of the first and of the second network, in the next
-    the head of the first and of the second.
-    """
-
-    accuracy: Float[Tensor, "2 2"]  # in [0, 1], under attack
-    loss: Float[Tensor, "2 2"]  # in nats
-    calibrated_loss: Float[Tensor, "2 2"]  # logits divided by the best temperature, in nats
-    cas: Float[Tensor, "2 2"]
-    confusion: Int[Tensor, "2 2 classes classes"]
 
 
 def features_of(
@@ -375,53 +358,3 @@ def stage_similarity(
     classes = model.head.out_features
     means = [class_means(torch.cat(stage), split.labels, classes) for stage in found]
     return torch.stack([class_similarity(mean) for mean in means]).cpu()
-
-
-def swapped(
-    first: Network, second: Network, split: Split, attack: PGD, *, seed: int = 0, precision: str
-) -> Swapped:
-    """Both networks and both hybrids, attacked. See :func:`calibrated` for the temperature.
-
-    >>> from ccnotes.models import ConvNet
-    >>> split = Split(images=torch.randint(256, (8, 3, 8, 8)).byte(), labels=torch.arange(8) % 2)
-    >>> one, other = ConvNet(2, width=2), ConvNet(2, width=2)
-    >>> found = swapped(one, other, split, PGD(steps=1), precision="float32")
-    >>> found.accuracy.shape, found.confusion.sum().item()
-    (torch.Size([2, 2]), 32)
-    """
-    rows = []
-    for body in (first, second):
-        for head in (first, second):
-            hybrid = deepcopy(body)
-            hybrid.head.load_state_dict(head.head.state_dict())
-            features = features_of(
-                hybrid, split.images, split.labels, attack, seed=seed, precision=precision
-            )
-            found = measure(features, split.labels, hybrid.head)
-            with torch.no_grad():
-                loss = calibrated(hybrid.head(features), split.labels)
-            rows.append((found.accuracy, found.loss, loss, found.cas, found.confusion))
-    stacked = (torch.stack(values).cpu() for values in zip(*rows, strict=True))
-    return Swapped(*(values.view(2, 2, *values.shape[1:]) for values in stacked))
-
-
-def calibrated(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
-    """Mean cross-entropy, in nats, at the best temperature that divides the logits.
-
-    It is chosen on one half of each class's images for the other half, and the other way round, so
-    that no image chooses its own. Guo et al. (2017), arXiv:1706.04599.
-
-    >>> logits, labels = torch.tensor([[9.0, 0.0]] * 4), torch.tensor([0, 0, 1, 1])
-    >>> round(calibrated(logits, labels).item(), 1)  # right half of the time: log 2
-    0.7
-    """
-    order = labels.sort(stable=True).indices
-    total = 0.0
-    for half, other in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-
-        def loss(log_t: float, images: Tensor) -> float:
-            return F.cross_entropy(logits[images] / math.exp(log_t), labels[images]).item()
-
-        best = minimize_scalar(loss, bounds=(-4, 4), args=(half,), method="bounded").x
-        total += loss(best, other) * len(other)
-    return torch.tensor(total / len(labels))

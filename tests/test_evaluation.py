@@ -1,5 +1,4 @@
 import warnings
-from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -15,14 +14,12 @@ from ccnotes.attribution import cas, class_attribution, class_similarity
 from ccnotes.data import Split
 from ccnotes.evaluation import (
     batches,
-    calibrated,
     evaluate,
     features_of,
     measure,
     neural_collapse,
     radii,
     stage_similarity,
-    swapped,
 )
 from ccnotes.experiments import dataset
 from ccnotes.models import ConvNet, Headed
@@ -548,31 +545,6 @@ def test_the_confusion_counts_each_image_once_by_its_class_and_the_predicted_one
     found = measure(torch.eye(3)[taken_for] + 0.1, labels, head)
     assert found.confusion.tolist() == [[1, 0, 2], [0, 1, 0], [1, 0, 1]]
     torch.testing.assert_close(found.class_accuracy, torch.tensor([1 / 3, 1.0, 0.5]))
-
-
-def test_swapped_heads_are_attacked_themselves_and_stand_in_their_places(photos):
-    """Each of the four is evaluate() of the network put together by hand."""
-    torch.manual_seed(0)
-    first, second = (ConvNet(4, width=4).eval() for _ in range(2))
-    found = swapped(first, second, photos, ATTACK, seed=3, precision="float32")
-    for i, body in enumerate((first, second)):
-        for j, head in enumerate((first, second)):
-            hybrid = deepcopy(body)
-            hybrid.head = head.head
-            expected = evaluate(hybrid, photos.images, photos.labels, ATTACK, seed=3).robust
-            assert found.accuracy[i, j] == expected.accuracy
-            torch.testing.assert_close(found.loss[i, j], expected.loss)
-            torch.testing.assert_close(found.cas[i, j], expected.cas)
-            assert torch.equal(found.confusion[i, j], expected.confusion)
-    assert (found.calibrated_loss < found.loss + 0.05).all()
-
-
-def test_a_temperature_is_chosen_by_images_that_it_does_not_judge():
-    """One half is sure and right, the other sure and wrong: the best for one is not for both."""
-    labels = torch.tensor([0, 0, 1, 1] * 5).sort().values
-    right = torch.arange(20) % 2 == 0  # the first half of each class's images in turn
-    logits = F.one_hot(torch.where(right, labels, 1 - labels), 2) * 3.0
-    assert calibrated(logits, labels) > F.cross_entropy(logits, labels)
 
 
 def test_an_evaluation_without_an_attack_is_refused(network, photos, unchecked):

@@ -507,11 +507,3 @@ def test_runs_are_compared_where_the_losses_of_all_have_been():
             at_equal_loss({"a": slow[:1], "b": other}, ["value"])
     with pytest.raises(ValueError, match="runs of seed 0 have no training loss in common"):
         at_equal_loss({"a": slow[:1], "b": [with_losses([0.3, 0.2], 1.0)]}, ["value"])
-
-
-def test_swaps_want_an_image_of_each_class():
-    made = run(SMALL)
-    for images in (-5, 5):
-        with pytest.raises(ValueError, match=f"images={images} must be at least 6"):
-            records.write_swaps(made, images=images)
-    assert not (made.folder / "swaps.safetensors").exists()

@@ -7,24 +7,29 @@ import torch
 from torch import Tensor
 
 from ccnotes.attribution import grad_cam
-from ccnotes.data import Split, to_float
-from ccnotes.evaluation import fitting, swapped
+from ccnotes.data import Dataset, to_float
+from ccnotes.evaluation import features_of, fitting, measure
 from ccnotes.experiments import dataset
 from ccnotes.files import save_tensors, writing
 from ccnotes.monitor import final_part, part
 from ccnotes.records.layout import MAKE_ROOM
 from ccnotes.records.record import CAMS, SWAPS, WEIGHTS, Record
+from ccnotes.swaps import swapped, with_head_anew
 
 
-def final_images(record: Record, data: str | None, data_dir: Path | str | None) -> Split:
-    """The test images on which a run's networks are examined. Raises ValueError for other data."""
+def dataset_of(record: Record, data: str | None, data_dir: Path | str | None) -> Dataset:
+    """A run's data, with no less images to validate on than to train on, where they are drawn.
+
+    Raises ValueError for other data.
+    """
     e = record.configuration
-    source = dataset(replace(e, data=data or e.data), data_dir)
+    size = e.validation_size if e.drawn is None else max(e.validation_size, e.train_size or 0)
+    source = dataset(replace(e, data=data or e.data, validation_size=size), data_dir)
     if source.identity != record.content["dataset"]["identity"]:
         raise ValueError(
             f"{source.title} are not the data of {record.title}: give the run's own by --data."
         )
-    return final_part(source.test, e)
+    return source
 
 
 def write_cams(
@@ -43,7 +48,7 @@ def write_cams(
     >>> write_cams(record).name, record.cams["best"].shape
     ('cams.safetensors', torch.Size([6, 4, 4]))
     """
-    test = final_images(record, data, data_dir)
+    test = final_part(dataset_of(record, data, data_dir).test, record.configuration)
     together = fitting(test.images)
     found: dict[str, Tensor] = {}
     for which in WEIGHTS:
@@ -72,8 +77,9 @@ def write_swaps(
 ) -> Path:
     """Make ``Record.swaps`` from the networks that the record's folder has, and the run's data.
 
-    Of at most so many of the final test ``images``, as many of each class as of any other. For
-    ``data``, what is returned and errors see :func:`write_cams`.
+    Of at most so many of the final test ``images``, as many of each class as of any other. Heads
+    are trained anew on the validation images, of images that are drawn on as many as the run had to
+    train on. For ``data``, what is returned and errors see :func:`write_cams`.
 
     >>> from ccnotes.experiments import Experiment
     >>> from ccnotes.records import run
@@ -84,10 +90,19 @@ def write_swaps(
     """
     if images < (classes := len(record.content["dataset"]["classes"])):
         raise ValueError(f"images={images} must be at least {classes}, one of each class.")
-    e, test = record.configuration, part(final_images(record, data, data_dir), images)
+    e, source = record.configuration, dataset_of(record, data, data_dir)
+    test, precision = part(final_part(source.test, e), images), record.provenance["precision"]
     best, last = record.model("best"), record.model("last")
-    precision = record.provenance["precision"]
-    found = swapped(best, last, test, e.eval_attack, seed=e.seed, precision=precision)
+    found = swapped(best, last, test, e.eval_attack, seed=e.seed, precision=precision)._asdict()
+    anew = []
+    for network in (best, last):
+        model = with_head_anew(network, source.validation, e, precision)
+        features = features_of(
+            model, test.images, test.labels, e.eval_attack, seed=e.seed, precision=precision
+        )
+        anew.append(measure(features, test.labels, model.head))
+    found["anew_accuracy"] = torch.stack([measures.accuracy for measures in anew])
+    found["anew_loss"] = torch.stack([measures.loss for measures in anew])
     with writing(record.folder, MAKE_ROOM):
-        save_tensors(found._asdict(), record.folder / SWAPS)
+        save_tensors(found, record.folder / SWAPS)
     return record.folder / SWAPS

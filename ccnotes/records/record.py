@@ -149,9 +149,11 @@ class Record:
 
     @cached_property
     def swaps(self) -> dict[str, Tensor]:
-        """See :class:`ccnotes.evaluation.Swapped`: best and last network, their heads swapped.
+        """See :class:`ccnotes.swaps.Swapped`: best and last network, their heads swapped.
 
-        Made afterwards, by ``python -m ccnotes swaps``; raises ValueError where it was not.
+        ``anew_accuracy`` and ``anew_loss`` are of the best and the last features with a head that
+        was trained anew on other images (:func:`ccnotes.swaps.with_head_anew`). Made afterwards, by
+        ``python -m ccnotes swaps``; raises ValueError where it was not.
         """
         return self.stored(SWAPS)
 
