@@ -16,7 +16,7 @@ from math import comb
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.integrate import quad
+from scipy.integrate import quad, simpson
 from scipy.optimize import brentq, minimize
 from scipy.special import ndtr, owens_t
 
@@ -304,6 +304,58 @@ def best_ratio(mu: Real, sigma: Real, eps: Real) -> Values:
         rising = d * (1 - t) * np.sqrt((2 + t**2) / (1 + t**2)) > mills
         low, high = np.where(rising, t, low), np.where(rising, high, t)
     return np.where(d > 1 / np.sqrt(np.pi), (low + high) / 2, 0.0)[()]
+
+
+def relu_robust_accuracy(ratio: Real, mu: Real, sigma: Real, eps: Real) -> Values:
+    r"""Robust accuracy, in [0, 1], where each cross-class feature passes a ReLU first.
+
+    The logits are :math:`f_i = w_1 E_i + w_2 (\mathrm{relu}(C_j - \epsilon) +
+    \mathrm{relu}(C_k - \epsilon))`, and ``ratio`` is :math:`t = w_2 / w_1`, infinity included.
+    With :math:`d = (\mu-2\epsilon)/\sigma`, by quadrature over the lesser feature,
+
+    .. math:: \Phi(d)\,(1 - \Phi(d)^2)
+              + 2 \int_0^\infty \phi(v - d)\, \Phi(d - v)\, \Phi(d + tv)\, dv .
+
+    It rises with ``ratio`` at every radius, to :math:`\Phi(d) + \Phi(-d)\,\Phi(d)^2`.
+
+    >>> relu_robust_accuracy(np.array([0.0, np.inf]), mu=1, sigma=0.5, eps=0.4).round(3).tolist()
+    [0.655, 0.803]
+    """
+    (mu, sigma, eps), ratio = _checked(mu=mu, sigma=sigma, eps=eps), np.asarray(ratio, dtype=float)
+    _has_noise(sigma)
+    _need("ratio", ratio, ratio >= 0, "must be >= 0: below, the worst corner is another one")
+    d, t = np.broadcast_arrays((mu - 2 * eps) / sigma, ratio)
+    v = _lesser(d)
+    d, t = d[..., None], t[..., None]
+    helped = np.where(np.isinf(t), 1.0, ndtr(d + np.where(np.isinf(t), 0.0, t) * v))
+    density = 2 * np.exp(-((v - d) ** 2) / 2) / np.sqrt(2 * np.pi) * ndtr(d - v)
+    unhelped = ndtr(d[..., 0]) * (1 - ndtr(d[..., 0]) ** 2)
+    accuracy: Values = (unhelped + simpson(density * helped, x=v, axis=-1))[()]
+    return accuracy
+
+
+def relu_weight(mu: Real, sigma: Real, eps: Real, reg: Real) -> Values:
+    r"""The ``w2`` that minimises the margin loss with the ReLU of :func:`relu_robust_accuracy`.
+
+    .. math:: w_2 = \frac{\sigma}{\lambda} \int_0^\infty \Phi(d - v)^2\, dv > 0,
+
+    the mean of the lesser of the two features that the attack leaves, over :math:`\lambda`. There
+    is no radius at which it is 0; ``w1`` is that of :func:`optimal_weights`.
+
+    >>> bool(relu_weight(mu=1, sigma=0.5, eps=0.45, reg=1) > 0)
+    True
+    """
+    mu, sigma, eps, reg = _checked(mu=mu, sigma=sigma, eps=eps, reg=reg)
+    _has_noise(sigma)
+    d = np.asarray((mu - 2 * eps) / sigma)
+    v = _lesser(d)
+    weight: Values = (sigma / reg * simpson(ndtr(d[..., None] - v) ** 2, x=v, axis=-1))[()]
+    return weight
+
+
+def _lesser(d: np.ndarray) -> np.ndarray:
+    """What the attack may leave of the lesser feature, in units of its noise, for a quadrature."""
+    return np.asarray(np.linspace(0, 1, 4001) * (np.maximum(d, 0) + 9)[..., None])
 
 
 # Half sum and half difference of the two margins are independent normals, and the loss is even in

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ccnotes.attribution import group_similarity
 from ccnotes.claims import at_best
@@ -16,18 +15,6 @@ from ccnotes.verdicts import Claim, Judgement, judgements
 
 PLAIN = "parts-at"
 SMALLER = ("parts-at-eps2", "parts-at-eps4", "parts-at-eps6")
-SHARED = ("shared-0", "shared-0.5", "shared-1.5", "shared-2")
-REMEDIES = {
-    "distilled-0.9": "distillation",
-    "smoothing-0.3": "smoothing",
-    "swa": "SWA",
-    "ema": "EMA",
-    "awp": "AWP",
-    "shifts": "shifts and flips",
-    "cutout": "cutout",
-    "more-data": "four times the data",
-    "gentle": "gentler drops",
-}
 ACCURACY, LOSS, SIMILARITY = "robust accuracy", "robust loss, nats", "similarity"
 
 
@@ -203,57 +190,6 @@ def soft_labels() -> list[Judgement]:
                 less(of.robust_loss, taught.robust_loss),
             ),
         ]
-    return judgements(rows)
-
-
-def overfitting() -> list[Judgement]:
-    """Chapter 6: does what helps keep CAS, and does sharing more make networks overfit more?
-
-    >>> overfitting()[0].claim.unit
-    'rank correlation'
-    """
-    plain, kept, rows = figures(PLAIN), {}, []
-    kinds = {title: figures(f"{PLAIN}-{name}") for name, title in REMEDIES.items()}
-    for title, of in {"none": plain, **kinds}.items():
-        kept[title] = (of.last - of.best)[["robust_cas", "robust_accuracy"]]
-    table = pd.concat(kept, names=["remedy"]).dropna().unstack("remedy").dropna()
-    together = [
-        stats.spearmanr(row.robust_cas, row.robust_accuracy).statistic
-        for _, row in table.stack("remedy", future_stack=True).groupby("seed")
-    ]
-    rows.append(
-        Claim(
-            f"Over {len(kept)} kinds of training what is kept of CAS and of accuracy go together",
-            "rank correlation",
-            together,
-            "scatter",
-        )
-    )
-    for title, of in kinds.items():
-        rows.append(
-            Claim(
-                f"With {title} a network ends more robust than plain",
-                ACCURACY,
-                less(of.last.robust_accuracy, plain.last.robust_accuracy),
-            )
-        )
-    amount = {PLAIN: 1.0} | {f"{PLAIN}-{name}": float(name.partition("-")[2]) for name in SHARED}
-    found = {name: figures(name) for name in amount}
-    for says, unit, falls in (
-        (
-            "The more classes share, the more accuracy falls",
-            ACCURACY,
-            {n: of.best.robust_accuracy - of.last.robust_accuracy for n, of in found.items()},
-        ),
-        (
-            "The more classes share, the more the loss rises",
-            LOSS,
-            {n: of.last.robust_loss - of.best.robust_loss for n, of in found.items()},
-        ),
-    ):
-        by_amount = pd.DataFrame(falls).dropna()
-        slopes = np.polyfit(list(amount.values()), by_amount[list(amount)].to_numpy().T, 1)[0]
-        rows.append(Claim(f"{says}, per amount of the base", unit, slopes))
     return judgements(rows)
 
 

@@ -51,6 +51,33 @@ def test_what_the_best_head_and_a_temperature_win_back():
     }
     assert claims.accuracy_won_back(record(swaps=swaps)) == pytest.approx(0.05 / 0.2)
     assert claims.loss_won_back(record(swaps=swaps)) == pytest.approx(1 - 0.3 / 1.0)
+    anew = record(swaps=swaps | {"anew_accuracy": torch.tensor([0.65, 0.5])})
+    assert claims.won_back_anew(anew) == pytest.approx(0.1 / 0.2)
+
+
+def ended(seed, best, last):
+    """A record of (robust accuracy, CAS) at both ends."""
+    names = ("robust_accuracy", "robust_cas")
+    content = {"best": dict(zip(names, best, strict=True)), "last": dict(zip(names, last, strict=True))}
+    content["experiment"] = as_tree(Experiment(seed=seed))
+    return Record(folder=Path(), content=content)
+
+
+def test_the_third_prediction_compares_heads_seed_by_seed():
+    """Free heads fall by 0.1 and 0.2, frozen ones by 0.09 and 0.14; half the mean fall is 0.075."""
+    free = [ended(0, (0.6, 4.0), (0.5, 2.0)), ended(1, (0.7, 2.0), (0.5, 1.0))]
+    frozen = [ended(1, (0.64, 2.0), (0.5, 1.8)), ended(0, (0.59, 4.0), (0.5, 3.6))]
+    simplex = [ended(0, (0.61, 1.0), (0.5, 0.5))]
+    kept, less, near, peak = claims.third_prediction(free, frozen, simplex)
+    assert kept[2] == pytest.approx([0.9, 0.9])
+    assert less[2] == pytest.approx([0.06, 0.01])
+    assert near[2] == pytest.approx([0.25])
+    assert peak[2] == pytest.approx([0.01])
+    assert kept[3] == "as predicted"
+    halved = [ended(seed, (0.6, 4.0), (0.6, 4.0)) for seed in (0, 1)]
+    halved[1].content["last"]["robust_accuracy"] = 0.5
+    assert claims.third_prediction(free, halved, simplex)[1][2] == pytest.approx([0.1, 0.1])
+    assert claims.third_prediction(free, halved, simplex)[1][3] == "refuted"
 
 
 def test_accuracies_of_swaps_bear_the_names_of_their_features_and_heads():

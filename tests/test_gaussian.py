@@ -138,6 +138,52 @@ def test_form_2_minimises_its_loss_and_lowers_the_threshold(mu, sigma, share, be
         assert g.form2_weights(mu, sigma, 1.001 * limit, *args)[1] == 0
 
 
+# --- a ReLU on each cross-class feature
+
+
+def relu_margins(x, y, w1, w2, eps):
+    """The least margin over each rival that any of the 64 corners reaches."""
+    corners = eps * np.array(list(itertools.product([-1, 1], repeat=6)))
+    moved = x[:, None] + corners
+    shared = np.maximum(moved[..., 3:] - eps, 0)
+    logits = w1 * moved[..., :3] + w2 * (shared.sum(-1, keepdims=True) - shared)
+    own = np.take_along_axis(logits, y[:, None, None], 2)
+    rivals = np.take_along_axis(logits, (y[:, None, None] + [[[1, 2]]]) % 3, 2)
+    return (own - rivals).min(1)
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.359, 0.45])
+@pytest.mark.parametrize("ratio", [0.3, 2.0])
+def test_accuracy_with_a_relu_agrees_with_all_corners_of_drawn_images(ratio, eps):
+    x, y = g.sample(40_000, 1, 0.5, seed=4)
+    drawn = (relu_margins(x, y, 1.0, ratio, eps) > 0).all(1).mean()
+    found = g.relu_robust_accuracy(ratio, 1, 0.5, eps)
+    assert abs(drawn - found) < 4 * np.sqrt(0.25 / 40_000)
+
+
+def test_with_a_relu_more_of_the_shared_features_is_always_better():
+    """From Phi(d) to Phi(d) + Phi(-d) Phi(d)^2; three radii by hand, to three digits."""
+    ratios = np.array([0, 0.05, 0.5, 1, 5, 50, np.inf])
+    for eps, least, most in ((0.359, 0.713, 0.859), (0.4, 0.655, 0.803), (0.45, 0.579, 0.721)):
+        found = g.relu_robust_accuracy(ratios, 1, 0.5, eps)
+        assert (np.diff(found) > 0).all()
+        assert found[[0, -1]] == pytest.approx([least, most], abs=7e-4)
+        assert found[-2] == pytest.approx(most, abs=0.01)
+    with pytest.raises(ValueError, match="ratio=-1 must be >= 0"):
+        g.relu_robust_accuracy(-1, 1, 0.5, 0.1)
+
+
+def test_with_a_relu_the_margin_loss_gives_shared_features_weight_at_every_radius():
+    """The mean of the lesser feature, from drawn images, at the worst of all corners."""
+    for eps in (0.1, 0.4, 0.49):
+        x, y = g.sample(40_000, 1, 0.5, seed=5)
+        lesser = relu_margins(x, y, 0.0, 1.0, eps).min(1)
+        error = lesser.std() / np.sqrt(len(lesser))
+        found = g.relu_weight(1, 0.5, eps, 2.0)
+        assert abs(found - lesser.mean() / 2) < 4 * error
+        assert found > 0
+
+
 # --- robust accuracy
 
 
