@@ -114,6 +114,12 @@ def won_back_anew(record: Record) -> float:
     return ((anew[1] - accuracy[1, 1]) / (accuracy[0, 0] - accuracy[1, 1])).item()
 
 
+def loss_won_back_anew(record: Record) -> float:
+    """The share of the rise of robust loss that a head trained anew takes away."""
+    loss, anew = record.swaps["loss"], record.swaps["anew_loss"]
+    return ((loss[1, 1] - anew[1]) / (loss[1, 1] - loss[0, 0])).item()
+
+
 def loss_won_back(record: Record) -> float:
     """The share of the rise of robust loss that one temperature for each network takes away."""
     loss, calibrated = (record.swaps[name] for name in ("loss", "calibrated_loss"))
@@ -191,6 +197,13 @@ def second_prediction(records: Sequence[Record], full: Record) -> list[list[Any]
             loss,
             loss_won_back(full),
             outcome(loss, at_least=0.5),
+        ],
+        [
+            "of the rise of robust loss, by a head trained anew on other images",
+            "",
+            [loss_won_back_anew(record) for record in records],
+            loss_won_back_anew(full) if "anew_loss" in full.swaps else "not made",
+            "",
         ],
     ]
 

@@ -53,12 +53,17 @@ def test_what_the_best_head_and_a_temperature_win_back():
     assert claims.loss_won_back(record(swaps=swaps)) == pytest.approx(1 - 0.3 / 1.0)
     anew = record(swaps=swaps | {"anew_accuracy": torch.tensor([0.65, 0.5])})
     assert claims.won_back_anew(anew) == pytest.approx(0.1 / 0.2)
+    better = record(swaps=swaps | {"anew_loss": torch.tensor([0.9, 1.3])})
+    assert claims.loss_won_back_anew(better) == pytest.approx(0.7 / 1.0)
 
 
 def ended(seed, best, last):
     """A record of (robust accuracy, CAS) at both ends."""
     names = ("robust_accuracy", "robust_cas")
-    content = {"best": dict(zip(names, best, strict=True)), "last": dict(zip(names, last, strict=True))}
+    content = {
+        "best": dict(zip(names, best, strict=True)),
+        "last": dict(zip(names, last, strict=True)),
+    }
     content["experiment"] = as_tree(Experiment(seed=seed))
     return Record(folder=Path(), content=content)
 
