@@ -12,6 +12,7 @@ from ccnotes.experiments import Experiment
 from ccnotes.models import NETWORKS, Network
 from ccnotes.modes import evaluating
 from ccnotes.objectives import OWN_AVERAGE
+from ccnotes.ranks import ranks
 from ccnotes.types import Pixels
 
 
@@ -94,13 +95,32 @@ def averaged(model: Network, e: Experiment, images: int) -> AveragedModel | None
 
 def check_last_batch(model: Network, train: Split, e: Experiment) -> None:
     """ValueError where BatchNorm would be left with a single number for each of its maps."""
-    left = len(train) % e.batch_size or e.batch_size
+    left, count = len(train) % e.batch_size or e.batch_size, ranks().count
     with evaluating(model), torch.no_grad():
         maps = model.body(to_float(train.images[:1]))
-    if left == 1 and maps.shape[2:] == (1, 1):
+    if (left // count or left) == 1 and maps.shape[2:] == (1, 1):
         raise ValueError(
             f"with batch_size={e.batch_size}, {len(train)} training images leave a last batch of "
-            f"one, of whose maps of one pixel BatchNorm has no variance: choose another batch_size."
+            f"one{f' for one of {count} processes' * (count > 1)}, of whose maps of one pixel "
+            f"BatchNorm has no variance: choose another batch_size."
+        )
+
+
+def check_ranks(e: Experiment) -> None:
+    """ValueError for a run that the processes of this moment cannot share.
+
+    >>> check_ranks(Experiment(batch_size=50))  # one process
+    """
+    count = ranks().count
+    if e.batch_size % count:
+        raise ValueError(
+            f"batch_size={e.batch_size} images cannot be shared evenly by {count} processes: start "
+            f"as many as divide it, or choose another batch_size."
+        )
+    if count > 1 and e.objective.needs_features:
+        raise ValueError(
+            f"push_cas, push_placebo and push_contrast are about a whole batch, of which {count} "
+            f"processes see a part each: run this without torchrun."
         )
 
 
