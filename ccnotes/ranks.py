@@ -147,7 +147,7 @@ def agreed(number: int) -> int:
     >>> agreed(3)
     3
     """
-    mine = number if _now.rank == 0 else 0
+    mine = int(number) if _now.rank == 0 else 0
     return int(add(torch.tensor(mine, device=_now.device)).item())
 
 
