@@ -1,5 +1,6 @@
 """One run on several processes: what they learn together, against one that does it by hand."""
 
+import itertools
 import multiprocessing
 import os
 import re
@@ -216,7 +217,7 @@ def test_parts_make_the_whole_and_their_shares_one(size, monkeypatch):
     if size < 3:
         assert parts == 3 * [list(range(size))]
     else:
-        assert sum(parts, []) == list(range(size))
+        assert list(itertools.chain(*parts)) == list(range(size))
         assert {len(p) for p in parts} <= {size // 3, size // 3 + 1}
         assert shares == [len(p) / size for p in parts]
 
