@@ -80,14 +80,32 @@ def bfloat16_is_faster() -> bool:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Multiply in ``precision``. One block an optimiser step: it keeps copies of the weights.
 
-    Raises ValueError for a precision other than "float32" and "bfloat16".
+    From then on float32 on CUDA is float32; see :func:`no_tf32`. Raises ValueError for a precision
+    other than "float32" and "bfloat16".
 
     >>> with autocast(torch.device("cpu"), "bfloat16"):
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.bfloat16
     """
     check_choice("precision", precision, PRECISIONS)
+    if device.type == "cuda":
+        no_tf32()
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def no_tf32() -> None:
+    """Let CUDA convolve float32 in TF32, of 10 bits, only where matrices are multiplied so.
+
+    torch does the first by default and the second not. Who wants both asks for the second:
+    ``torch.set_float32_matmul_precision("high")``. It holds for the process, as a backward pass
+    runs after the block of its forward pass.
+
+    >>> no_tf32()
+    >>> torch.backends.cudnn.allow_tf32
+    False
+    """
+    asked = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = asked
 
 
 def hardware(device: torch.device) -> str:
