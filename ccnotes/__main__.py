@@ -113,7 +113,7 @@ def run_experiment(
         threads: of the processor; the same number gives the same bits.
         minutes: stop in that time, with exit status 75; the same command goes on from there.
         fresh: train even where a record exists.
-        compile: the passes of the network; by default on CUDA.
+        compile: the passes of the network; by default on CUDA, and on processors in long runs.
         publish_to: copy the finished record to this folder.
         weights: copy the networks' weights, too.
         sample_attribution: copy single images' attribution vectors, too.

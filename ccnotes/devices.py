@@ -176,6 +176,22 @@ def compile_network(model: nn.Module, batch_size: int) -> None:
     model.compiled = Compiled(whole("batch_size", batch_size, 1))  # type: ignore[assignment]
 
 
+@cache
+def check_compiler(device: torch.device) -> None:
+    """RuntimeError where torch cannot compile for the device, tried on one addition.
+
+    That it can is tried once in a process.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(1, device=device))
+    except Exception as error:  # of whatever kind the system's tools fail with
+        raise RuntimeError(
+            f"torch.compile does not work here ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]}). Install a C++ compiler, such as g++, or leave "
+            f"compile out, and it goes without."
+        ) from error
+
+
 def compiled(model: nn.Module) -> Compiled | None:
     """What is compiled of the network, if anything is.
 

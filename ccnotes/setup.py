@@ -1,6 +1,7 @@
 """What a run starts from: network, optimiser, average, seeds; and what could not be trained."""
 
 import math
+import sys
 
 import numpy as np
 import torch
@@ -8,12 +9,15 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 from ccnotes.data import Dataset, Split, to_float
+from ccnotes.devices import check_compiler
 from ccnotes.experiments import Experiment
 from ccnotes.models import NETWORKS, Network
 from ccnotes.modes import evaluating
 from ccnotes.objectives import OWN_AVERAGE
 from ccnotes.ranks import ranks
 from ccnotes.types import Pixels
+
+LONG = 1e14  # operations of a run, an hour of one core or so; compiling takes a minute or two
 
 
 def build(experiment: Experiment, dataset: Dataset) -> Network:
@@ -140,3 +144,56 @@ def check_teacher(name: str, teacher: Network, student: Network) -> None:
                 f"teacher {name!r} normalises by a {what} of pixels in [0, 1] that is {far:.3f} "
                 f"away from the student's: choose a teacher that was trained on the same data."
             )
+
+
+def operations(e: Experiment, dataset: Dataset) -> float:
+    """Those of the convolutions in the passes that train, a multiply-add being two.
+
+    By the experiment alone, so that what follows from them is the same in each of its runs. A
+    step of the attack takes a pass forward and one back, learning one forward and two back.
+
+    >>> from ccnotes.experiments import dataset
+    >>> e = Experiment(train_size=12, width=4, epochs=1)  # 4 maps of 8 x 8 pixels and so on
+    >>> forward = 2 * (64 * 4 * 27 + 16 * 8 * 36 + 16 * 16 * 72)
+    >>> operations(e, dataset(e)) == 12 * forward * (2 * e.attack.steps + 3)
+    True
+    """
+    per_image = 0
+
+    def count(layer: nn.Conv2d, given: object, maps: torch.Tensor) -> None:
+        nonlocal per_image
+        per_image += 2 * maps.numel() * layer.weight[0].numel()
+
+    image = dataset.train.images[:1]
+    with torch.device("meta"):  # which computes nothing
+        grey = [0.5] * image.shape[1]
+        model = NETWORKS[e.model](len(dataset.classes), e.width, mean=grey, std=grey)
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(count)
+        model(torch.empty(image.shape))
+    passes = 3 + (2 * e.attack.steps if e.attack.eps else 0)
+    return float(per_image * passes * len(dataset.train) * e.epochs)
+
+
+def compiling_pays(e: Experiment, dataset: Dataset, device: torch.device) -> bool:
+    """Whether a run saves more by compiled passes than compiling takes: on CUDA, and where long.
+
+    It follows from the experiment and from what can be compiled here, and from no clock, which
+    would say another thing whenever the machine is busy, and so give other bits. Where torch cannot
+    compile, a line says what is missed.
+
+    >>> from ccnotes.experiments import dataset
+    >>> compiling_pays(Experiment(), dataset(Experiment()), torch.device("cpu"))
+    False
+    """
+    long = device.type == "cpu" and operations(e, dataset) / ranks().count >= LONG
+    if not (long or device.type == "cuda"):
+        return False
+    try:
+        check_compiler(device)
+    except RuntimeError as error:
+        gain = "a quarter" if device.type == "cpu" else "three quarters"
+        print(f"{error} Compiled it would take up to {gain} less time.", file=sys.stderr)
+        return False
+    return True

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ccnotes.checkpoints import State, read_state, write_state
 from ccnotes.checks import NotFinite
 from ccnotes.data import Dataset, Split
-from ccnotes.devices import compile_network
+from ccnotes.devices import check_compiler, compile_network
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
 from ccnotes.monitor import Examined, evaluate_splits, examine, examined, validated
@@ -171,7 +171,8 @@ def fit(
     (provenance) that it was called with. The state is written to ``checkpoint`` after every epoch,
     unless that would take long beside it, and every two minutes, and read from there where it
     exists. ``teachers`` has the networks of the objective's teachers but the run's own. With
-    ``compile`` passes are compiled; see :func:`ccnotes.devices.compile_network`. Raises OutOfTime,
+    ``compile`` passes are compiled; see :func:`ccnotes.devices.compile_network`. A run goes on as
+    it was begun. Raises RuntimeError where torch cannot compile, OutOfTime,
     with everything kept, rather than go on beyond ``minutes``, FloatingPointError when the loss
     stops being finite, and ValueError for an unfit teacher. Where several processes share the run
     (see :mod:`ccnotes.ranks`), all call this at once and return the same; the first writes.
@@ -192,6 +193,7 @@ def fit(
         state = resume(run, checkpoint, fingerprint)
         compile = state.sessions[0].get("compiled", False)  # as it was begun, to the bit
     if compile:
+        check_compiler(device)
         compile_network(run.model, e.batch_size // ranks().count)
     facts = facts | {"compiled": compile}
     state.total = state.total.to(device)

@@ -39,6 +39,7 @@ from ccnotes.records.store import (
     recall,
     runs_dir,
 )
+from ccnotes.setup import compiling_pays
 from ccnotes.sweeps import Cores, Workers, sweep, title
 from ccnotes.training import OutOfTime, fit
 
@@ -142,8 +143,8 @@ def run(
     ``weights=True`` recalls only a record that has its networks' weights. Teachers that are
     experiments are recalled with theirs, or trained first. Raises
     :class:`ccnotes.training.OutOfTime`, with all that was done kept, rather than go on beyond
-    ``minutes``. ``compile`` says whether passes are compiled; by default they are on CUDA. A run
-    that was stopped goes on as it was begun.
+    ``minutes``. ``compile`` says whether passes are compiled; by default they are where that pays
+    (see :func:`ccnotes.setup.compiling_pays`). A run that was stopped goes on as it was begun.
 
     >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
     >>> made = run(e)
@@ -208,6 +209,8 @@ def train(
     is written, unless a finished one is there.
     """
     checkpoint = folder / CHECKPOINT
+    if compile is None and not checkpoint.exists():
+        compile = bool(agreed(compiling_pays(experiment, data, device)))
     try:
         state = fit(
             experiment,
@@ -219,7 +222,7 @@ def train(
             teachers=teachers,
             facts=provenance(device, precision),
             minutes=minutes_until(deadline),
-            compile=device.type == "cuda" if compile is None else compile,
+            compile=bool(compile),
         )
     except (KeyboardInterrupt, OutOfTime, FloatingPointError):
         if checkpoint.exists() and not has_finished_record(folder):
