@@ -29,6 +29,7 @@ from ccnotes.data import load_photos
 from ccnotes.devices import pick_device
 from ccnotes.evaluation import evaluate
 from ccnotes.experiments import EXPERIMENTS, Experiment, changes, dataset, named, rebuilt
+from ccnotes.ranks import joined, launched, ranks
 from ccnotes.records import (
     PUBLISHED,
     TABLE,
@@ -105,13 +106,14 @@ def run_experiment(
 ) -> None:
     """Train, evaluate and record; go on where an earlier call of the same run stopped.
 
-    A run that is on record already, published ones included, is shown at once.
+    A run that is on record already, published ones included, is shown at once. Several processes
+    share one: torchrun --nproc-per-node 2 -m ccnotes run NAME.
 
     Args:
         threads: of the processor; the same number gives the same bits.
         minutes: stop in that time, with exit status 75; the same command goes on from there.
         fresh: train even where a record exists.
-        compile: the passes of the network; by default on CUDA.
+        compile: the passes of the network; by default on CUDA, and on processors in long runs.
         publish_to: copy the finished record to this folder.
         weights: copy the networks' weights, too.
         sample_attribution: copy single images' attribution vectors, too.
@@ -127,16 +129,19 @@ def run_experiment(
         raise ValueError(f"--publish-to {publish_to} is no folder: name one, there or not yet.")
     check_run(experiment, minutes)
     use(threads)
-    record = run(
-        experiment,
-        data_dir=data_dir,
-        device=device,
-        fresh=fresh,
-        minutes=minutes,
-        weights=weights,
-        go_on=True,
-        compile=compile,
-    )
+    with joined(device) as where:
+        record = run(
+            experiment,
+            data_dir=data_dir,
+            device=where,
+            fresh=fresh,
+            minutes=minutes,
+            weights=weights,
+            go_on=True,
+            compile=compile,
+        )
+        if ranks().rank > 0:  # the first alone says and publishes what they made
+            return
     print(summary(record).to_string(float_format="{:.3f}".format))
     print(f"record: {record.folder}")
     if publish_to is not None:
@@ -484,6 +489,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminated)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a folder's name may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
+    if launched() > 1 and sys.argv[1:2] != ["run"]:
+        sys.exit("error: torchrun starts several processes, and only `run` shares its work.")
     try:
         with registry():
             app.cli(prog="python -m ccnotes", config=(tyro.conf.CascadeSubcommandArgs,))

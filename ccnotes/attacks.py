@@ -77,6 +77,7 @@ def pgd(
     batchnorm: Literal["eval", "train"] = "eval",
     loss: Literal["cross-entropy", "kl"] = "cross-entropy",
     stuck: list[Tensor] | None = None,
+    start: Images | None = None,
 ) -> Images:
     """Images near ``x``, in [0, 1], on which ``model`` does as badly as ``attack`` can manage.
 
@@ -87,7 +88,8 @@ def pgd(
     ``loss="kl"`` attacks the probabilities at ``x`` rather than the labels, from a normal start
     of standard deviation 0.001 (TRADES; Zhang et al., 2019, arXiv:1901.08573). A list given as
     ``stuck`` gets one more entry: which images had a gradient of exactly zero, or NaN, at the last
-    step, so that the attack could not move them.
+    step, so that the attack could not move them. ``start`` is where to begin, seen from ``x``, in
+    place of what :func:`random_start` draws.
 
     Raises ValueError for ``x`` outside [0, 1] or in half precision, for labels that are not one per
     image or that the model has no logit for, and where no gradient reaches the images.
@@ -110,7 +112,15 @@ def pgd(
     check_trackable(model)
     known = [] if loss == "kl" else extremes(y)
     found = ascent(
-        model, x, y, attack, generator, batchnorm=batchnorm, loss=loss, label_range=known
+        model,
+        x,
+        y,
+        attack,
+        generator,
+        batchnorm=batchnorm,
+        loss=loss,
+        label_range=known,
+        start=start,
     )
     if stuck is not None:
         stuck.append(found.stuck)
@@ -134,21 +144,21 @@ def ascent(
     batchnorm: Literal["eval", "train"] = "eval",
     loss: Literal["cross-entropy", "kl"] = "cross-entropy",
     label_range: Sequence[float] = (),
+    start: Images | None = None,
 ) -> Found:
     """:func:`pgd` of what has been looked at: nothing here waits for the device.
 
     ``label_range`` is the least and the greatest label, where there may be no logit for them.
     """
     with recording(), evaluating(model) if batchnorm == "eval" else nullcontext():
-        adv = x = usable(x)
+        x = usable(x)
+        if start is None:
+            start = random_start(x, attack, generator, loss=loss)
+        adv = (x + usable(start)).clamp(0, 1)
         if loss == "kl":
-            noise = 1e-3 * torch.empty_like(x).normal_(generator=generator)
-            adv = (x + project(noise, attack.norm, attack.eps)).clamp(0, 1)
             target = logits_of(model(x)).float().softmax(1).detach()
         else:
             target = usable(y.long())
-            if attack.random_start:
-                adv = (x + random_point(x, attack, generator)).clamp(0, 1)
         if batchnorm == "eval" and len(x) and (found := compiled(model)):
             # Compiled code finds no fault with what has no gradient, or a label no logit.
             if not found.functions or label_range:
@@ -299,6 +309,24 @@ def project(delta: Images, norm: str, eps: float | Tensor) -> Images:
     if norm == "linf":
         return delta.clamp(-eps, eps)  # type: ignore[arg-type]
     return delta * (eps / lengths(delta).clamp_min(1e-12)).clamp_max(1)
+
+
+def random_start(
+    x: Images,
+    attack: PGD,
+    generator: torch.Generator | None,
+    *,
+    loss: Literal["cross-entropy", "kl"] = "cross-entropy",
+) -> Images:
+    """Where the attack begins, seen from ``x``: zeros where it begins there.
+
+    >>> random_start(torch.zeros(1, 1, 1, 2), PGD(random_start=False), None)
+    tensor([[[[0., 0.]]]])
+    """
+    if loss == "kl":
+        noise = 1e-3 * torch.empty_like(x).normal_(generator=generator)
+        return project(noise, attack.norm, attack.eps)
+    return random_point(x, attack, generator) if attack.random_start else torch.zeros_like(x)
 
 
 def random_point(x: Images, attack: PGD, generator: torch.Generator | None) -> Images:

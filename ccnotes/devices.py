@@ -80,14 +80,32 @@ def bfloat16_is_faster() -> bool:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Multiply in ``precision``. One block an optimiser step: it keeps copies of the weights.
 
-    Raises ValueError for a precision other than "float32" and "bfloat16".
+    From then on float32 on CUDA is float32; see :func:`no_tf32`. Raises ValueError for a precision
+    other than "float32" and "bfloat16".
 
     >>> with autocast(torch.device("cpu"), "bfloat16"):
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.bfloat16
     """
     check_choice("precision", precision, PRECISIONS)
+    if device.type == "cuda":
+        no_tf32()
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def no_tf32() -> None:
+    """Let CUDA convolve float32 in TF32, of 10 bits, only where matrices are multiplied so.
+
+    torch does the first by default and the second not. Who wants both asks for the second:
+    ``torch.set_float32_matmul_precision("high")``. It holds for the process, as a backward pass
+    runs after the block of its forward pass.
+
+    >>> no_tf32()
+    >>> torch.backends.cudnn.allow_tf32
+    False
+    """
+    asked = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = asked
 
 
 def hardware(device: torch.device) -> str:
@@ -156,6 +174,22 @@ def compile_network(model: nn.Module, batch_size: int) -> None:
     # Networks share the code of what is compiled for each, and so a limit that is meant for one.
     torch._dynamo.config.recompile_limit = 1000
     model.compiled = Compiled(whole("batch_size", batch_size, 1))  # type: ignore[assignment]
+
+
+@cache
+def check_compiler(device: torch.device) -> None:
+    """RuntimeError where torch cannot compile for the device, tried on one addition.
+
+    That it can is tried once in a process.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(1, device=device))
+    except Exception as error:  # of whatever kind the system's tools fail with
+        raise RuntimeError(
+            f"torch.compile does not work here ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]}). Install a C++ compiler, such as g++, or leave "
+            f"compile out, and it goes without."
+        ) from error
 
 
 def compiled(model: nn.Module) -> Compiled | None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from ccnotes.attacks import LONGEST, PGD, pgd
+from ccnotes.attacks import LONGEST, PGD, pgd, random_start
 from ccnotes.attribution import (
     blocks,
     cas,
@@ -26,6 +26,7 @@ from ccnotes.data import Split, to_float
 from ccnotes.devices import autocast
 from ccnotes.models import Headed, Network, check_split
 from ccnotes.modes import evaluating
+from ccnotes.ranks import part, whole
 from ccnotes.types import Features, Images, Labels, Pixels, Similarity
 from ccnotes.verdicts import (  # where they were before they had a room of their own
     bootstrapped as bootstrapped,
@@ -130,11 +131,11 @@ def features_of(
     """
     with evaluating(model), torch.no_grad(), autocast(images.device, precision):
         found: list[Tensor] = []
-        for x, _ in batches(model, images, labels, attack, seed, batch_size):
+        for x, _, size in batches(model, images, labels, attack, seed, batch_size):
             features = model.features(x)
             if not found:
                 check_split(model, x, features)
-            found.append(features.float())
+            found.append(whole(features.float(), size))
     features = torch.cat(found)
     check_finite(features, model)
     return features
@@ -147,8 +148,11 @@ def batches(
     attack: PGD | None,
     seed: int,
     batch_size: int | None = None,
-) -> Iterator[tuple[Images, Labels]]:
-    """Batches of float images, attacked where there is an attack, and their labels."""
+) -> Iterator[tuple[Images, Labels, int]]:
+    """Batches of float images, attacked where there is an attack, their labels and number.
+
+    Where several processes share a run, of each batch this one's part; the number is that of all.
+    """
     if not isinstance(getattr(model, "head", None), nn.Linear):
         raise ValueError(
             f"{type(model).__name__} has no linear layer called head, and perhaps no features: "
@@ -163,8 +167,10 @@ def batches(
     generator = torch.Generator(images.device).manual_seed(seed)
     stuck: list[Tensor] = []
     for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        x = to_float(x).contiguous(memory_format=torch.channels_last)
-        yield (pgd(model, x, y, attack, generator, stuck=stuck) if attack else x), y
+        x, size = to_float(x).contiguous(memory_format=torch.channels_last), len(y)
+        start = random_start(x, attack, generator) if attack else x  # the same on all ranks
+        x, y, start = (values[part(size)] for values in (x, y, start))
+        yield (pgd(model, x, y, attack, start=start, stuck=stuck) if attack else x), y, size
     share = torch.cat(stuck).float().mean().item() if stuck else 0.0
     if share > FEW:
         warn(
@@ -352,9 +358,9 @@ def stage_similarity(
     """
     found: list[list[Tensor]] = [[] for _ in model.stages]
     with evaluating(model), autocast(split.images.device, precision):
-        for x, y in batches(model, split.images, split.labels, attack, seed):
+        for x, y, size in batches(model, split.images, split.labels, attack, seed):
             for stage, layer in zip(found, model.stages, strict=True):
-                stage.append(layer_attribution(model, layer, x, y, channels=1))
+                stage.append(whole(layer_attribution(model, layer, x, y, channels=1), size))
     classes = model.head.out_features
     means = [class_means(torch.cat(stage), split.labels, classes) for stage in found]
     return torch.stack([class_similarity(mean) for mean in means]).cpu()

@@ -20,6 +20,7 @@ from ccnotes.attacks import PGD, pgd
 from ccnotes.benchmark import seconds
 from ccnotes.devices import autocast, compile_network, hardware, pick_device, pick_precision
 from ccnotes.models import PreActResNet
+from ccnotes.records import commit
 from ccnotes.types import Images, Labels
 
 Attacker = Callable[[], Images]  # what one call finds
@@ -127,6 +128,7 @@ def compare(
         "hardware": hardware(device),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
+        "commit": commit(),
     }
     rows = [
         {

@@ -1,6 +1,7 @@
 """What a run starts from: network, optimiser, average, seeds; and what could not be trained."""
 
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +10,15 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 from ccnotes.data import Dataset, Split, to_float
+from ccnotes.devices import check_compiler
 from ccnotes.experiments import Experiment
 from ccnotes.models import NETWORKS, Network
 from ccnotes.modes import evaluating
 from ccnotes.objectives import OWN_AVERAGE
+from ccnotes.ranks import ranks
 from ccnotes.types import Pixels
+
+LONG = 1e14  # operations of a run, an hour of one core or so; compiling takes a minute or two
 
 
 def build(experiment: Experiment, dataset: Dataset) -> Network:
@@ -132,13 +137,32 @@ def averaged(model: Network, e: Experiment, images: int) -> AveragedModel | None
 
 def check_last_batch(model: Network, train: Split, e: Experiment) -> None:
     """ValueError where BatchNorm would be left with a single number for each of its maps."""
-    left = len(train) % e.batch_size or e.batch_size
+    left, count = len(train) % e.batch_size or e.batch_size, ranks().count
     with evaluating(model), torch.no_grad():
         maps = model.body(to_float(train.images[:1]))
-    if left == 1 and maps.shape[2:] == (1, 1):
+    if (left // count or left) == 1 and maps.shape[2:] == (1, 1):
         raise ValueError(
             f"with batch_size={e.batch_size}, {len(train)} training images leave a last batch of "
-            f"one, of whose maps of one pixel BatchNorm has no variance: choose another batch_size."
+            f"one{f' for one of {count} processes' * (count > 1)}, of whose maps of one pixel "
+            f"BatchNorm has no variance: choose another batch_size."
+        )
+
+
+def check_ranks(e: Experiment) -> None:
+    """ValueError for a run that the processes of this moment cannot share.
+
+    >>> check_ranks(Experiment(batch_size=50))  # one process
+    """
+    count = ranks().count
+    if e.batch_size % count:
+        raise ValueError(
+            f"batch_size={e.batch_size} images cannot be shared evenly by {count} processes: start "
+            f"as many as divide it, or choose another batch_size."
+        )
+    if count > 1 and e.objective.needs_features:
+        raise ValueError(
+            f"push_cas, push_placebo and push_contrast are about a whole batch, of which {count} "
+            f"processes see a part each: run this without torchrun."
         )
 
 
@@ -158,3 +182,56 @@ def check_teacher(name: str, teacher: Network, student: Network) -> None:
                 f"teacher {name!r} normalises by a {what} of pixels in [0, 1] that is {far:.3f} "
                 f"away from the student's: choose a teacher that was trained on the same data."
             )
+
+
+def operations(e: Experiment, dataset: Dataset) -> float:
+    """Those of the convolutions in the passes that train, a multiply-add being two.
+
+    By the experiment alone, so that what follows from them is the same in each of its runs. A
+    step of the attack takes a pass forward and one back, learning one forward and two back.
+
+    >>> from ccnotes.experiments import dataset
+    >>> e = Experiment(train_size=12, width=4, epochs=1)  # 4 maps of 8 x 8 pixels and so on
+    >>> forward = 2 * (64 * 4 * 27 + 16 * 8 * 36 + 16 * 16 * 72)
+    >>> operations(e, dataset(e)) == 12 * forward * (2 * e.attack.steps + 3)
+    True
+    """
+    per_image = 0
+
+    def count(layer: nn.Conv2d, given: object, maps: torch.Tensor) -> None:
+        nonlocal per_image
+        per_image += 2 * maps.numel() * layer.weight[0].numel()
+
+    image = dataset.train.images[:1]
+    with torch.device("meta"):  # which computes nothing
+        grey = [0.5] * image.shape[1]
+        model = NETWORKS[e.model](len(dataset.classes), e.width, mean=grey, std=grey)
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(count)
+        model(torch.empty(image.shape))
+    passes = 3 + (2 * e.attack.steps if e.attack.eps else 0)
+    return float(per_image * passes * len(dataset.train) * e.epochs)
+
+
+def compiling_pays(e: Experiment, dataset: Dataset, device: torch.device) -> bool:
+    """Whether a run saves more by compiled passes than compiling takes: on CUDA, and where long.
+
+    It follows from the experiment and from what can be compiled here, and from no clock, which
+    would say another thing whenever the machine is busy, and so give other bits. Where torch cannot
+    compile, a line says what is missed.
+
+    >>> from ccnotes.experiments import dataset
+    >>> compiling_pays(Experiment(), dataset(Experiment()), torch.device("cpu"))
+    False
+    """
+    long = device.type == "cpu" and operations(e, dataset) / ranks().count >= LONG
+    if not (long or device.type == "cuda"):
+        return False
+    try:
+        check_compiler(device)
+    except RuntimeError as error:
+        gain = "a quarter" if device.type == "cpu" else "three quarters"
+        print(f"{error} Compiled it would take up to {gain} less time.", file=sys.stderr)
+        return False
+    return True

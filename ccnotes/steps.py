@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from ccnotes.attacks import ascent
+from ccnotes.attacks import ascent, random_start
 from ccnotes.data import Split, augment, cutout, to_float
 from ccnotes.devices import autocast, compiled
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
 from ccnotes.objectives import Objective, Outputs, perturbed, soft_labels, total
+from ccnotes.ranks import average, part, ranks, share
 from ccnotes.setup import stream
 from ccnotes.types import Images, Labels, Pixels, Soft
 
@@ -46,19 +47,24 @@ class Learner:
 
 
 def train_step(learner: Learner, x: Pixels, y: Labels) -> Float[Tensor, ""]:
-    """Augment, attack and learn from one batch, model in train mode; the mean loss, in nats."""
+    """Augment, attack and learn from one batch, model in train mode; the mean loss, in nats.
+
+    Where several processes share the run, each is given the whole batch and does its part.
+    """
     e, model = learner.experiment, learner.model
     with autocast(x.device, learner.precision):
         clean, attacked = augmented_and_attacked(model, x, y, e, learner.generators)
+        y = y[part(len(y))]
         with torch.no_grad():
             soft = [
                 soft_labels(teacher(attacked), y, e.objective, learner.groups)
                 for teacher, _ in learner.teachers
             ]
-    loss = gradients(learner, clean, attacked, y, *soft)
+    weight = share(len(x))
+    loss = average(model, gradients(learner, clean, attacked, y, *soft), weight)
     if e.objective.awp:
         with perturbed(model, e.objective.awp):
-            gradients(learner, clean, attacked, y, *soft)
+            average(model, gradients(learner, clean, attacked, y, *soft), weight)
     learner.optimiser.step()
     return loss
 
@@ -105,6 +111,8 @@ def augmented_and_attacked(
 ) -> tuple[Images, Images]:
     """What training makes of images: augmented ones, and those attacked.
 
+    Where several processes share the run, this one's part of both; all draw the same numbers.
+
     >>> from ccnotes.experiments import dataset
     >>> from ccnotes.setup import build
     >>> e = Experiment(train_size=12, width=4)
@@ -119,12 +127,13 @@ def augmented_and_attacked(
         x = augment(x, generators["augmentation"])
     if e.cutout:
         x = cutout(x, e.cutout, generators["augmentation"])
-    clean = to_float(x).contiguous(memory_format=torch.channels_last)
+    clean, mine = to_float(x).contiguous(memory_format=torch.channels_last), part(len(x))
     if e.attack.eps == 0:
-        return clean, clean
+        return clean[mine], clean[mine]
     loss: Literal["kl", "cross-entropy"] = "kl" if e.objective.loss == "trades" else "cross-entropy"
-    generator = generators["attack"]
-    found = ascent(model, clean, y, e.attack, generator, batchnorm=e.batchnorm, loss=loss)
+    start = random_start(clean, e.attack, generators["attack"], loss=loss)
+    clean, y, start = (values[mine] for values in (clean, y, start))
+    found = ascent(model, clean, y, e.attack, None, batchnorm=e.batchnorm, loss=loss, start=start)
     return clean, found.images
 
 
@@ -166,4 +175,5 @@ def with_statistics(
             plain = experiment.objective.loss == "cross-entropy"
             seen += [attacked] if plain else [clean, attacked]
         update_bn(seen, model)
+    average(model, torch.zeros((), device=device), 1 / ranks().count)
     return model

@@ -15,12 +15,21 @@ from tqdm.auto import tqdm
 from ccnotes.checkpoints import State, read_state, write_state
 from ccnotes.checks import NotFinite
 from ccnotes.data import Dataset, Split
-from ccnotes.devices import compile_network
+from ccnotes.devices import check_compiler, compile_network
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
 from ccnotes.monitor import Examined, evaluate_splits, examine, examined, validated
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
-from ccnotes.setup import averaged, build, check_last_batch, check_teacher, sgd, stream
+from ccnotes.ranks import agreed, ranks
+from ccnotes.setup import (
+    averaged,
+    build,
+    check_last_batch,
+    check_ranks,
+    check_teacher,
+    sgd,
+    stream,
+)
 from ccnotes.steps import Learner, train_step, with_statistics
 
 SAVE_EVERY = 120.0  # seconds between checkpoints, where an epoch takes longer
@@ -96,7 +105,10 @@ class Keeper:
         )
 
     def save(self) -> None:
-        """Write the checkpoint. Raises FloatingPointError for a run that is beyond saving."""
+        """Write the checkpoint, of several ranks the first; all hold the same.
+
+        Raises FloatingPointError for a run that is beyond saving.
+        """
         self.check_finite()
         run, state = self.run, self.state
         self.saved = time.perf_counter()
@@ -106,7 +118,8 @@ class Keeper:
         state.generators = {name: g.get_state() for name, g in run.learner.generators.items()}
         if run.average is not None:
             state.average = run.average.state_dict()
-        write_state(state, self.checkpoint)
+        if ranks().rank == 0:
+            write_state(state, self.checkpoint)
         self.took = time.perf_counter() - self.saved
 
     def save_where_cheap(self) -> None:
@@ -130,7 +143,7 @@ class Keeper:
         """
         if self.minutes is None or not self.progressed:
             return
-        if time.perf_counter() + needed > self.begun + 60 * self.minutes:
+        if agreed(time.perf_counter() + needed > self.begun + 60 * self.minutes):
             self.save()
             raise OutOfTime(
                 f"stopped after epoch {self.state.epoch} of {self.run.experiment.epochs}"
@@ -158,9 +171,11 @@ def fit(
     (provenance) that it was called with. The state is written to ``checkpoint`` after every epoch,
     unless that would take long beside it, and every two minutes, and read from there where it
     exists. ``teachers`` has the networks of the objective's teachers but the run's own. With
-    ``compile`` passes are compiled; see :func:`ccnotes.devices.compile_network`. Raises OutOfTime,
+    ``compile`` passes are compiled; see :func:`ccnotes.devices.compile_network`. A run goes on as
+    it was begun. Raises RuntimeError where torch cannot compile, OutOfTime,
     with everything kept, rather than go on beyond ``minutes``, FloatingPointError when the loss
-    stops being finite, and ValueError for an unfit teacher.
+    stops being finite, and ValueError for an unfit teacher. Where several processes share the run
+    (see :mod:`ccnotes.ranks`), all call this at once and return the same; the first writes.
 
     >>> from ccnotes.experiments import dataset
     >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
@@ -178,13 +193,20 @@ def fit(
         state = resume(run, checkpoint, fingerprint)
         compile = state.sessions[0].get("compiled", False)  # as it was begun, to the bit
     if compile:
-        compile_network(run.model, e.batch_size)
+        check_compiler(device)
+        compile_network(run.model, e.batch_size // ranks().count)
     facts = facts | {"compiled": compile}
     state.total = state.total.to(device)
     if not any(facts | {"date": s["date"]} == s for s in state.sessions):
         state.sessions.append(facts)
     keeper = Keeper(run, state, checkpoint, begun, minutes)
-    bar = tqdm(total=e.epochs, initial=state.epoch, desc=f"{e.name} seed {e.seed}", unit="epoch")
+    bar = tqdm(
+        total=e.epochs,
+        initial=state.epoch,
+        desc=f"{e.name} seed {e.seed}",
+        unit="epoch",
+        disable=ranks().rank > 0,
+    )
     with bar:
         for epoch in range(state.epoch + 1, e.epochs + 1):
             learn(keeper, epoch)
@@ -233,6 +255,7 @@ def set_up(
             f"cutout={e.cutout} would hide all of images with a side of {side} pixels: it must be "
             f"less."
         )
+    check_ranks(e)
     splits = examined(dataset, e, device)
     train = dataset.train.to(device)
     model = build(e, dataset).to(device).to(memory_format=torch.channels_last)

@@ -179,6 +179,16 @@ def test_the_plain_step_trains_in_train_mode_whatever_it_is_given():
     assert all(number == 3 for number in counted)
 
 
+def test_the_plain_step_convolves_as_torch_does_by_default_and_leaves_what_was_set(monkeypatch):
+    """On CUDA by TF32, which our own step has forbidden just before; by torch's flag."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model, seen = PreActResNet(10, width=4), []
+    model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    reference_step(model, sgd(model), *batch(4), PGD(steps=2), PIXELS)
+    assert seen == [True] * 3
+    assert not torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_peak_is_that_of_products_in_the_precision_named(monkeypatch, precision):
     multiplied = []

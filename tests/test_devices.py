@@ -98,3 +98,30 @@ def test_bfloat16_is_faster_where_the_best_of_three_takes_less(
     devices.bfloat16_is_faster.cache_clear()
     assert devices.bfloat16_is_faster() is faster
     devices.bfloat16_is_faster.cache_clear()  # what the machine has is found anew
+
+
+@pytest.fixture
+def tf32():
+    """Puts back what the process does in TF32."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@pytest.mark.parametrize(("products", "allowed"), [("highest", False), ("high", True)])
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_float32_on_cuda_is_no_tf32_unless_products_are_asked_to_be(tf32, products, allowed):
+    """By torch's flags, without a card. The backward pass follows when the block has ended."""
+    torch.backends.cudnn.allow_tf32 = not allowed
+    torch.set_float32_matmul_precision(products)
+    with devices.autocast(torch.device("cuda"), "float32"):
+        assert torch.backends.cudnn.allow_tf32 == allowed
+    assert torch.backends.cudnn.allow_tf32 == allowed
+    assert torch.backends.cudnn.conv.fp32_precision == ("tf32" if allowed else "none")
+
+
+def test_computing_on_the_processor_leaves_cuda_alone(tf32):
+    torch.backends.cudnn.allow_tf32 = True
+    with devices.autocast(CPU, "float32"):
+        assert torch.backends.cudnn.allow_tf32

@@ -323,13 +323,13 @@ class Counting(ConvNet):
 def test_large_images_come_in_smaller_batches(side, size):
     """As many as have 2^20 pixels, at most 500: by hand, 1048576 / 224^2 = 20.9."""
     images = torch.zeros(1, 3, side, side, dtype=torch.uint8).expand(501, -1, -1, -1)
-    x, y = next(batches(Counting(), images, torch.arange(501) % 4, None, 0))
+    x, y, _ = next(batches(Counting(), images, torch.arange(501) % 4, None, 0))
     assert (len(x), len(y)) == (size, size)
 
 
 def test_an_image_larger_than_a_batch_comes_alone():
     images = torch.zeros(1, 3, 1025, 1024, dtype=torch.uint8).expand(2, -1, -1, -1)
-    x, _ = next(batches(Counting(), images, torch.tensor([0, 1]), None, 0))
+    x, *_ = next(batches(Counting(), images, torch.tensor([0, 1]), None, 0))
     assert len(x) == 1
 
 

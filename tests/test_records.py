@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import ccnotes
 from ccnotes import evaluation, records, training
-from ccnotes.attacks import PGD, pgd
+from ccnotes.attacks import PGD, pgd, random_start
 from ccnotes.attribution import cas, class_attribution, class_similarity
 from ccnotes.data import to_float
 from ccnotes.experiments import EXPERIMENTS, dataset
@@ -92,10 +92,16 @@ def test_every_attack_that_evaluates_is_the_experiment_s_own_at_its_seed(monkeyp
     e = replace(SMALL, eval_eps=0.08, seed=3, eval_every=4, validate_every=1)
     seen = []
 
-    def watched(model, x, y, attack, generator, **settings):
-        seen.append((generator.initial_seed(), attack))
-        return pgd(model, x, y, attack, generator, **settings)
+    def drawn(x, attack, generator):
+        start = random_start(x, attack, generator)
+        start.seed = generator.initial_seed()
+        return start
 
+    def watched(model, x, y, attack, start, **settings):
+        seen.append((start._base.seed, attack))  # of the whole batch, of which it is a part
+        return pgd(model, x, y, attack, start=start, **settings)
+
+    monkeypatch.setattr(evaluation, "random_start", drawn)
     monkeypatch.setattr(evaluation, "pgd", watched)
     run(e)
     own = PGD(eps=0.08, step_size=0.02, steps=2)

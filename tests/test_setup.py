@@ -4,14 +4,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from ccnotes import models
+from ccnotes import models, setup
+from ccnotes.attacks import PGD
 from ccnotes.data import Split, to_float
-from ccnotes.experiments import dataset
+from ccnotes.experiments import EXPERIMENTS, dataset
 from ccnotes.objectives import Objective
 from ccnotes.planted import Planted
-from ccnotes.records import run
-from ccnotes.setup import build, channel_statistics, check_teacher, stream
+from ccnotes.records import PUBLISHED, find, run
+from ccnotes.setup import (
+    build,
+    channel_statistics,
+    check_teacher,
+    compiling_pays,
+    operations,
+    stream,
+)
 from tests.helpers import SMALL
 
 pytestmark = pytest.mark.usefixtures("no_published")
@@ -107,3 +116,58 @@ def test_channel_statistics_are_those_of_the_pixels():
     pixels = images.double() / 255
     assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=5.1e-5)
     assert std == pytest.approx(pixels.std((0, 2, 3)).tolist(), abs=5.1e-5)
+
+
+@pytest.mark.parametrize("model", ["convnet", "preactresnet"])
+def test_operations_are_those_that_a_run_s_passes_make(model):
+    """Against torch's own count of one forward pass; the head's few are left out."""
+    e = replace(SMALL, model=model, epochs=3, attack=PGD(steps=5))
+    data = dataset(e)
+    network = build(e, data)
+    with FlopCounterMode(display=False) as counter:
+        maps = network.body(to_float(data.train.images))
+    assert len(maps) == 24
+    forward = counter.get_total_flops()
+    assert operations(e, data) == forward * 3 * (2 * 5 + 3)
+    standard = replace(e, attack=PGD(eps=0, step_size=0))
+    assert operations(standard, data) == forward * 3 * 3
+
+
+CPU = torch.device("cpu")
+
+
+def test_long_runs_alone_are_compiled_on_processors_and_every_run_on_cuda(monkeypatch):
+    data, asked = dataset(SMALL), []
+    monkeypatch.setattr(setup, "check_compiler", lambda device: asked.append(device.type))
+    assert not compiling_pays(SMALL, data, CPU)
+    monkeypatch.setattr(setup, "LONG", operations(SMALL, data))
+    assert compiling_pays(SMALL, data, CPU)
+    assert not compiling_pays(replace(SMALL, epochs=3), data, CPU)
+    assert compiling_pays(replace(SMALL, epochs=3), data, torch.device("cuda"))
+    assert not compiling_pays(SMALL, data, torch.device("mps"))
+    assert asked == ["cpu", "cuda"]
+
+
+def test_what_the_book_runs_on_processors_is_not_compiled_nor_was_it():
+    """So that further seeds are like those on record; runs of full size were made on a card."""
+    for name in {record.configuration.name for record in find(within=[PUBLISHED])}:
+        if (e := EXPERIMENTS.get(name)) and "full" not in name and e.drawn is None:
+            images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8).expand(e.train_size, -1, -1, -1)
+            train = Split(images=images, labels=torch.zeros(e.train_size).long())
+            data = replace(dataset(SMALL), train=train, classes=tuple("0123456789"))
+            assert not compiling_pays(e, data, CPU), name
+
+
+def test_where_torch_cannot_compile_a_line_says_what_is_missed(monkeypatch, capsys):
+    def compile(function, **how):
+        raise OSError("g++ not found\nand more")
+
+    setup.check_compiler.cache_clear()
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(setup, "LONG", 0)
+    assert not run(SMALL).provenance["compiled"]
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if "torch.compile" in x)
+    assert line.startswith("torch.compile does not work here (OSError: g++ not found). Install a")
+    assert line.endswith("Compiled it would take up to a quarter less time.")
+    with pytest.raises(RuntimeError, match=r"^torch.compile does not work here \(OSError"):
+        run(SMALL, fresh=True, compile=True)

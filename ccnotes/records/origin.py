@@ -10,6 +10,7 @@ import torch
 
 import ccnotes
 from ccnotes.devices import hardware, pick_device, pick_precision
+from ccnotes.ranks import ranks
 
 
 def provenance(device: torch.device, precision: str) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def provenance(device: torch.device, precision: str) -> dict[str, Any]:
         "hardware": hardware(device),
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "ranks": ranks().count,
         "torch": str(torch.__version__),  # a plain string, for the checkpoint
         "python": platform.python_version(),
         "system": platform.system(),

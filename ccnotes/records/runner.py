@@ -5,6 +5,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 from ccnotes.checkpoints import read_state
 from ccnotes.data import Dataset
-from ccnotes.devices import pick_device, pick_precision
+from ccnotes.devices import PRECISIONS, pick_device, pick_precision
 from ccnotes.experiments import (
     Experiment,
     changes,
@@ -27,6 +28,7 @@ from ccnotes.experiments import (
 from ccnotes.files import locked, writing
 from ccnotes.models import Network
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
+from ccnotes.ranks import agreed, ranks
 from ccnotes.records.layout import MAKE_ROOM, write
 from ccnotes.records.origin import provenance
 from ccnotes.records.record import Record, load, load_model
@@ -37,6 +39,7 @@ from ccnotes.records.store import (
     recall,
     runs_dir,
 )
+from ccnotes.setup import compiling_pays
 from ccnotes.sweeps import Cores, Workers, sweep, title
 from ccnotes.training import OutOfTime, fit
 
@@ -140,8 +143,8 @@ def run(
     ``weights=True`` recalls only a record that has its networks' weights. Teachers that are
     experiments are recalled with theirs, or trained first. Raises
     :class:`ccnotes.training.OutOfTime`, with all that was done kept, rather than go on beyond
-    ``minutes``. ``compile`` says whether passes are compiled; by default they are on CUDA. A run
-    that was stopped goes on as it was begun.
+    ``minutes``. ``compile`` says whether passes are compiled; by default they are where that pays
+    (see :func:`ccnotes.setup.compiling_pays`). A run that was stopped goes on as it was begun.
 
     >>> e = Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1)
     >>> made = run(e)
@@ -169,18 +172,22 @@ def run(
     experiment = replace(experiment, data=data.name)  # the record names the data, not a path
     where = pick_device(device)
     precision = pick_precision(experiment.precision, where)
+    precision = PRECISIONS[agreed(PRECISIONS.index(precision))]  # as "auto" measures it
     if not fresh:  # go on as begun, whatever "auto" would choose today
         precision = next(iter(precisions_begun(experiment, identity)), precision)
     key = fingerprint(experiment, precision, identity)
     folder = folder_of(experiment, key)
-    with locked(folder / "lock", MAKE_ROOM, wait=False):
-        if fresh:  # what was finished stands until this run is
+    first = ranks().rank == 0  # the one that writes
+    with locked(folder / "lock", MAKE_ROOM, wait=False) if first else nullcontext():
+        if fresh and first:  # what was finished stands until this run is
             (folder / CHECKPOINT).unlink(missing_ok=True)
-        elif not (folder / CHECKPOINT).exists() and (
-            made := recall(experiment, identity, weights=weights)
-        ):
-            return made  # by the process that had the lock before
-        print(how_long(experiment), file=sys.stderr)
+        made = None
+        if not (fresh or (folder / CHECKPOINT).exists()):
+            made = recall(experiment, identity, weights=weights)
+        if agreed(made is not None):
+            return made or load(folder)  # by the process that had the lock before
+        if first:
+            print(how_long(experiment), file=sys.stderr)
         train(experiment, data, folder, key, where, precision, teachers, deadline, compile)
     return load(folder)
 
@@ -202,6 +209,8 @@ def train(
     is written, unless a finished one is there.
     """
     checkpoint = folder / CHECKPOINT
+    if compile is None and not checkpoint.exists():
+        compile = bool(agreed(compiling_pays(experiment, data, device)))
     try:
         state = fit(
             experiment,
@@ -213,18 +222,20 @@ def train(
             teachers=teachers,
             facts=provenance(device, precision),
             minutes=minutes_until(deadline),
-            compile=device.type == "cuda" if compile is None else compile,
+            compile=bool(compile),
         )
     except (KeyboardInterrupt, OutOfTime, FloatingPointError):
         if checkpoint.exists() and not has_finished_record(folder):
             state = read_state(checkpoint, key, epochs=experiment.epochs)
-            if state.evaluations:
+            if state.evaluations and ranks().rank == 0:
                 with writing(folder, MAKE_ROOM):
                     write(folder, experiment, data, state)
         raise
-    with writing(folder, MAKE_ROOM):
-        write(folder, experiment, data, state)
-    checkpoint.unlink()
+    if ranks().rank == 0:
+        with writing(folder, MAKE_ROOM):
+            write(folder, experiment, data, state)
+        checkpoint.unlink()
+    agreed(True)  # that it is written
 
 
 def teacher_networks(
