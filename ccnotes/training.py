@@ -1,6 +1,7 @@
 """The one loop: fit an experiment, write checkpoints as it goes, go on from the last."""
 
 import math
+import sys
 import time
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,12 +19,21 @@ from ccnotes.data import Dataset, Split
 from ccnotes.devices import compile_network
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
-from ccnotes.monitor import Examined, evaluate_splits, examine, examined, validated
+from ccnotes.monitor import (
+    Examined,
+    evaluate_splits,
+    examine,
+    examined,
+    part,
+    validated,
+    watched_accuracy,
+)
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
 from ccnotes.setup import averaged, build, check_last_batch, check_teacher, sgd, stream
 from ccnotes.steps import Learner, train_step, with_statistics
 
 SAVE_EVERY = 120.0  # seconds between checkpoints, where an epoch takes longer
+FALL = 0.2  # of the accuracy on a training batch, within an epoch: Wong et al. (2020)
 CHEAP = 0.2  # seconds that a checkpoint may take whatever an epoch takes
 
 
@@ -41,6 +51,7 @@ class Run:
     teachers: dict[str, Network]  # by name, the run's own among them
     train: Split  # all images to train on
     splits: Examined  # those to evaluate on: its ``train`` is a part of them
+    watched: Split  # a batch of training images, attacked after each epoch: see :func:`look`
 
     @property
     def experiment(self) -> Experiment:
@@ -154,7 +165,8 @@ def fit(
 
     Its ``evaluations`` has one dictionary an evaluation (see
     :func:`ccnotes.monitor.evaluate_splits`); ``best`` and ``last`` hold epoch, weights and the
-    evaluation on the experiment's ``final_size`` test images; ``sessions`` the different ``facts``
+    evaluation on the experiment's ``final_size`` test images; ``watched``, ``before`` and
+    ``collapsed`` what :func:`look` saw; ``sessions`` the different ``facts``
     (provenance) that it was called with. The state is written to ``checkpoint`` after every epoch,
     unless that would take long beside it, and every two minutes, and read from there where it
     exists. ``teachers`` has the networks of the objective's teachers but the run's own. With
@@ -187,9 +199,13 @@ def fit(
     bar = tqdm(total=e.epochs, initial=state.epoch, desc=f"{e.name} seed {e.seed}", unit="epoch")
     with bar:
         for epoch in range(state.epoch + 1, e.epochs + 1):
+            if stopping(state, e) and state.epoch >= state.collapsed:
+                break
             learn(keeper, epoch)
             keeper.check_finite()
-            full = epoch % e.eval_every == 0 or epoch == e.epochs
+            if look(keeper, epoch):
+                bar.write(collapse_seen(state, e), file=sys.stderr)
+            full = epoch % e.eval_every == 0 or epoch == e.epochs or stopping(state, e)
             if full:
                 keeper.stop_in_time(state.pause)
                 keeper.save_where_cheap()
@@ -258,7 +274,9 @@ def set_up(
         },
         precision=precision,
         groups=torch.tensor(dataset.groups, device=device) if dataset.groups else None,
+        unlabelled=dataset.unlabelled.images.to(device) if dataset.unlabelled else None,
     )
+    few = part(splits.train, e.batch_size)
     return Run(
         learner=learner,
         device=device,
@@ -266,6 +284,7 @@ def set_up(
         teachers=teachers,
         train=train,
         splits=splits,
+        watched=few,
     )
 
 
@@ -299,6 +318,47 @@ def learn(keeper: Keeper, epoch: int) -> None:
         keeper.progressed = True
         keeper.save_now_and_then()
         keeper.stop_in_time()
+
+
+def look(keeper: Keeper, epoch: int) -> bool:
+    """Whether the run has collapsed in this epoch, as far as it is watched.
+
+    That is where its accuracy on attacked training images (see
+    :func:`ccnotes.monitor.watched_accuracy`) is more than :data:`FALL` below the best so far (Wong,
+    Rice and Kolter, 2020; arXiv:2001.03994). Until then the network of each look is kept.
+    """
+    run, state = keeper.run, keeper.state
+    e, seen = run.experiment, state.watched
+    if not e.watched or (seen and seen[-1]["epoch"] == epoch):  # which a checkpoint had
+        return False
+    try:
+        accuracy = watched_accuracy(run.model, run.watched, e, run.learner.precision)
+    except NotFinite as error:
+        raise keeper.diverged("features became infinite or NaN") from error
+    best = max((row["accuracy"] for row in seen), default=0.0)
+    seen.append({"epoch": epoch, "accuracy": accuracy})
+    if not state.collapsed and accuracy < best - FALL:
+        state.collapsed = epoch
+        return True
+    if not state.collapsed:
+        state.before = {"epoch": epoch, "weights": copied(run.model)}
+    return False
+
+
+def collapse_seen(state: State, e: Experiment) -> str:
+    """What to say of a collapse."""
+    best = max(row["accuracy"] for row in state.watched)
+    now = "it stops here" if e.on_collapse == "stop" else "it goes on; on_collapse='stop' stops"
+    return (
+        f"{e.name} seed {e.seed} has collapsed in epoch {state.collapsed}: PGD accuracy on a "
+        f"training batch fell from {best:.0%} to {state.watched[-1]['accuracy']:.0%} "
+        f"(catastrophic overfitting). The network of epoch {state.before['epoch']} is kept; {now}."
+    )
+
+
+def stopping(state: State, e: Experiment) -> bool:
+    """Whether the epoch of the collapse is the last."""
+    return bool(state.collapsed) and e.on_collapse == "stop"
 
 
 def rate(e: Experiment, epoch: int) -> float:
@@ -341,7 +401,7 @@ def conclude(keeper: Keeper) -> None:
     run, state = keeper.run, keeper.state
     e, splits = run.experiment, run.splits
     if not state.last:
-        state.last = {"epoch": e.epochs, "weights": copied(run.network_to_evaluate())}
+        state.last = {"epoch": state.epoch, "weights": copied(run.network_to_evaluate())}
     # In units of an evaluation between epochs, which attacks three splits: the final images' share
     # of those, and less than three for six radii and the stages, each on one split.
     share = len(splits.final) / sum(len(split) for split in splits.between_epochs().values())

@@ -22,6 +22,7 @@ from ccnotes.experiments import (
     rebuilt,
     teacher,
 )
+from ccnotes.onestep import n_fgsm
 from ccnotes.parts import Parts, parts
 from ccnotes.planted import Planted, planted
 from ccnotes.training import rate
@@ -37,12 +38,16 @@ from tests.helpers import CARRYING, SMALL, folder_of_images, taught
         ({"eval_eps": 0.0}, PGD(eps=0.0, step_size=0.0, steps=20)),
         (
             {"attack": PGD(norm="l2", eps=0.8, step_size=0.3, random_start=False)},
-            PGD(norm="l2", eps=0.8, step_size=0.1, steps=20, random_start=False),
+            PGD(norm="l2", eps=0.8, step_size=0.1, steps=20),
+        ),
+        (
+            {"attack": replace(n_fgsm(0.08), zero_smallest=0.35)},
+            PGD(eps=0.08, step_size=0.02, steps=20),
         ),
     ],
 )
 def test_the_attack_that_evaluates_takes_steps_of_a_quarter_of_its_radius(settings, attack):
-    """Of an eighth in an l2 ball; whatever training's steps are, of which these have three."""
+    """Of an eighth in an l2 ball; from a random start and projected, whatever training does."""
     trained_on = PGD(eps=0.08, step_size=0.03, steps=3)
     assert Experiment(**{"attack": trained_on} | settings).eval_attack == attack
 
