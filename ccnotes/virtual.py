@@ -35,7 +35,7 @@ class Virtual:
     kind: Kind = "none"
     eps: float = 1.0  # length of the step (vat, random), radius of the ball (uat)
     steps: int = 1  # of the power iteration (vat), of PGD with steps of eps / 4 (uat)
-    xi: float = 0.1  # how far from the image vat looks for its direction
+    xi: float = 0.01  # how far from the image vat looks for its direction
     weight: float = 1.0  # of the divergence in the loss
     entropy: float = 0.0  # weight of the entropy of what is predicted, to be kept small
     batch_size: int = 100  # unlabelled images beside each batch of labelled ones
