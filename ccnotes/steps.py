@@ -88,7 +88,7 @@ def penalty_of(learner: Learner, clean: Images, y: Labels) -> Callable[[], Tenso
     return (lambda: torch.stack([term() for term in terms]).sum()) if terms else None
 
 
-def with_unlabelled(learner: Learner, clean: Images) -> Images:
+def with_unlabelled(learner: Learner, clean: Images) -> Float[Tensor, "more channels height width"]:
     """The batch's images, and unlabelled ones, drawn with replacement and augmented as these."""
     e, pool = learner.experiment, learner.unlabelled
     if pool is None:

@@ -74,7 +74,7 @@ def divergence(p: Logits, q: Logits) -> Float[Tensor, ""]:
     >>> round(divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 100.0]])).item(), 4)
     49.3069
     """
-    log_p, log_q = p.float().log_softmax(1), q.float().log_softmax(1)
+    log_p, log_q = p.log_softmax(1), q.log_softmax(1)
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
