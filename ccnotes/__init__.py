@@ -13,8 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=(
         "types files gaussian checks planted parts verdicts tables weights data devices models "
         "modes attacks attribution virtual objectives evaluation onestep experiments monitor "
-        "checkpoints setup steps training sweeps slurm records claims moving plots plots_gaussian "
-        "benchmark peers growth arguments"
+        "checkpoints alarm setup steps training sweeps slurm records claims moving plots "
+        "plots_gaussian benchmark peers growth arguments"
     ).split(),
     submod_attrs={"records": ["runs", "about"], "experiments": ["EXPERIMENTS"]},
 )

@@ -38,7 +38,7 @@ class State:
     seconds: float = 0.0
     pause: float = 0.0  # seconds that an evaluation takes
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # see ccnotes.monitor
-    watched: list[dict[str, Any]] = field(default_factory=list)  # see ccnotes.training.look
+    watched: list[dict[str, Any]] = field(default_factory=list)  # see ccnotes.alarm.look
     before: dict[str, Any] = field(default_factory=dict)  # epoch, weights: of the last good look
     collapsed: int = 0  # the epoch after which it was seen; 0: none
     best: dict[str, Any] = field(default_factory=dict)  # epoch, weights, score, test

@@ -15,7 +15,6 @@ from ccnotes.models import Network
 from ccnotes.onestep import gradient_alignment
 
 ALIGNED = 200  # images of a split whose gradients' alignment is measured
-WATCHED_STEPS = 5  # of the attack on the batch that is watched, as by Wong et al. (2020)
 # Of matrices, those that a chapter or somebody who swaps heads and features may ask for.
 KEPT = {
     "test_clean_similarity",
@@ -152,18 +151,6 @@ def warning_signs(
             model, few.images, few.labels, attack.eps, norm=attack.norm, seed=e.seed
         ),
     }
-
-
-def watched_accuracy(model: Network, batch: Split, e: Experiment, precision: str) -> float:
-    """Accuracy, in [0, 1], on a batch attacked by a few steps of the attack that evaluates.
-
-    >>> from ccnotes.experiments import dataset
-    >>> from ccnotes.models import ConvNet
-    >>> e = Experiment(train_size=12)
-    >>> 0 <= watched_accuracy(ConvNet(6, 4), dataset(e).train, e, "float32") <= 1
-    True
-    """
-    return accuracy(model, batch, replace(e.eval_attack, steps=WATCHED_STEPS), e, precision)
 
 
 def accuracy(model: Network, split: Split, attack: PGD, e: Experiment, precision: str) -> float:

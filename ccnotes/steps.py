@@ -96,7 +96,7 @@ def with_unlabelled(learner: Learner, clean: Images) -> Float[Tensor, "more chan
     generator = learner.generators["augmentation"]
     count, device = (e.virtual.batch_size,), generator.device
     chosen = torch.randint(len(pool), count, generator=generator, device=device)
-    return torch.cat([clean, augmented(pool[chosen.to(pool.device)], e, generator)])
+    return torch.cat([clean, augmented(pool[chosen.to(pool.device)], e, learner.generators)])
 
 
 def gradients(
@@ -158,7 +158,7 @@ def augmented_and_attacked(
     8.0
     """
     e = experiment
-    clean = augmented(x, e, generators.get("augmentation"))
+    clean = augmented(x, e, generators)
     if e.attack.eps == 0:
         return clean, clean
     loss: Literal["kl", "cross-entropy"] = "kl" if e.objective.loss == "trades" else "cross-entropy"
@@ -167,12 +167,12 @@ def augmented_and_attacked(
     return clean, found.images
 
 
-def augmented(x: Pixels, e: Experiment, generator: torch.Generator | None) -> Images:
-    """The images as training sees them before an attack; without augmentation, as they are."""
-    if e.augment and generator:
-        x = augment(x, generator)
-    if e.cutout and generator:
-        x = cutout(x, e.cutout, generator)
+def augmented(x: Pixels, e: Experiment, generators: dict[str, torch.Generator]) -> Images:
+    """The images as training sees them before an attack."""
+    if e.augment:
+        x = augment(x, generators["augmentation"])
+    if e.cutout:
+        x = cutout(x, e.cutout, generators["augmentation"])
     return to_float(x).contiguous(memory_format=torch.channels_last)
 
 

@@ -13,27 +13,19 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
+from ccnotes.alarm import collapse_seen, look, stopping
 from ccnotes.checkpoints import State, read_state, write_state
 from ccnotes.checks import NotFinite
 from ccnotes.data import Dataset, Split
 from ccnotes.devices import compile_network
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
-from ccnotes.monitor import (
-    Examined,
-    evaluate_splits,
-    examine,
-    examined,
-    part,
-    validated,
-    watched_accuracy,
-)
+from ccnotes.monitor import Examined, evaluate_splits, examine, examined, part, validated
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
 from ccnotes.setup import averaged, build, check_last_batch, check_teacher, sgd, stream
 from ccnotes.steps import Learner, train_step, with_statistics
 
 SAVE_EVERY = 120.0  # seconds between checkpoints, where an epoch takes longer
-FALL = 0.2  # of the accuracy on a training batch, within an epoch: Wong et al. (2020)
 CHEAP = 0.2  # seconds that a checkpoint may take whatever an epoch takes
 
 
@@ -51,7 +43,7 @@ class Run:
     teachers: dict[str, Network]  # by name, the run's own among them
     train: Split  # all images to train on
     splits: Examined  # those to evaluate on: its ``train`` is a part of them
-    watched: Split  # a batch of training images, attacked after each epoch: see :func:`look`
+    watched: Split  # a batch of training images that is attacked after each epoch
 
     @property
     def experiment(self) -> Experiment:
@@ -166,7 +158,7 @@ def fit(
     Its ``evaluations`` has one dictionary an evaluation (see
     :func:`ccnotes.monitor.evaluate_splits`); ``best`` and ``last`` hold epoch, weights and the
     evaluation on the experiment's ``final_size`` test images; ``watched``, ``before`` and
-    ``collapsed`` what :func:`look` saw; ``sessions`` the different ``facts``
+    ``collapsed`` what :func:`ccnotes.alarm.look` saw; ``sessions`` the different ``facts``
     (provenance) that it was called with. The state is written to ``checkpoint`` after every epoch,
     unless that would take long beside it, and every two minutes, and read from there where it
     exists. ``teachers`` has the networks of the objective's teachers but the run's own. With
@@ -203,7 +195,7 @@ def fit(
                 break
             learn(keeper, epoch)
             keeper.check_finite()
-            if look(keeper, epoch):
+            if seen_to_collapse(keeper, epoch):
                 bar.write(collapse_seen(state, e), file=sys.stderr)
             full = epoch % e.eval_every == 0 or epoch == e.epochs or stopping(state, e)
             if full:
@@ -276,7 +268,6 @@ def set_up(
         groups=torch.tensor(dataset.groups, device=device) if dataset.groups else None,
         unlabelled=dataset.unlabelled.images.to(device) if dataset.unlabelled else None,
     )
-    few = part(splits.train, e.batch_size)
     return Run(
         learner=learner,
         device=device,
@@ -284,7 +275,7 @@ def set_up(
         teachers=teachers,
         train=train,
         splits=splits,
-        watched=few,
+        watched=part(splits.train, e.batch_size),
     )
 
 
@@ -320,45 +311,14 @@ def learn(keeper: Keeper, epoch: int) -> None:
         keeper.stop_in_time()
 
 
-def look(keeper: Keeper, epoch: int) -> bool:
-    """Whether the run has collapsed in this epoch, as far as it is watched.
-
-    That is where its accuracy on attacked training images (see
-    :func:`ccnotes.monitor.watched_accuracy`) is more than :data:`FALL` below the best so far (Wong,
-    Rice and Kolter, 2020; arXiv:2001.03994). Until then the network of each look is kept.
-    """
-    run, state = keeper.run, keeper.state
-    e, seen = run.experiment, state.watched
-    if not e.watched or (seen and seen[-1]["epoch"] == epoch):  # which a checkpoint had
-        return False
+def seen_to_collapse(keeper: Keeper, epoch: int) -> bool:
+    """:func:`ccnotes.alarm.look`, for a run that may have diverged, too."""
+    run = keeper.run
+    e, precision = run.experiment, run.learner.precision
     try:
-        accuracy = watched_accuracy(run.model, run.watched, e, run.learner.precision)
+        return look(keeper.state, run.model, run.watched, e, precision, epoch)
     except NotFinite as error:
         raise keeper.diverged("features became infinite or NaN") from error
-    best = max((row["accuracy"] for row in seen), default=0.0)
-    seen.append({"epoch": epoch, "accuracy": accuracy})
-    if not state.collapsed and accuracy < best - FALL:
-        state.collapsed = epoch
-        return True
-    if not state.collapsed:
-        state.before = {"epoch": epoch, "weights": copied(run.model)}
-    return False
-
-
-def collapse_seen(state: State, e: Experiment) -> str:
-    """What to say of a collapse."""
-    best = max(row["accuracy"] for row in state.watched)
-    now = "it stops here" if e.on_collapse == "stop" else "it goes on; on_collapse='stop' stops"
-    return (
-        f"{e.name} seed {e.seed} has collapsed in epoch {state.collapsed}: PGD accuracy on a "
-        f"training batch fell from {best:.0%} to {state.watched[-1]['accuracy']:.0%} "
-        f"(catastrophic overfitting). The network of epoch {state.before['epoch']} is kept; {now}."
-    )
-
-
-def stopping(state: State, e: Experiment) -> bool:
-    """Whether the epoch of the collapse is the last."""
-    return bool(state.collapsed) and e.on_collapse == "stop"
 
 
 def rate(e: Experiment, epoch: int) -> float:

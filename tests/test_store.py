@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ccnotes
-from ccnotes import training
+from ccnotes import alarm, training
 from ccnotes.checkpoints import State
 from ccnotes.experiments import (
     EXPERIMENTS,
@@ -497,7 +497,7 @@ def test_the_network_before_a_collapse_is_published_with_the_weights_and_as_load
 ):
     """A run of the same that does not collapse leaves none."""
     looks = [0.5, 0.6, 0.1, 0.1]
-    monkeypatch.setattr(training, "watched_accuracy", lambda *_: looks.pop(0))
+    monkeypatch.setattr(alarm, "accuracy", lambda *_: looks.pop(0))
     made = run(SMALL)
     assert made.collapsed == 3
     plain, whole = (publish(made, tmp_path / str(w), weights=w) for w in (False, True))
