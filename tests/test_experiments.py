@@ -202,6 +202,48 @@ def test_the_rate_on_images_of_parts_drops_after_a_third_of_the_epochs_and_three
     assert EXPERIMENTS["parts-at-label-noise"] == noisy
 
 
+@pytest.mark.parametrize(("ending", "eps", "weight"), [("", 8, 0.2), ("-eps16", 16, 2.0)])
+def test_fast_runs_follow_their_recipes_at_either_radius(ending, eps, weight):
+    """Start, length of the step, number of steps, projection; all else is the same."""
+    wanted = {
+        "fgsm": (False, 1.0, eps, 1, True),
+        "fgsm-rs": (True, 1.0, 1.25 * eps, 1, True),
+        "n-fgsm": (True, 2.0, eps, 1, False),
+        "gradalign": (False, 1.0, eps, 1, True),
+        "pgd2": (True, 1.0, eps / 2, 2, True),
+    }
+    base = EXPERIMENTS[f"fast-fgsm{ending}"]
+    for name, (random, start, step, steps, project) in wanted.items():
+        e = EXPERIMENTS[f"fast-{name}{ending}"]
+        a = e.attack
+        assert (a.random_start, a.start, a.steps, a.project) == (random, start, steps, project)
+        assert 255 * a.eps == pytest.approx(eps)
+        assert 255 * a.step_size == pytest.approx(step)
+        assert e.objective.grad_align == pytest.approx(weight if name == "gradalign" else 0)
+        same = replace(e, name=base.name, attack=base.attack, objective=base.objective)
+        assert same == base
+        assert e.watched
+
+
+def test_runs_with_unlabelled_images_differ_in_their_term_alone():
+    base, v = EXPERIMENTS["parts-vat"], EXPERIMENTS["parts-vat"].virtual
+    assert (base.train_size, base.unlabelled_size, v.kind) == (60, 1500, "vat")
+    random, entropy, uat, alone, at = (
+        EXPERIMENTS[f"parts-vat-{n}"]
+        for n in ("random", "entropy", "uat", "supervised", "supervised-at")
+    )
+    for e, term in (
+        (random, replace(v, kind="random")),
+        (entropy, replace(v, entropy=1.0)),
+        (uat, replace(v, kind="uat", eps=0.05, steps=5)),
+    ):
+        assert replace(e, name=base.name, virtual=v) == base
+        assert e.virtual == term
+    assert replace(alone, name=base.name, virtual=v, unlabelled_size=1500) == base
+    assert replace(at, name=alone.name, attack=alone.attack) == alone
+    assert at.attack == PGD(eps=0.05, step_size=0.0125, steps=5)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
