@@ -32,9 +32,10 @@ LONGEST = 1e6  # what an l2 length may be: as far as 1e12 pixels from black to w
 
 @dataclass(frozen=True, kw_only=True)
 class PGD:
-    """Projected gradient ascent (Madry et al., 2018; arXiv:1706.06083).
+    """Projected gradient ascent (Madry et al., 2018; arXiv:1706.06083), and its kin of one step.
 
-    Lengths are in units of the [0, 1] pixel range: the literature's "8" is 8 / 255.
+    Lengths are in units of the [0, 1] pixel range: the literature's "8" is 8 / 255. Named attacks
+    of one step are in :mod:`ccnotes.onestep`.
 
     >>> PGD(norm="l2", eps=0.5, step_size=0.1).steps
     10
@@ -45,6 +46,9 @@ class PGD:
     step_size: float = 2 / 255  # length of one step
     steps: int = 10
     random_start: bool = True  # uniform in the ball
+    start: float = 1.0  # radius of the ball in which it starts, as a multiple of eps
+    project: bool = True  # each step back into the ball; without it only into [0, 1]
+    zero_smallest: float = 0.0  # share of each image's gradient, the smallest of it, set to 0
 
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, ("linf", "l2"))
@@ -64,7 +68,18 @@ class PGD:
                     f"squares would overflow: give at most {LONGEST:g}."
                 )
         object.__setattr__(self, "steps", whole("steps", self.steps, 1))
-        object.__setattr__(self, "random_start", truth("random_start", self.random_start))
+        for name in ("random_start", "project"):
+            object.__setattr__(self, name, truth(name, getattr(self, name)))
+        for name, low, high in (("start", 0, 255), ("zero_smallest", 0, 1)):
+            value = real(name, getattr(self, name))
+            if not low <= value < high:
+                raise ValueError(f"{name}={value:g} must lie in [{low}, {high}).")
+            object.__setattr__(self, name, value)
+        if self.start != 1 and not self.random_start:
+            raise ValueError(
+                f"start={self.start:g} is the radius of a random start, and random_start=False: "
+                f"leave one of them out."
+            )
 
 
 def pgd(
@@ -166,7 +181,7 @@ def ascent(
             return compiled_steps(found, model, x, adv, target, attack)
         for _ in range(attack.steps):
             gradient = input_gradient(model, adv, target, label_range)
-            adv, direction = stepped(x, adv, gradient, attack.norm, attack.eps, attack.step_size)
+            adv, direction = stepped(x, adv, gradient, attack, attack.eps, attack.step_size)
     return Found(adv, still(direction))
 
 
@@ -180,7 +195,7 @@ def compiled_steps(
             return ascended(logits_of(model(adv)), target, shared=False)
 
         gradient = torch.func.grad(loss)(adv)
-        moved, direction = stepped(x, adv, gradient, attack.norm, eps, step_size)
+        moved, direction = stepped(x, adv, gradient, attack, eps, step_size)
         return Found(moved, still(direction))
 
     def steps(x: Images, adv: Images, target: Tensor, eps: Tensor, step_size: Tensor) -> Found:
@@ -191,12 +206,13 @@ def compiled_steps(
     # Lengths are tensors, so that what is compiled for one radius serves all.
     radii = [x.new_tensor(attack.eps), x.new_tensor(attack.step_size)]
     size = engine.batch_size
-    one = engine.function(("step", attack.norm, target.dtype), step)
+    kind = (attack.norm, attack.project, attack.zero_smallest)
+    one = engine.function(("step", kind, target.dtype), step)
     found: list[Found] = []
     with torch.no_grad():  # but towards the images
         for parts in zip(x.split(size), start.split(size), target.split(size), strict=True):
             inputs = [*(filled_up(part, size) for part in parts), *radii]
-            run = engine.recorded(("steps", attack.norm, attack.steps), steps, *inputs)
+            run = engine.recorded(("steps", kind, attack.steps), steps, *inputs)
             count = len(parts[0])
             found.append(Found(*(value[:count].clone() for value in run(*inputs))))
     return Found(*(torch.cat(values) for values in zip(*found, strict=True)))
@@ -280,15 +296,34 @@ def stepped(
     x: Images,
     adv: Images,
     gradient: Images,
-    norm: str,
+    attack: PGD,
     eps: float | Tensor,
     step_size: float | Tensor,
 ) -> tuple[Images, Images]:
-    """One step of ``step_size`` from ``adv``, back into the ball and [0, 1], and its direction."""
-    steepest = norm == "linf"
+    """One step of ``step_size`` from ``adv``, back into the ball and [0, 1], and its direction.
+
+    The lengths of ``attack`` do not count, those given beside it do: compiled code has tensors.
+    """
+    gradient = without_smallest(gradient, attack.zero_smallest)
+    steepest = attack.norm == "linf"
     direction = gradient.sign() if steepest else gradient / lengths(gradient).clamp_min(1e-12)
-    delta = project(adv + step_size * direction - x, norm, eps)
+    delta = adv + step_size * direction - x
+    if attack.project:
+        delta = project(delta, attack.norm, eps)
     return (x + delta).clamp(0, 1), direction
+
+
+def without_smallest(gradient: Images, share: float) -> Images:
+    """The gradient with that share of each image's entries, the smallest in size, set to 0.
+
+    >>> without_smallest(torch.tensor([[[[3.0, -1.0], [-4.0, 2.0]]]]), 0.5).flatten().tolist()
+    [3.0, 0.0, -4.0, 0.0]
+    """
+    sizes = gradient.abs().flatten(1)
+    if not (count := round(share * sizes.shape[1])):
+        return gradient
+    limit = sizes.kthvalue(count, 1).values
+    return gradient.where(gradient.abs() > limit[:, None, None, None], 0)
 
 
 def still(direction: Images) -> Bool[Tensor, " batch"]:
@@ -330,17 +365,19 @@ def random_start(
 
 
 def random_point(x: Images, attack: PGD, generator: torch.Generator | None) -> Images:
-    """A point drawn uniformly from the ball around the origin; ``x`` says of which shape.
+    """A point uniform in the ball in which the attack starts; ``x`` says of which shape.
+
+    Around the origin, of radius ``start * eps``.
 
     >>> bool(random_point(torch.zeros(9, 1, 1, 2), PGD(eps=0.1), None).abs().max() <= 0.1)
     True
     """
-    noise = torch.empty_like(x)
+    noise, length = torch.empty_like(x), attack.start * attack.eps
     if attack.norm == "linf":
-        return noise.uniform_(-attack.eps, attack.eps, generator=generator)
+        return noise.uniform_(-length, length, generator=generator)
     direction = noise.normal_(generator=generator)
     radius = torch.empty_like(lengths(x)).uniform_(generator=generator) ** (1 / x[0].numel())
-    return attack.eps * radius * direction / lengths(direction)
+    return length * radius * direction / lengths(direction)
 
 
 def lengths(delta: Images) -> Float[Tensor, "batch 1 1 1"]:

@@ -38,6 +38,9 @@ class State:
     seconds: float = 0.0
     pause: float = 0.0  # seconds that an evaluation takes
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # see ccnotes.monitor
+    watched: list[dict[str, Any]] = field(default_factory=list)  # see ccnotes.alarm.look
+    before: dict[str, Any] = field(default_factory=dict)  # epoch, weights: of the last good look
+    collapsed: int = 0  # the epoch after which it was seen; 0: none
     best: dict[str, Any] = field(default_factory=dict)  # epoch, weights, score, test
     last: dict[str, Any] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)  # the provenance of each
@@ -115,10 +118,10 @@ def checked(found: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"{name} is of type {type(value).__name__}, not {known[name].__name__}"
             )
-    rows = [*state.get("evaluations", []), *state.get("sessions", [])]
+    rows = [row for name in ("evaluations", "sessions", "watched") for row in state.get(name, [])]
     if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("its evaluations and sessions are no dictionaries")
-    for name in ("best", "last"):
+        raise ValueError("its evaluations, sessions and looks are no dictionaries")
+    for name in ("best", "last", "before"):
         if (kept := state.get(name)) and not {"epoch", "weights"} <= kept.keys():
             raise ValueError(f"its {name} network is not whole")
     if (best := state.get("best")) and "score" not in best:  # by its name in an earlier version

@@ -48,3 +48,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 module.train(training)
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """A block whose passes leave BatchNorm's running statistics as they are, in train mode, too.
+
+    It normalises as it would; only what it keeps of a batch is nothing.
+
+    >>> norm = nn.BatchNorm1d(1)
+    >>> with statistics_kept(norm):
+    ...     _ = norm(torch.tensor([[1.0], [3.0]]))
+    >>> norm.running_mean.item(), norm.num_batches_tracked.item(), norm.momentum
+    (0.0, 0, 0.1)
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, count in kept:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if count is None else count.clone()
+    try:
+        yield
+    finally:
+        for norm, momentum, count in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count

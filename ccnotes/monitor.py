@@ -1,16 +1,20 @@
 """What is kept of a network while it learns, and of the best and the last one."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ccnotes.attacks import PGD
 from ccnotes.data import Dataset, Split, balanced
 from ccnotes.evaluation import evaluate, features_of, measure, radii, stage_similarity
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
+from ccnotes.onestep import gradient_alignment
 
+ALIGNED = 200  # images of a split whose gradients' alignment is measured
 # Of matrices, those that a chapter or somebody who swaps heads and features may ask for.
 KEPT = {
     "test_clean_similarity",
@@ -87,6 +91,7 @@ def evaluate_splits(
     """:func:`ccnotes.evaluation.evaluate` of each split, under names such as ``test_robust_cas``.
 
     And of the test images that lack a kind of part: ``without_own_robust_accuracy``, confusion.
+    And :func:`warning_signs` of training and test images.
     Scalars are floats, the rest are tensors; of matrices only those of :data:`KEPT`, and the
     head's own.
 
@@ -115,10 +120,46 @@ def evaluate_splits(
         left = measure(features, split.labels, model.head)
         results[f"without_{kind}_robust_accuracy"] = left.accuracy.item()
         results[f"without_{kind}_robust_confusion"] = left.confusion.cpu()
+    results |= warning_signs(model, splits.train, e, precision, "train")
+    results |= warning_signs(model, splits.test, e, precision, "test")
     results["head_similarity"] = found.robust.head_similarity  # the same for all images
     results |= {f"head_{k}": v.detach().cpu().clone() for k, v in model.head.named_parameters()}
     results["test_sample_attribution"] = sample_attribution(model, splits.test, e, precision)
     return results
+
+
+def warning_signs(
+    model: Network, split: Split, e: Experiment, precision: str, name: str
+) -> dict[str, float]:
+    """What tells catastrophic overfitting, of at most :data:`ALIGNED` images for the second.
+
+    ``train_fgsm_accuracy``, in [0, 1], which goes up in it while that under PGD falls to nothing,
+    and ``train_gradient_alignment`` (see :func:`ccnotes.onestep.gradient_alignment`).
+
+    >>> from ccnotes.experiments import dataset
+    >>> from ccnotes.models import ConvNet
+    >>> e = Experiment(test_size=12)
+    >>> list(warning_signs(ConvNet(6, 4), dataset(e).test, e, "float32", "test"))
+    ['test_fgsm_accuracy', 'test_gradient_alignment']
+    """
+    attack = e.eval_attack
+    one_step = replace(attack, step_size=attack.eps, steps=1, random_start=False)
+    few = part(split, ALIGNED)
+    return {
+        f"{name}_fgsm_accuracy": accuracy(model, split, one_step, e, precision),
+        f"{name}_gradient_alignment": gradient_alignment(
+            model, few.images, few.labels, attack.eps, norm=attack.norm, seed=e.seed
+        ),
+    }
+
+
+def accuracy(model: Network, split: Split, attack: PGD, e: Experiment, precision: str) -> float:
+    """The share of attacked images that the network recognises."""
+    images, labels = split.images, split.labels
+    features = features_of(model, images, labels, attack, seed=e.seed, precision=precision)
+    with torch.no_grad():
+        right = model.head(features).argmax(1) == labels
+    return float(right.float().mean())
 
 
 def examine(model: Network, splits: Examined, e: Experiment, precision: str) -> dict[str, Tensor]:

@@ -44,6 +44,8 @@ class Objective:
     push_placebo: float = 0.0  # the same for what should do nothing to CAS
     push_contrast: float = 0.0  # the same for similarity inside the true groups less that across
     awp: float = 0.0  # how far weights are perturbed, relative to their norm
+    grad_align: float = 0.0  # weight of ccnotes.onestep.grad_align; it has one by radius, too
+    elle: float = 0.0  # weight of ccnotes.onestep.elle
 
     def __post_init__(self) -> None:
         choices = {"loss": Loss, "soft_labels": SoftLabels, "teacher_epoch": TeacherEpoch}
@@ -52,7 +54,8 @@ class Objective:
         for f in fields(self):
             if f.type in (float, "float"):
                 object.__setattr__(self, f.name, real(f.name, getattr(self, f.name)))
-        for name, low, high in (("smoothing", 0, 1), ("beta", 0, 1e9), ("awp", 0, 1)):
+        bounds = [("smoothing", 0, 1), ("beta", 0, 1e9), ("awp", 0, 1)]
+        for name, low, high in (*bounds, ("grad_align", 0, 1e9), ("elle", 0, 1e9)):
             if not low <= (value := getattr(self, name)) < high:
                 raise ValueError(f"{name}={value} must lie in [{low}, {high:g}).")
         if not 0 < self.temperature < math.inf:

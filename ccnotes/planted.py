@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ccnotes.checks import check_choice, real, whole
 
-SplitName = Literal["train", "validation", "test"]
+SplitName = Literal["train", "validation", "test", "unlabelled"]
 MOST_GIGABYTES = 8  # of float64, before they are rounded to bytes
 
 

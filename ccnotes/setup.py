@@ -159,10 +159,11 @@ def check_ranks(e: Experiment) -> None:
             f"batch_size={e.batch_size} images cannot be shared evenly by {count} processes: start "
             f"as many as divide it, or choose another batch_size."
         )
-    if count > 1 and e.objective.needs_features:
+    o = e.objective
+    if count > 1 and (o.needs_features or o.grad_align or o.elle or e.virtual.used):
         raise ValueError(
-            f"push_cas, push_placebo and push_contrast are about a whole batch, of which {count} "
-            f"processes see a part each: run this without torchrun."
+            f"push_cas, push_placebo, push_contrast, grad_align, elle and virtual are about a "
+            f"whole batch, of which {count} processes see a part each: run this without torchrun."
         )
 
 

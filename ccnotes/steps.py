@@ -1,6 +1,6 @@
 """One step of training: what a batch becomes, and what is minimised."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,9 +16,11 @@ from ccnotes.devices import autocast, compiled
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
 from ccnotes.objectives import Objective, Outputs, perturbed, soft_labels, total
+from ccnotes.onestep import elle, grad_align, noise_in_ball
 from ccnotes.ranks import average, part, ranks, share
 from ccnotes.setup import stream
 from ccnotes.types import Images, Labels, Pixels, Soft
+from ccnotes.virtual import smoothness, virtual_images
 
 
 @dataclass(kw_only=True)
@@ -44,6 +46,7 @@ class Learner:
     precision: str = "float32"
     teachers: Sequence[tuple[nn.Module, float]] = ()  # and their weights in the loss
     groups: Int[Tensor, " classes"] | None = None  # the classes' true ones
+    unlabelled: Pixels | None = None  # images of which some come to each batch
 
 
 def train_step(learner: Learner, x: Pixels, y: Labels) -> Float[Tensor, ""]:
@@ -60,21 +63,60 @@ def train_step(learner: Learner, x: Pixels, y: Labels) -> Float[Tensor, ""]:
                 soft_labels(teacher(attacked), y, e.objective, learner.groups)
                 for teacher, _ in learner.teachers
             ]
-    weight = share(len(x))
-    loss = average(model, gradients(learner, clean, attacked, y, *soft), weight)
+    penalty, weight = penalty_of(learner, clean, y), share(len(x))
+    found = gradients(learner, clean, attacked, y, *soft, penalty=penalty)
+    loss = average(model, found, weight)
     if e.objective.awp:
         with perturbed(model, e.objective.awp):
-            average(model, gradients(learner, clean, attacked, y, *soft), weight)
+            found = gradients(learner, clean, attacked, y, *soft, penalty=penalty)
+            average(model, found, weight)
     learner.optimiser.step()
     return loss
 
 
+def penalty_of(learner: Learner, clean: Images, y: Labels) -> Callable[[], Tensor] | None:
+    """What the loss has beside :func:`ccnotes.objectives.total`, to be called; None for nothing.
+
+    Its noise is drawn here, and unlabelled images are, so that each call is about the same ones.
+    """
+    e, model, generator = learner.experiment, learner.model, learner.generators["attack"]
+    o, terms = e.objective, list[Callable[[], Tensor]]()
+    if o.grad_align:
+        noise = noise_in_ball(clean, e.attack, generator)
+        terms.append(lambda: o.grad_align * grad_align(model, clean, y, noise))
+    if o.elle:
+        one, other = (noise_in_ball(clean, e.attack, generator) for _ in range(2))
+        share = torch.rand(len(clean), generator=generator, device=clean.device)
+        terms.append(lambda: o.elle * elle(model, clean, y, (one, other), share))
+    if e.virtual.used:
+        x = with_unlabelled(learner, clean)
+        nearby = virtual_images(model, x, e.virtual, generator, e.batchnorm)
+        terms.append(lambda: smoothness(model, x, nearby, e.virtual))
+    return (lambda: torch.stack([term() for term in terms]).sum()) if terms else None
+
+
+def with_unlabelled(learner: Learner, clean: Images) -> Float[Tensor, "more channels height width"]:
+    """The batch's images, and unlabelled ones, drawn with replacement and augmented as these."""
+    e, pool = learner.experiment, learner.unlabelled
+    if pool is None:
+        return clean
+    generator = learner.generators["augmentation"]
+    count, device = (e.virtual.batch_size,), generator.device
+    chosen = torch.randint(len(pool), count, generator=generator, device=device)
+    return torch.cat([clean, augmented(pool[chosen.to(pool.device)], e, learner.generators)])
+
+
 def gradients(
-    learner: Learner, clean: Images, attacked: Images, y: Labels, *soft: Soft
+    learner: Learner,
+    clean: Images,
+    attacked: Images,
+    y: Labels,
+    *soft: Soft,
+    penalty: Callable[[], Tensor] | None = None,
 ) -> Float[Tensor, ""]:
     """The batch's mean loss, in nats; its gradients become those of the model's parameters.
 
-    ``soft`` are the teachers' labels.
+    ``soft`` are the teachers' labels; for ``penalty`` see :func:`penalty_of`.
     """
     objective, model, precision = learner.experiment.objective, learner.model, learner.precision
     weights = [weight for _, weight in learner.teachers]
@@ -83,7 +125,8 @@ def gradients(
         with autocast(clean.device, precision):
             outputs = forward(model, clean, attacked, objective)
         taught = list(zip(soft, weights, strict=True))
-        return total(objective, model, outputs, y, taught, learner.groups)
+        loss = total(objective, model, outputs, y, taught, learner.groups)
+        return loss if penalty is None else loss + penalty()
 
     def learned(*batch: Tensor) -> Tensor:
         model.zero_grad()
@@ -92,8 +135,10 @@ def gradients(
         return loss.detach()
 
     batch, engine = (clean, attacked, y, *soft), compiled(model)
-    # Terms of attribution ask the device which classes a batch has; CUDA cannot record that.
-    if engine is None or len(clean) != engine.batch_size or objective.needs_features:
+    # Terms of attribution ask the device which classes a batch has; CUDA cannot record that. What
+    # a penalty draws is another's in every batch.
+    plain = not objective.needs_features and penalty is None
+    if engine is None or len(clean) != engine.batch_size or not plain:
         return learned(*batch)
     learning = [p.requires_grad for p in model.parameters()]
     key = "gradients", objective, precision, model.training, *weights, *learning
@@ -123,11 +168,7 @@ def augmented_and_attacked(
     8.0
     """
     e = experiment
-    if e.augment:
-        x = augment(x, generators["augmentation"])
-    if e.cutout:
-        x = cutout(x, e.cutout, generators["augmentation"])
-    clean, mine = to_float(x).contiguous(memory_format=torch.channels_last), part(len(x))
+    clean, mine = augmented(x, e, generators), part(len(x))
     if e.attack.eps == 0:
         return clean[mine], clean[mine]
     loss: Literal["kl", "cross-entropy"] = "kl" if e.objective.loss == "trades" else "cross-entropy"
@@ -135,6 +176,15 @@ def augmented_and_attacked(
     clean, y, start = (values[mine] for values in (clean, y, start))
     found = ascent(model, clean, y, e.attack, None, batchnorm=e.batchnorm, loss=loss, start=start)
     return clean, found.images
+
+
+def augmented(x: Pixels, e: Experiment, generators: dict[str, torch.Generator]) -> Images:
+    """The images as training sees them before an attack."""
+    if e.augment:
+        x = augment(x, generators["augmentation"])
+    if e.cutout:
+        x = cutout(x, e.cutout, generators["augmentation"])
+    return to_float(x).contiguous(memory_format=torch.channels_last)
 
 
 def forward(model: Any, clean: Images, attacked: Images, objective: Objective) -> Outputs:

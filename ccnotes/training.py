@@ -1,6 +1,7 @@
 """The one loop: fit an experiment, write checkpoints as it goes, go on from the last."""
 
 import math
+import sys
 import time
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
+from ccnotes.alarm import collapse_seen, look, stopping
 from ccnotes.checkpoints import State, read_state, write_state
 from ccnotes.checks import NotFinite
 from ccnotes.data import Dataset, Split
 from ccnotes.devices import check_compiler, compile_network
 from ccnotes.experiments import Experiment
 from ccnotes.models import Network
-from ccnotes.monitor import Examined, evaluate_splits, examine, examined, validated
+from ccnotes.monitor import Examined, evaluate_splits, examine, examined, part, validated
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST
 from ccnotes.ranks import agreed, ranks
 from ccnotes.setup import (
@@ -50,6 +52,7 @@ class Run:
     teachers: dict[str, Network]  # by name, the run's own among them
     train: Split  # all images to train on
     splits: Examined  # those to evaluate on: its ``train`` is a part of them
+    watched: Split  # a batch of training images that is attacked after each epoch
 
     @property
     def experiment(self) -> Experiment:
@@ -167,7 +170,8 @@ def fit(
 
     Its ``evaluations`` has one dictionary an evaluation (see
     :func:`ccnotes.monitor.evaluate_splits`); ``best`` and ``last`` hold epoch, weights and the
-    evaluation on the experiment's ``final_size`` test images; ``sessions`` the different ``facts``
+    evaluation on the experiment's ``final_size`` test images; ``watched``, ``before`` and
+    ``collapsed`` what :func:`ccnotes.alarm.look` saw; ``sessions`` the different ``facts``
     (provenance) that it was called with. The state is written to ``checkpoint`` after every epoch,
     unless that would take long beside it, and every two minutes, and read from there where it
     exists. ``teachers`` has the networks of the objective's teachers but the run's own. With
@@ -209,9 +213,13 @@ def fit(
     )
     with bar:
         for epoch in range(state.epoch + 1, e.epochs + 1):
+            if stopping(state, e) and state.epoch >= state.collapsed:
+                break
             learn(keeper, epoch)
             keeper.check_finite()
-            full = epoch % e.eval_every == 0 or epoch == e.epochs
+            if seen_to_collapse(keeper, epoch):
+                bar.write(collapse_seen(state, e), file=sys.stderr)
+            full = epoch % e.eval_every == 0 or epoch == e.epochs or stopping(state, e)
             if full:
                 keeper.stop_in_time(state.pause)
                 keeper.save_where_cheap()
@@ -281,6 +289,7 @@ def set_up(
         },
         precision=precision,
         groups=torch.tensor(dataset.groups, device=device) if dataset.groups else None,
+        unlabelled=dataset.unlabelled.images.to(device) if dataset.unlabelled else None,
     )
     return Run(
         learner=learner,
@@ -289,6 +298,7 @@ def set_up(
         teachers=teachers,
         train=train,
         splits=splits,
+        watched=part(splits.train, e.batch_size),
     )
 
 
@@ -323,6 +333,16 @@ def learn(keeper: Keeper, epoch: int) -> None:
         keeper.progressed = True
         keeper.save_now_and_then()
         keeper.stop_in_time()
+
+
+def seen_to_collapse(keeper: Keeper, epoch: int) -> bool:
+    """:func:`ccnotes.alarm.look`, for a run that may have diverged, too."""
+    run = keeper.run
+    e, precision = run.experiment, run.learner.precision
+    try:
+        return look(keeper.state, run.model, run.watched, e, precision, epoch)
+    except NotFinite as error:
+        raise keeper.diverged("features became infinite or NaN") from error
 
 
 def rate(e: Experiment, epoch: int) -> float:
@@ -365,7 +385,7 @@ def conclude(keeper: Keeper) -> None:
     run, state = keeper.run, keeper.state
     e, splits = run.experiment, run.splits
     if not state.last:
-        state.last = {"epoch": e.epochs, "weights": copied(run.network_to_evaluate())}
+        state.last = {"epoch": state.epoch, "weights": copied(run.network_to_evaluate())}
     # In units of an evaluation between epochs, which attacks three splits: the final images' share
     # of those, and less than three for six radii and the stages, each on one split.
     share = len(splits.final) / sum(len(split) for split in splits.between_epochs().values())

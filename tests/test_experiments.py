@@ -22,6 +22,7 @@ from ccnotes.experiments import (
     rebuilt,
     teacher,
 )
+from ccnotes.onestep import n_fgsm
 from ccnotes.parts import Parts, parts
 from ccnotes.planted import Planted, planted
 from ccnotes.training import rate
@@ -37,12 +38,16 @@ from tests.helpers import CARRYING, SMALL, folder_of_images, taught
         ({"eval_eps": 0.0}, PGD(eps=0.0, step_size=0.0, steps=20)),
         (
             {"attack": PGD(norm="l2", eps=0.8, step_size=0.3, random_start=False)},
-            PGD(norm="l2", eps=0.8, step_size=0.1, steps=20, random_start=False),
+            PGD(norm="l2", eps=0.8, step_size=0.1, steps=20),
+        ),
+        (
+            {"attack": replace(n_fgsm(0.08), zero_smallest=0.35)},
+            PGD(eps=0.08, step_size=0.02, steps=20),
         ),
     ],
 )
 def test_the_attack_that_evaluates_takes_steps_of_a_quarter_of_its_radius(settings, attack):
-    """Of an eighth in an l2 ball; whatever training's steps are, of which these have three."""
+    """Of an eighth in an l2 ball; from a random start and projected, whatever training does."""
     trained_on = PGD(eps=0.08, step_size=0.03, steps=3)
     assert Experiment(**{"attack": trained_on} | settings).eval_attack == attack
 
@@ -195,6 +200,48 @@ def test_the_rate_on_images_of_parts_drops_after_a_third_of_the_epochs_and_three
     assert rates == pytest.approx([0.3, 0.3, 0.03, 0.03, 0.003, 0.003])
     noisy = replace(e, name="parts-at-label-noise", parts=Parts(label_noise=0.05))
     assert EXPERIMENTS["parts-at-label-noise"] == noisy
+
+
+@pytest.mark.parametrize(("ending", "eps", "weight"), [("", 8, 0.2), ("-eps16", 16, 2.0)])
+def test_fast_runs_follow_their_recipes_at_either_radius(ending, eps, weight):
+    """Start, length of the step, number of steps, projection; all else is the same."""
+    wanted = {
+        "fgsm": (False, 1.0, eps, 1, True),
+        "fgsm-rs": (True, 1.0, 1.25 * eps, 1, True),
+        "n-fgsm": (True, 2.0, eps, 1, False),
+        "gradalign": (False, 1.0, eps, 1, True),
+        "pgd2": (True, 1.0, eps / 2, 2, True),
+    }
+    base = EXPERIMENTS[f"fast-fgsm{ending}"]
+    for name, (random, start, step, steps, project) in wanted.items():
+        e = EXPERIMENTS[f"fast-{name}{ending}"]
+        a = e.attack
+        assert (a.random_start, a.start, a.steps, a.project) == (random, start, steps, project)
+        assert 255 * a.eps == pytest.approx(eps)
+        assert 255 * a.step_size == pytest.approx(step)
+        assert e.objective.grad_align == pytest.approx(weight if name == "gradalign" else 0)
+        same = replace(e, name=base.name, attack=base.attack, objective=base.objective)
+        assert same == base
+        assert e.watched
+
+
+def test_runs_with_unlabelled_images_differ_in_their_term_alone():
+    base, v = EXPERIMENTS["parts-vat"], EXPERIMENTS["parts-vat"].virtual
+    assert (base.train_size, base.unlabelled_size, v.kind) == (60, 1500, "vat")
+    random, entropy, uat, alone, at = (
+        EXPERIMENTS[f"parts-vat-{n}"]
+        for n in ("random", "entropy", "uat", "supervised", "supervised-at")
+    )
+    for e, term in (
+        (random, replace(v, kind="random")),
+        (entropy, replace(v, entropy=1.0)),
+        (uat, replace(v, kind="uat", eps=0.05, steps=5)),
+    ):
+        assert replace(e, name=base.name, virtual=v) == base
+        assert e.virtual == term
+    assert replace(alone, name=base.name, virtual=v, unlabelled_size=1500) == base
+    assert replace(at, name=alone.name, attack=alone.attack) == alone
+    assert at.attack == PGD(eps=0.05, step_size=0.0125, steps=5)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ccnotes.attacks import PGD
 from ccnotes.attribution import class_similarity
 from ccnotes.data import Split
 from ccnotes.evaluation import evaluate
 from ccnotes.experiments import dataset
-from ccnotes.monitor import part
+from ccnotes.models import ConvNet
+from ccnotes.monitor import examined, part, warning_signs
+from ccnotes.onestep import gradient_alignment
 from ccnotes.records import run
 from tests.helpers import (
     SMALL,
@@ -67,3 +70,26 @@ def test_class_means_and_heads_of_every_evaluation_give_its_similarity():
             similarity = class_similarity(means[epoch] * head)
             kept = found.arrays[f"{split}_robust_similarity"][epoch].float()
             torch.testing.assert_close(similarity, kept, atol=5e-3, rtol=0)
+
+
+def test_every_evaluation_keeps_the_warning_signs_of_a_collapse():
+    """Accuracy under one full step from the image, and alignment, on training and test images."""
+    found = run(SMALL)
+    model, data = found.model("last"), dataset(SMALL)
+    attack = PGD(eps=0.05, step_size=0.05, steps=1, random_start=False)
+    for name in ("train", "test"):
+        split = getattr(data, name)
+        hit = evaluate(model, split.images, split.labels, attack).robust.accuracy.item()
+        assert found.table[f"{name}_fgsm_accuracy"].iloc[-1] == pytest.approx(hit, abs=1e-6)
+        cosine = gradient_alignment(model, split.images, split.labels, 0.05)
+        kept = found.table[f"{name}_gradient_alignment"].iloc[-1]
+        assert kept == pytest.approx(cosine, abs=1e-5)
+        assert 0 < kept < 1
+
+
+def test_alignment_is_measured_on_two_hundred_images_at_most():
+    e = replace(SMALL, test_size=240)
+    test = examined(dataset(e), e, torch.device("cpu")).test
+    model, few = ConvNet(6, width=4), part(test, 200)
+    found = warning_signs(model, test, e, "float32", "test")["test_gradient_alignment"]
+    assert found == gradient_alignment(model, few.images, few.labels, 0.05)

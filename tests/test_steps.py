@@ -11,10 +11,11 @@ from ccnotes import objectives
 from ccnotes.attacks import PGD, pgd
 from ccnotes.data import augment, cutout, to_float
 from ccnotes.devices import compile_network
-from ccnotes.experiments import dataset
+from ccnotes.experiments import Experiment, dataset
 from ccnotes.objectives import Objective
 from ccnotes.setup import build, stream
 from ccnotes.steps import Learner, gradients, train_step, with_statistics
+from ccnotes.virtual import Virtual
 from tests.helpers import (
     SMALL,
 )
@@ -188,12 +189,20 @@ def test_compiled_gradients_follow_precision_and_mode(monkeypatch):
     assert len(kept) == 3  # on CUDA each is recorded, and mode and precision with it
 
 
-@pytest.mark.parametrize("term", ["push_cas", "push_placebo", "push_contrast"])
-def test_a_step_with_a_term_of_attribution_runs_as_it_is(term, quickly):
-    """Such a term asks which classes a batch has, which CUDA cannot record. Without an attack."""
+@pytest.mark.parametrize(
+    "term", ["push_cas", "push_placebo", "push_contrast", "virtual", "grad_align", "elle"]
+)
+def test_a_step_with_such_a_term_runs_as_it_is(term, quickly, monkeypatch):
+    """Those of attribution ask which classes a batch has, which CUDA cannot record, the others
+    are of other noise in each batch. Without an attack.
+    """
     data = dataset(SMALL)
-    attack, objective = PGD(eps=0, step_size=0), Objective(**{term: 0.1})
-    e = replace(SMALL, objective=objective, attack=attack)
+    e = replace(SMALL, attack=PGD(eps=0, step_size=0))
+    if term == "virtual":
+        e = replace(e, virtual=Virtual(kind="vat"))
+    else:
+        monkeypatch.setattr(Experiment, "check_terms", lambda e: None)  # of a ball that is a point
+        e = replace(e, objective=Objective(**{term: 0.1}))
     expected, _ = one_step(e, data)
     found, _ = one_step(e, data, compiled=True)
     assert not quickly

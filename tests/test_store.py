@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ccnotes
-from ccnotes import training
+from ccnotes import alarm, training
 from ccnotes.checkpoints import State
 from ccnotes.experiments import (
     EXPERIMENTS,
@@ -504,3 +504,23 @@ def test_the_identity_of_known_data_needs_no_data():
     assert identity_of("planted") == "planted-1"
     assert identity_of("imagefolder:x") is None
     assert fingerprint(Experiment(), "float32", identity_of("planted"))
+
+
+def test_the_network_before_a_collapse_is_published_with_the_weights_and_as_loaded(
+    monkeypatch, tmp_path
+):
+    """A run of the same that does not collapse leaves none."""
+    looks = [0.5, 0.6, 0.1, 0.1]
+    monkeypatch.setattr(alarm, "accuracy", lambda *_: looks.pop(0))
+    made = run(SMALL)
+    assert made.collapsed == 3
+    plain, whole = (publish(made, tmp_path / str(w), weights=w) for w in (False, True))
+    assert load(plain).collapsed == 3
+    assert not (plain / "before.safetensors").exists()
+    head = load(whole).model("before").head.weight
+    assert torch.equal(head, made.model("before").head.weight)
+    looks[:] = [0.5, 0.6, 0.6, 0.6]
+    again = run(SMALL, fresh=True)
+    assert again.collapsed is None
+    assert not (again.folder / "before.safetensors").exists()
+    assert publish(again, tmp_path / "False").exists()

@@ -45,6 +45,7 @@ class Dataset:
     test: Split
     identity: str  # of photographs a SHA-256, wherever they lie; of drawn images their recipe
     groups: tuple[int, ...] | None = None  # the true group of each class, of planted images
+    unlabelled: Split | None = None  # apart from all others; training does not see its labels
     # The test images without a kind of part, "own" or "shared", where it is known: of parts.
     without: Mapping[str, Split] = field(default_factory=dict)
 
@@ -94,12 +95,45 @@ def split(
             f"Set it to {rest} or None to train on all of these."
         )
     chosen = balanced(photos.labels, validation_size, VALIDATION_SEED)
-    held_out = torch.zeros(len(photos), dtype=torch.bool)
-    held_out[chosen] = True
-    train = photos.take(torch.where(~held_out)[0])
+    train = photos.take(others(photos, chosen))
     if train_size is not None:
         train = train.take(balanced(train.labels, train_size, seed))
     return train, photos.take(chosen)
+
+
+def unlabelled_part(
+    photos: Split, train_size: int | None, validation_size: int, seed: int, count: int
+) -> Split:
+    """``count`` more images, apart from those that :func:`split` takes with the same settings.
+
+    As many of each class as of any other; more of them begin with fewer. ValueError where there
+    are not enough.
+
+    >>> images, labels = torch.arange(8).byte().view(8, 1, 1, 1), torch.tensor([0, 1] * 4)
+    >>> photos = Split(images=images, labels=labels)
+    >>> found = unlabelled_part(photos, 2, 2, 0, count=4)
+    >>> train, validation = split(photos, 2, 2, 0)
+    >>> sorted(torch.cat([p.images for p in (found, train, validation)]).flatten().tolist())
+    [0, 1, 2, 3, 4, 5, 6, 7]
+    """
+    rest = len(photos) - validation_size - (train_size or 0)
+    if train_size is None or count > rest:
+        raise ValueError(
+            f"unlabelled_size={count} images must be apart from train_size={train_size} and "
+            f"validation_size={validation_size} of {len(photos)}: give a train_size, and at most "
+            f"what it leaves."
+        )
+    pool = photos.take(others(photos, balanced(photos.labels, validation_size, VALIDATION_SEED)))
+    both = balanced(pool.labels, train_size + count, seed)
+    train = balanced(pool.labels, train_size, seed)
+    return pool.take(both[~torch.isin(both, train)])
+
+
+def others(split: Split, chosen: Int[Tensor, " chosen"]) -> Int[Tensor, " others"]:
+    """The indices of all images but those chosen."""
+    left = torch.ones(len(split), dtype=torch.bool)
+    left[chosen] = False
+    return torch.where(left)[0]
 
 
 def balanced(labels: Int[Tensor, " samples"], count: int, seed: int) -> Int[Tensor, " chosen"]:
@@ -109,6 +143,7 @@ def balanced(labels: Int[Tensor, " samples"], count: int, seed: int) -> Int[Tens
     >>> labels[balanced(labels, 5, seed=0)]
     tensor([0, 0, 1, 2, 2])
     """
+    labels = labels.cpu()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     rank = torch.empty_like(order)  # how many of its own class were drawn before
     for label in torch.unique(labels):

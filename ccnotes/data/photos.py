@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
-from ccnotes.data.dataset import DataError, Dataset, Split, split
+from ccnotes.data.dataset import DataError, Dataset, Split, split, unlabelled_part
 from ccnotes.data.downloads import MAKE_ROOM, Download, data_folder, download
 from ccnotes.data.folders import decode, digest, list_images
 from ccnotes.files import locked, save_tensors, writing
@@ -81,6 +81,7 @@ def load_photos(
     image_size: int | None = None,
     train_size: int | None = None,
     validation_size: int = 1000,
+    unlabelled_size: int = 0,
     seed: int = 0,
 ) -> Dataset:
     """Load ``"cifar10"``, ``"cifar100"``, ``"cifar10-jpeg"`` or ``"imagefolder:PATH"``.
@@ -97,6 +98,7 @@ def load_photos(
 
     Validation images are split off the training images, the same for every ``seed``, which draws
     the ``train_size`` images (``None``: all) from the rest. Both draws are balanced over classes.
+    ``unlabelled_size`` more images are apart from all of these.
 
     ValueError for a setting out of range, FileNotFoundError for a folder that is not there,
     DataError for files that cannot be read or written and for downloads that fail.
@@ -115,6 +117,10 @@ def load_photos(
     photos, identity = all_photos(name, data_folder(data_dir), image_size)
     known = {identity: name for name, identity in KNOWN.items()}.get(identity)
     train, validation = split(photos.train, train_size, validation_size, seed)
+    unlabelled = None
+    if unlabelled_size:
+        sizes = (train_size, validation_size, seed, unlabelled_size)
+        unlabelled = unlabelled_part(photos.train, *sizes)
     return Dataset(
         name=known or "imagefolder",
         title=TITLES[known] if known else "image folder",
@@ -122,6 +128,7 @@ def load_photos(
         train=train,
         validation=validation,
         test=photos.test,
+        unlabelled=unlabelled,
         identity=identity,
     )
 

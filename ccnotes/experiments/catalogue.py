@@ -6,7 +6,9 @@ from itertools import chain
 from ccnotes.attacks import PGD
 from ccnotes.experiments.experiment import Experiment, Head
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST, Objective
+from ccnotes.onestep import fgsm, fgsm_rs, grad_align_weight, n_fgsm
 from ccnotes.parts import Parts
+from ccnotes.virtual import Virtual
 
 PLANTED_AT = Experiment(
     name="planted-at",
@@ -50,6 +52,41 @@ CIFAR10_AT = Experiment(
     eval_every=4,
     eval_size=500,
     final_size=4000,
+)
+
+
+FAST = Experiment(
+    name="fast",
+    data="cifar10",
+    train_size=5000,
+    validation_size=500,
+    model="preactresnet",
+    width=16,
+    epochs=30,
+    batch_size=64,
+    augment=True,
+    batchnorm="train",  # as in its authors' codes
+    eval_steps=10,
+    eval_every=2,
+    eval_size=500,
+    final_size=2000,
+)
+# Ten labels a class, and images without labels. Chosen on seeds 100 and up.
+PARTS_VAT = Experiment(
+    name="parts-vat",
+    data="parts",
+    train_size=60,
+    unlabelled_size=1500,
+    epochs=200,
+    batch_size=30,
+    attack=PGD(eps=0),
+    virtual=Virtual(kind="vat", eps=1.0, batch_size=120),
+    test_size=1200,
+    eval_eps=PARTS_AT.attack.eps,
+    eval_steps=10,
+    eval_every=20,
+    validate_every=10,
+    eval_size=300,
 )
 
 
@@ -160,6 +197,53 @@ def pushed(base: Experiment) -> list[Experiment]:
     return [replace(base, name=f"{base.name}-{n}", objective=o) for n, o in objectives.items()]
 
 
+def fast(base: Experiment, eps: float, ending: str = "") -> list[Experiment]:
+    """The base, trained on attacks of one step of radius ``eps`` in 255ths, and of two.
+
+    GradAlign goes with FGSM from the image itself, whose gradient is its first.
+
+    >>> [e.name for e in fast(FAST, 8)]
+    ['fast-fgsm', 'fast-fgsm-rs', 'fast-n-fgsm', 'fast-gradalign', 'fast-pgd2']
+    """
+    eps /= 255
+    attacks = {"fgsm": fgsm(eps), "fgsm-rs": fgsm_rs(eps), "n-fgsm": n_fgsm(eps)}
+    attacks |= {"gradalign": fgsm(eps), "pgd2": PGD(eps=eps, step_size=eps / 2, steps=2)}
+    aligned = {"gradalign": Objective(grad_align=grad_align_weight(eps))}
+    return [
+        replace(
+            base,
+            name=f"{base.name}-{name}{ending}",
+            attack=attack,
+            objective=aligned.get(name, base.objective),
+        )
+        for name, attack in attacks.items()
+    ]
+
+
+def smoothed(base: Experiment) -> list[Experiment]:
+    """VAT, with entropy, and what it is beside: labels alone, random steps, l-inf of several steps.
+
+    Beside the last, which is robust without labels, stands AT on the labels alone.
+
+    >>> [e.name for e in smoothed(PARTS_VAT)][:3]
+    ['parts-vat', 'parts-vat-entropy', 'parts-vat-random']
+    """
+    name, vat, eps = base.name, base.virtual, base.eval_attack.eps
+    alone = replace(base, name=f"{name}-supervised", virtual=Virtual(), unlabelled_size=0)
+    attack = PGD(eps=eps, step_size=eps / 4, steps=5)
+    virtual = {
+        "entropy": replace(vat, entropy=1.0),
+        "random": replace(vat, kind="random"),
+        "uat": replace(vat, kind="uat", eps=eps, steps=attack.steps),
+    }
+    return [
+        base,
+        *(replace(base, name=f"{name}-{n}", virtual=v) for n, v in virtual.items()),
+        alone,
+        replace(alone, name=f"{alone.name}-at", attack=attack),
+    ]
+
+
 # With augmentation sixty epochs are too few to overfit; kept to show what CAS does then.
 CIFAR10_AUGMENTED = replace(
     CIFAR10_AT, name="cifar10-at-augmented", augment=True, epochs=60, eval_every=5
@@ -212,6 +296,9 @@ FAMILIES = (
     remedied(PLANTED_AT, cutout=6, train_size=800),
     remedied(CIFAR10_AT, cutout=14, train_size=2000),
     pushed(PLANTED_AT),
+    fast(FAST, 8),
+    fast(FAST, 16, "-eps16"),
+    smoothed(PARTS_VAT),
 )
 EXPERIMENTS = {
     experiment.name: experiment

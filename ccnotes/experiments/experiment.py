@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,6 +12,7 @@ from ccnotes.data import Dataset, Split, load_photos
 from ccnotes.objectives import OWN_AVERAGE, Objective
 from ccnotes.parts import Kind, PartImages, Parts, parts
 from ccnotes.planted import Planted, PlantedImages, planted
+from ccnotes.virtual import Virtual
 
 # Identities of images that are drawn: their recipes; raise the number with the recipe.
 PLANTED = "planted-1"
@@ -20,13 +21,14 @@ Model = Literal["convnet", "preactresnet"]
 Mode = Literal["eval", "train"]
 Averaging = Literal["swa", "ema"]
 Criterion = Literal["accuracy", "loss"]
+OnCollapse = Literal["go on", "stop"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Head = Literal["learned", "frozen", "simplex", "groups"]
 COUNTS = {  # whole numbers, and the least that each can be
     **dict.fromkeys(("train_size", "test_size", "width", "epochs", "batch_size"), 1),
     **dict.fromkeys(("eval_steps", "eval_every", "validate_every", "eval_size"), 1),
     **dict.fromkeys(("final_size", "image_size"), 1),
-    **dict.fromkeys(("validation_size", "cutout", "seed"), 0),
+    **dict.fromkeys(("validation_size", "unlabelled_size", "cutout", "seed"), 0),
 }
 OPTIONAL = ("train_size", "validate_every", "final_size", "image_size", "eval_eps")
 NUMBERS = (
@@ -55,6 +57,7 @@ class Experiment:
     train_size: int | None = 200  # images to train on; None: all that there are
     validation_size: int = 300  # images to choose the best epoch on
     test_size: int = 600  # test images to draw; of photos, all that there are
+    unlabelled_size: int = 0  # more images, whose labels training does not see: for ``virtual``
     model: Model = "convnet"
     width: int = 32  # channels of the first layers
     head: Head = "learned"  # frozen from the first drop of lr on, or fixed by hand from the start
@@ -71,6 +74,8 @@ class Experiment:
     objective: Objective = field(default_factory=Objective)
     attack: PGD = field(default_factory=PGD)  # of training; eps=0 is standard training
     batchnorm: Mode = "eval"  # its mode under the training attack
+    virtual: Virtual = field(default_factory=Virtual)  # a term on images without labels
+    on_collapse: OnCollapse = "go on"  # where training accuracy falls to nothing under PGD
     average: Averaging | None = None  # of the weights; it is what is evaluated
     swa_start: float = 0.5  # fraction of the epochs before the first that SWA averages
     ema_decay: float = 0.9  # of a weight's share in the EMA, per epoch
@@ -95,6 +100,7 @@ class Experiment:
             ("head", Head),
             ("batchnorm", Mode),
             ("best_by", Criterion),
+            ("on_collapse", OnCollapse),
             ("precision", Precision),
         ):
             check_choice(name, getattr(self, name), get_args(known))
@@ -143,18 +149,53 @@ class Experiment:
                 f"attack.step_size=0 never leaves its start though attack.eps="
                 f"{self.attack.eps:g}: give a step such as eps / 4, or eps=0 for standard training."
             )
+        self.check_terms()
         _ = self.eval_attack  # for the error of a radius that is none
+
+    def check_terms(self) -> None:
+        """ValueError for a term of the loss, or an attack, that would do nothing it says."""
+        o, attack = self.objective, self.attack
+        for name in ("grad_align", "elle"):
+            if (weight := getattr(o, name)) and not attack.eps:
+                raise ValueError(
+                    f"objective.{name}={weight:g} is about the attack's ball, and attack.eps=0: "
+                    f"give a radius, or leave it out."
+                )
+        if o.loss == "trades" and attack.start != 1:
+            raise ValueError(
+                f"attack.start={attack.start:g} does not count for TRADES, whose attack starts "
+                f"from normal noise of its own: leave it out."
+            )
+        if self.unlabelled_size and not self.virtual.used:
+            raise ValueError(
+                f"unlabelled_size={self.unlabelled_size} images would not be used: give "
+                f"virtual.kind='vat', say, or virtual.entropy, or leave it at 0."
+            )
+
+    @property
+    def watched(self) -> bool:
+        """Whether training looks after each epoch whether it has collapsed.
+
+        Attacks of one or two steps are those that may bring it about.
+
+        >>> Experiment(attack=PGD(steps=1)).watched, Experiment(attack=PGD(steps=10)).watched
+        (True, False)
+        """
+        return self.attack.eps > 0 and (self.attack.steps <= 2 or self.on_collapse == "stop")
 
     @property
     def eval_attack(self) -> PGD:
         """The attack that evaluates: the training's norm, ``eval_eps``, ``eval_steps``.
 
+        Plain PGD from a random start, projected, however training attacks.
+
         >>> Experiment(eval_eps=0.2).eval_attack.step_size
         0.05
         """
         eps = self.attack.eps if self.eval_eps is None else self.eval_eps
-        step_size = eps / (4 if self.attack.norm == "linf" else 8)
-        return replace(self.attack, eps=eps, steps=self.eval_steps, step_size=step_size)
+        norm = self.attack.norm
+        step_size = eps / (4 if norm == "linf" else 8)
+        return PGD(norm=norm, eps=eps, steps=self.eval_steps, step_size=step_size)
 
     @property
     def drop_epochs(self) -> list[int]:
@@ -187,7 +228,8 @@ class Experiment:
                 f"image_size={self.image_size} resizes the images of a folder. The side of planted "
                 f"images is {self.data}.image_size={settings.image_size}."
             )
-        for name in ("train_size", "validation_size", "test_size", "eval_size", "final_size"):
+        names = ["train_size", "validation_size", "test_size", "eval_size", "final_size"]
+        for name in (*names, *["unlabelled_size"] * bool(self.unlabelled_size)):
             size, classes = getattr(self, name), settings.num_classes
             if size is None and name == "train_size":
                 raise ValueError("train_size=None means all images, but planted ones have no end.")
@@ -221,6 +263,7 @@ def dataset(experiment: Experiment, data_dir: Path | str | None = None) -> Datas
         image_size=e.image_size,
         train_size=e.train_size,
         validation_size=e.validation_size,
+        unlabelled_size=e.unlabelled_size,
         seed=e.seed,
     )
 
@@ -229,6 +272,10 @@ def planted_dataset(e: Experiment) -> Dataset:
     """Images with planted patterns, as ``e`` wants them."""
     assert e.train_size is not None  # an Experiment on images that are drawn cannot be without
     test = planted(e.test_size, e.planted, seed=e.seed, split="test")
+    unlabelled = None
+    if e.unlabelled_size:
+        drawn = planted(e.unlabelled_size, e.planted, seed=e.seed, split="unlabelled")
+        unlabelled = split_of(drawn)
     return Dataset(
         name="planted",
         title="planted images",
@@ -238,6 +285,7 @@ def planted_dataset(e: Experiment) -> Dataset:
         train=split_of(planted(e.train_size, e.planted, seed=e.seed, split="train")),
         validation=split_of(planted(e.validation_size, e.planted, seed=e.seed, split="validation")),
         test=split_of(test),
+        unlabelled=unlabelled,
     )
 
 
@@ -245,6 +293,10 @@ def parts_dataset(e: Experiment) -> Dataset:
     """Images of parts, as ``e`` wants them; the training labels with their noise."""
     assert e.train_size is not None  # an Experiment on images that are drawn cannot be without
     test = parts(e.test_size, e.parts, seed=e.seed, split="test")
+    unlabelled = None
+    if e.unlabelled_size:
+        drawn = parts(e.unlabelled_size, e.parts, seed=e.seed, split="unlabelled")
+        unlabelled = split_of(drawn)
     without: tuple[Kind, ...] = ("own", "shared")
     return Dataset(
         name="parts",
@@ -255,6 +307,7 @@ def parts_dataset(e: Experiment) -> Dataset:
         train=split_of(parts(e.train_size, e.parts, seed=e.seed, split="train")),
         validation=split_of(parts(e.validation_size, e.parts, seed=e.seed, split="validation")),
         test=split_of(test),
+        unlabelled=unlabelled,
         without={
             kind: split_of(parts(e.test_size, e.parts, seed=e.seed, split="test", without=kind))
             for kind in without

@@ -14,6 +14,7 @@ from ccnotes.experiments.experiment import PARTS, PLANTED, Experiment
 from ccnotes.objectives import OWN_AVERAGE, OWN_BEST, Objective
 from ccnotes.parts import Parts
 from ccnotes.planted import Planted
+from ccnotes.virtual import Virtual
 
 SCHEMA = 1  # raise it when the same configuration starts to mean something else
 # Names of the first edition. Its records bear them, and all fingerprints hash them still.
@@ -25,7 +26,13 @@ FIRST_NAMES = {
 }
 FIRST_SIGNS = ("objective.cas", "objective.placebo", "objective.contrast")  # below 0 pushed up
 FIRST_MODES = {"train": "paper"}  # of BatchNorm
-NESTED = {"planted": Planted, "parts": Parts, "attack": PGD, "objective": Objective}
+NESTED = {
+    "planted": Planted,
+    "parts": Parts,
+    "attack": PGD,
+    "objective": Objective,
+    "virtual": Virtual,
+}
 
 
 def fingerprint(experiment: Experiment, precision: str, identity: str) -> str:

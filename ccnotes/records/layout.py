@@ -15,6 +15,7 @@ from ccnotes.experiments import Experiment, as_tree
 from ccnotes.files import replace_file, save_tensors, sha256_of
 from ccnotes.records.record import (
     ARRAYS,
+    BEFORE,
     CAMS,
     FORMAT,
     PER_IMAGE,
@@ -100,8 +101,14 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
         "later_sessions": later,
         "evaluations": {k: [*map(digits, c)] for k, c in columns.items() if k not in stacked},
     }
+    if state.watched:
+        content["watched"] = {k: [row[k] for row in state.watched] for k in state.watched[0]}
+        content["watched"]["accuracy"] = [*map(digits, content["watched"]["accuracy"])]
+        content["collapsed"] = state.collapsed or None
     networks = list(WEIGHTS) if state.finished else []
     files = {WEIGHTS[which]: getattr(state, which)["weights"] for which in networks}
+    if state.collapsed:
+        files[BEFORE] = state.before["weights"]
     files |= {SAMPLE_ATTRIBUTION: {}, VECTORS: {}, PER_IMAGE: {}, ARRAYS: {}}
     place(stacked, EVALUATION_ARRAYS, files)
     for which in networks:
@@ -112,11 +119,16 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
         scalars = {name: v.item() for name, v in chosen["test"].items() if not v.ndim}
         content[which] = {"epoch": chosen["epoch"]} | scalars
     (folder / TABLE).unlink(missing_ok=True)  # an older table must not vouch for new arrays
-    for made in (CAMS, SWAPS):  # nor what was made of older networks pass for that of new ones
+    for made in (
+        CAMS,
+        SWAPS,
+        BEFORE,
+    ):  # nor what was made of older networks pass for that of new ones
         (folder / made).unlink(missing_ok=True)
     shape = {"model": experiment.model, "width": str(experiment.width)}
+    networks_files = {*WEIGHTS.values(), BEFORE}
     for file, tensors in files.items():
-        about = shape | {"fingerprint": state.fingerprint} if file in WEIGHTS.values() else None
+        about = shape | {"fingerprint": state.fingerprint} if file in networks_files else None
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_tensors(whole, folder / file, about)
     content["sha256"] = {file: sha256_of(folder / file) for file in files}

@@ -25,6 +25,7 @@ TABLE, ARRAYS = "record.json", "arrays.safetensors"
 # The largest parts of a record, published for some only.
 SAMPLE_ATTRIBUTION, PER_IMAGE = "samples.safetensors", "images.safetensors"
 VECTORS = "vectors.safetensors"
+BEFORE = "before.safetensors"  # the network before a collapse, where there was one
 CAMS, SWAPS = "cams.safetensors", "swaps.safetensors"
 Which = Literal["best", "last"]
 WEIGHTS: dict[Which, str] = {"best": "best.safetensors", "last": "last.safetensors"}
@@ -229,9 +230,25 @@ class Record:
             }
         return means
 
-    def model(self, which: Which = "best") -> Network:
-        """The network of that epoch, in eval mode. Raises ValueError where none was published."""
-        return load_model(self.folder / WEIGHTS[which])
+    @property
+    def watched(self) -> pd.DataFrame:
+        """Accuracy on a training batch under PGD-5 after each epoch, of runs that are watched.
+
+        Columns ``epoch`` and ``accuracy``; no rows of others, such as attacks of many steps.
+        """
+        rows = self.content.get("watched", {})
+        return pd.DataFrame(rows, columns=["epoch", "accuracy"]).astype({"epoch": int})
+
+    @property
+    def collapsed(self) -> int | None:
+        """The epoch in which that accuracy fell to 20 points or more below its best, if any."""
+        return self.content.get("collapsed")
+
+    def model(self, which: Which | Literal["before"] = "best") -> Network:
+        """The network of that epoch, in eval mode; ``"before"`` that of the last look before a
+        collapse. Raises ValueError where none was published.
+        """
+        return load_model(self.folder / (BEFORE if which == "before" else WEIGHTS[which]))
 
 
 def load(folder: Path) -> Record:

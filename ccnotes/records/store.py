@@ -24,6 +24,7 @@ from ccnotes.experiments import (
 from ccnotes.records.locks import publishing, undisturbed
 from ccnotes.records.record import (
     ARRAYS,
+    BEFORE,
     CAMS,
     PER_IMAGE,
     SAMPLE_ATTRIBUTION,
@@ -231,6 +232,7 @@ def publish(
     if not record.finished:
         raise ValueError(f"{record.folder} is not finished: the same run goes on from there.")
     wanted = dict.fromkeys(WEIGHTS.values(), weights)
+    wanted[BEFORE] = weights and (record.folder / BEFORE).exists()
     wanted |= {SAMPLE_ATTRIBUTION: sample_attribution, VECTORS: vectors, PER_IMAGE: per_image}
     wanted |= {name: (record.folder / name).exists() for name in (CAMS, SWAPS)} | {ARRAYS: True}
     try:
