@@ -14,7 +14,6 @@ from ccnotes.records import best_and_last, every_seed
 from ccnotes.verdicts import Claim, Judgement, judgements
 
 PLAIN = "parts-at"
-SMALLER = ("parts-at-eps2", "parts-at-eps4", "parts-at-eps6")
 ACCURACY, LOSS, SIMILARITY = "robust accuracy", "robust loss, nats", "similarity"
 
 
@@ -58,20 +57,13 @@ def less(first: "pd.Series[float]", second: "pd.Series[float]") -> np.ndarray:
 
 
 def dynamics() -> list[Judgement]:
-    """Chapter 4: the rise and the fall, other radii, another norm, no attack.
+    """Chapter 4: the rise and the fall, in another ball, and without an attack.
 
     >>> dynamics()[0].claim.says
     'Robust accuracy falls from the best epoch to the last'
     """
     best, last, start, near, end = figures(PLAIN)
     ball, bare = figures("parts-at-l2"), figures("parts-standard")
-    wide = {times: figures(f"parts-at-eps{n}") for times, n in (("1.5", 12), ("2", 16))}
-    falls = {}
-    for name in (*SMALLER, PLAIN):
-        of = figures(name)
-        falls[of.best.eps.iloc[0]] = of.best.robust_cas - of.last.robust_cas
-    by_radius = pd.DataFrame(falls).dropna()
-    slopes = np.polyfit(by_radius.columns.astype(float), by_radius.to_numpy().T, 1)[0] / 100
     fall = "falls from the best epoch to the last"
     return judgements(
         [
@@ -99,21 +91,6 @@ def dynamics() -> list[Judgement]:
                 "CAS",
                 less(ball.best.robust_cas, ball.last.robust_cas),
                 "22.1 to 10.7",
-            ),
-            *(
-                Claim(
-                    f"CAS falls at {times} times the radius",
-                    "CAS",
-                    less(of.best.robust_cas, of.last.robust_cas),
-                    paper,
-                )
-                for (times, of), paper in zip(wide.items(), ("10.2", "9.1"), strict=True)
-            ),
-            Claim(
-                "CAS falls more at a larger radius, per 0.01 of it",
-                "CAS",
-                slopes,
-                "4.1, 8.9, 13.8, 16.6",
             ),
             Claim(
                 "Clean CAS falls more with an attack than without",

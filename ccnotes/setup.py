@@ -206,7 +206,7 @@ def operations(e: Experiment, dataset: Dataset) -> float:
     image = dataset.train.images[:1]
     with torch.device("meta"):  # which computes nothing
         grey = [0.5] * image.shape[1]
-        model = NETWORKS[e.model](len(dataset.classes), e.width, mean=grey, std=grey)
+        model = NETWORKS[e.model](len(dataset.classes), e.width, mean=grey, std=grey).eval()
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.register_forward_hook(count)
