@@ -1,5 +1,6 @@
 """The README's figure and result table, from the published records: ``make readme``."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import matplotlib.pyplot as plt
 
 import ccnotes
 from ccnotes import plots
-from ccnotes.records import best_and_last, published
+from ccnotes.records import PUBLISHED, best_and_last, published
 from ccnotes.tables import literal, tabulated
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,28 @@ def results() -> str:
         columns = f"{title} | best epoch | last epoch | best minus last"
         tables.append(tabulated(columns, rows, form) + "\n")
     chance = "A robust accuracy of 1/6 = 0.17 (planted images), 0.10 (CIFAR-10) is chance."
-    return "\n".join([*tables, f"Mean, 95 % interval over seeds, n. {chance}"])
+    return "\n".join([*tables, f"Mean, 95 % interval over seeds, n. {chance}\n", attacks()])
+
+
+def attacks() -> str:
+    """How long other libraries' attacks take beside ours, in a sentence."""
+    rows = json.loads((PUBLISHED / "attacks.json").read_text())
+    names = {"torchattacks": "torchattacks", "foolbox": "Foolbox", "art": "ART"}
+    taken = {
+        width: ", ".join(
+            f"{names[r['attacker']]} {r['ratio_best']:.1f}"
+            for r in rows
+            if r["width"] == width and r["attacker"] in names
+        )
+        for width in dict.fromkeys(row["width"] for row in rows)
+    }
+    by_width = "; ".join(f"at width {width} {times}" for width, times in taken.items())
+    r = rows[0]
+    return (
+        f"The same attack by other libraries, PGD-{r['steps']} on PreActResNet-18, takes so many "
+        f"times as long as ours at its fastest: {by_width} ({r['hardware'].split(',')[0]}, one "
+        f"thread; chapter 4)."
+    )
 
 
 def figure() -> plt.Figure:

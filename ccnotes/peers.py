@@ -21,6 +21,7 @@ from ccnotes.benchmark import seconds
 from ccnotes.devices import autocast, compile_network, hardware, pick_device, pick_precision
 from ccnotes.models import PreActResNet
 from ccnotes.records import commit
+from ccnotes.tables import tabulated
 from ccnotes.types import Images, Labels
 
 Attacker = Callable[[], Images]  # what one call finds
@@ -79,6 +80,37 @@ def bench_attacks(
                 width, batch_size, PGD(steps=steps), rounds, where, precision, compile
             )
         ]
+
+
+def attacks_page(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of :func:`bench_attacks` as Markdown: a table, and what it was measured on.
+
+    >>> facts = {"width": 16, "batch_size": 32, "steps": 10, "hardware": "a machine", "threads": 1}
+    >>> facts |= {"torch": "2", "commit": "abc", "version": "1", "skipped": None}
+    >>> rows = [facts | {"attacker": "ours", "ms": 1000.0, "ratio_best": 1.0}]
+    >>> rows += [facts | {"attacker": "art", "ms": 2500.0, "ratio_best": 2.5}]
+    >>> print(attacks_page(rows))
+    | PGD-10 by | width 16 |
+    |---|---|
+    | ours | 1,000 ms, 1.0 |
+    | art 1 | 2,500 ms, 2.5 |
+    <BLANKLINE>
+    *Milliseconds for 32 images, and how many times our fastest that is. a machine, ...*
+    """
+    there = [row for row in rows if not row["skipped"]]
+    widths = list(dict.fromkeys(row["width"] for row in there))
+    lines: dict[str, list[str]] = {}
+    for row in there:
+        theirs = f" {row['version']}" * (row["attacker"] in PACKAGES)
+        line = lines.setdefault(row["attacker"], [row["attacker"] + theirs])
+        line.append(f"{row['ms']:,.0f} ms, {row['ratio_best']:.1f}")
+    r = there[0]
+    columns = [f"PGD-{r['steps']} by", *(f"width {width}" for width in widths)]
+    return (
+        f"{tabulated(' | '.join(columns), [*lines.values()])}\n\n*Milliseconds for "
+        f"{r['batch_size']} images, and how many times our fastest that is. {r['hardware']}, "
+        f"threads: {r['threads']}, torch {r['torch']}, commit {r['commit']}*"
+    )
 
 
 def compare(

@@ -146,6 +146,53 @@ def test_the_benchmark_does_what_it_is_told(command, monkeypatch):
     assert str(stopped.value) == f"error: told (8, 32) {sorted(settings.items())}"
 
 
+ATTACKERS = [
+    {"width": width, "attacker": name, "skipped": why, "hardware": "a machine", "threads": 3}
+    | {"torch": "2.10", "version": "1.5", "loss": 5.25, "first_s": 0.5}
+    | ({} if why else {"ms": 10.0 * width, "ratio": 2.5, "ratio_best": 3.75})
+    for width in (8, 32)
+    for name, why in (("ours", None), ("art", None), ("foolbox", "not installed: get it"))
+]
+
+
+def test_the_benchmark_of_attacks_does_what_it_is_told_and_says_who_is_missing(
+    command, monkeypatch
+):
+    told = []
+
+    def bench_attacks(widths, **settings):
+        told.append((widths, settings))
+        return ATTACKERS
+
+    monkeypatch.setattr("ccnotes.peers.bench_attacks", bench_attacks)
+    options = "bench --attacks --widths 8 32 --batch-size 9 --steps 4 --rounds 2 --device cpu"
+    said = command(*options.split(), "--precision", "float32").splitlines()
+    settings = {"batch_size": 9, "steps": 4, "rounds": 2, "device": "cpu", "compile": False}
+    assert told == [((8, 32), settings | {"precision": "float32"})]
+    titles, *lines = [line.split() for line in said[:5]]
+    assert titles == "width attacker version ms ratio ratio_best loss first_s".split()
+    assert lines == [
+        [str(width), name, "1.5", f"{10 * width}.00", "2.50", "3.75", "5.25", "0.50"]
+        for width in (8, 32)
+        for name in ("ours", "art")
+    ]
+    assert said[5:] == [
+        "foolbox: not installed: get it",
+        "hardware a machine, threads 3, torch 2.10",
+    ]
+    assert json.loads(command("bench", "--attacks", "--json")) == ATTACKERS
+
+
+def test_the_benchmark_of_growth_has_its_table_and_its_threads(command, monkeypatch):
+    rows = [{"step": "measure", "classes": 10, "images": 1000, "peak_mib": 512.0}]
+    told = []
+    monkeypatch.setattr("ccnotes.growth.growth", lambda **settings: told.append(settings) or rows)
+    said = command("bench", "--growth", "--threads", "1").splitlines()
+    assert [line.split() for line in said] == [[*rows[0]], ["measure", "10", "1000", "512.0"]]
+    assert json.loads(command("bench", "--growth", "--json")) == rows
+    assert told == [{"threads": 1}, {"threads": None}]
+
+
 def test_a_table_ends_with_the_best_and_the_last_epoch_s_figures(command):
     folder = folder_of(command("run", "planted-at", *SHORT))
     content = records.load(folder).content
@@ -410,6 +457,7 @@ def test_cams_advises_no_option_that_it_does_not_take(command, capsys, tmp_path,
         (("run", "planted-at", "--weights"), "they need --publish-to FOLDER"),
         (("run", "planted-at", "--publish-to", "/dev/null"), "/dev/null is no folder"),
         (("bench", "--widths"), "one or more, such as 16 64"),
+        (("bench", "--attacks", "--growth"), "ask for a table each: give one of them"),
         (("run", "cifar10-at", "--data", "imagefolder:/nowhere"), "/nowhere"),
         (("run", "planted-at", *SHORT, "--weights"), "they need --publish-to FOLDER"),
         (("run", "planted-at", "--attack.eps", "8/0"), "8/0 divides by zero"),

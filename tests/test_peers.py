@@ -10,7 +10,8 @@ from torch import nn
 
 from ccnotes import peers
 from ccnotes.attacks import PGD
-from ccnotes.peers import bench_attacks, ours, same_loss, seeded
+from ccnotes.peers import attacks_page, bench_attacks, ours, same_loss, seeded
+from ccnotes.records import PUBLISHED
 
 LIBRARIES = {
     "torchattacks": peers.torchattacks,
@@ -187,3 +188,15 @@ def test_random_numbers_are_seeded_for_all_libraries_and_put_back():
 def test_nothing_to_do_is_refused(widths, rounds):
     with pytest.raises(ValueError, match="one or more, such as 16 64"):
         bench_attacks(widths, rounds=rounds)
+
+
+def test_the_published_comparison_has_every_library_and_us_ahead_of_each():
+    """Of what the chapter and the README show."""
+    rows = json.loads((PUBLISHED / "attacks.json").read_text())
+    assert {row["attacker"] for row in rows} >= {"ours", *LIBRARIES}
+    assert not any(row["skipped"] for row in rows)
+    assert all(row["ratio_best"] > 1 for row in rows if row["attacker"] in LIBRARIES)
+    assert len({row["commit"] for row in rows}) == 1
+    page = attacks_page(rows)
+    for row in rows:
+        assert f"{row['ms']:,.0f} ms, {row['ratio_best']:.1f}" in page
