@@ -317,6 +317,11 @@ def evaluate(
             "attack=None leaves nothing to be robust against: give PGD(...), or PGD(eps=0) where "
             "that is meant."
         )
+    if isinstance(attack, str):
+        raise ValueError(
+            f"attack={attack!r} has no radius: give PGD(...) here. AutoAttack's robust accuracy, "
+            f"beside PGD's, is ccnotes.robustness.robustness(model, images, labels, PGD(...))."
+        )
 
     def of(used: PGD | None) -> Measures:
         features = features_of(
