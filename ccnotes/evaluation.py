@@ -376,7 +376,7 @@ def stage_similarity(
     with evaluating(model), autocast(split.images.device, precision):
         for x, y in batches(model, split.images, split.labels, attack, seed):
             for stage, layer in zip(found, model.stages, strict=True):
-                stage.append(layer_attribution(model, layer, x, y, channels=1))
+                stage.append(layer_attribution(model, layer, x, y, channels=model.channels))
     classes = model.head.out_features
     means = [class_means(torch.cat(stage), split.labels, classes) for stage in found]
     return torch.stack([class_similarity(mean) for mean in means]).cpu()

@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_a
 
 from ccnotes.data import Dataset, Split, to_float
 from ccnotes.experiments import Experiment
-from ccnotes.models import NETWORKS, Network
+from ccnotes.models import NETWORKS as NETWORKS, Network, network_called
 from ccnotes.modes import evaluating
 from ccnotes.objectives import OWN_AVERAGE
 from ccnotes.types import Pixels
@@ -27,9 +27,11 @@ def build(experiment: Experiment, dataset: Dataset) -> Network:
     mean, std = channel_statistics(dataset.train.images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(experiment.seed, "weights"))
-        return NETWORKS[experiment.model](
+        return network_called(
+            experiment.model,
             len(dataset.classes),
             experiment.width,
+            image_size=dataset.train.images.shape[-1],
             mean=mean,
             std=std,
         )
@@ -97,7 +99,8 @@ def check_last_batch(model: Network, train: Split, e: Experiment) -> None:
     left = len(train) % e.batch_size or e.batch_size
     with evaluating(model), torch.no_grad():
         maps = model.body(to_float(train.images[:1]))
-    if left == 1 and maps.shape[2:] == (1, 1):
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if left == 1 and norms and maps.shape[2:] in ((), (1, 1)):
         raise ValueError(
             f"with batch_size={e.batch_size}, {len(train)} training images leave a last batch of "
             f"one, of whose maps of one pixel BatchNorm has no variance: choose another batch_size."

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from ccnotes.attacks import PGD
 from ccnotes.checks import check_choice, real, truth, whole
 from ccnotes.data import Dataset, Split, load_photos
+from ccnotes.networks import check_name
 from ccnotes.objectives import OWN_AVERAGE, Objective
 from ccnotes.parts import Kind, PartImages, Parts, parts
 from ccnotes.planted import Planted, PlantedImages, planted
@@ -16,7 +17,6 @@ from ccnotes.planted import Planted, PlantedImages, planted
 # Identities of images that are drawn: their recipes; raise the number with the recipe.
 PLANTED = "planted-1"
 PARTS = "parts-1"
-Model = Literal["convnet", "preactresnet"]
 Mode = Literal["eval", "train"]
 Averaging = Literal["swa", "ema"]
 Criterion = Literal["accuracy", "loss"]
@@ -51,8 +51,8 @@ class Experiment:
     train_size: int | None = 200  # images to train on; None: all that there are
     validation_size: int = 300  # images to choose the best epoch on
     test_size: int = 600  # test images to draw; of photos, all that there are
-    model: Model = "convnet"
-    width: int = 32  # channels of the first layers
+    model: str = "convnet"  # a name of ccnotes.networks.NETWORKS, vit-ti, deit-ti or timm:NAME
+    width: int = 32  # channels of the first layers; of what comes from timm that of a token
     epochs: int = 100
     batch_size: int = 50
     lr: float = 0.1
@@ -84,12 +84,12 @@ class Experiment:
                 f"characters A-Z a-z 0-9 . _ + = - and begin with a letter or a digit."
             )
         for name, known in (
-            ("model", Model),
             ("batchnorm", Mode),
             ("best_by", Criterion),
             ("precision", Precision),
         ):
             check_choice(name, getattr(self, name), get_args(known))
+        check_name(self.model)
         object.__setattr__(self, "lr_drops", tuple(self.lr_drops))
         if self.average is not None:
             check_choice("average", self.average, get_args(Averaging))
@@ -99,6 +99,11 @@ class Experiment:
                 found = real(name, value) if low is None else whole(name, value, low)
                 object.__setattr__(self, name, found)  # NumPy's numbers as Python's
         object.__setattr__(self, "augment", truth("augment", self.augment))
+        if self.model.startswith("timm:") and self.width != Experiment.width:
+            raise ValueError(
+                f"width={self.width} changes nothing of model={self.model!r}: leave it out, or "
+                f"say it as timm does, as in 'timm:vit_tiny_patch16_224,embed_dim=96'."
+            )
         if self.drawn is not None:
             self.check_drawn_sizes(self.drawn)
         if not all(0 < drop < 1 for drop in self.lr_drops):

@@ -13,6 +13,7 @@ from ccnotes.checkpoints import State
 from ccnotes.data import Dataset
 from ccnotes.experiments import Experiment, as_tree
 from ccnotes.files import replace_file, save_tensors, sha256_of
+from ccnotes.networks import NETWORKS
 from ccnotes.records.record import (
     ARRAYS,
     CAMS,
@@ -115,6 +116,8 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
     for made in (CAMS, SWAPS):  # nor what was made of older networks pass for that of new ones
         (folder / made).unlink(missing_ok=True)
     shape = {"model": experiment.model, "width": str(experiment.width)}
+    if experiment.model not in NETWORKS:  # of timm's networks some are made for one size
+        shape["image_size"] = str(data.test.images.shape[-1])
     for file, tensors in files.items():
         about = shape | {"fingerprint": state.fingerprint} if file in WEIGHTS.values() else None
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
