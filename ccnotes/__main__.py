@@ -419,19 +419,36 @@ def data(
     *,
     image_size: int | None = None,
     data_dir: DataDir = None,
+    show: bool = False,
 ) -> None:
-    """Fetch, check and cache a dataset: cifar10, cifar100 or imagefolder:PATH.
+    """Fetch, check and cache a dataset: cifar10, cifar100, svhn, tiny-imagenet, imagefolder:PATH.
 
     Args:
         name: of the data.
         image_size: resize the images of a folder to this many pixels.
+        show: write a contact sheet, the first images of each class, to this folder.
     """
-    if name in ("planted", "parts"):
-        raise ValueError("planted images are made when they are needed; nothing is fetched.")
-    found = load_photos(name, data_dir=data_dir, image_size=image_size, validation_size=0)
+    drawn = name in ("planted", "parts")
+    if drawn and not show:
+        raise ValueError(
+            "planted images are made when they are needed; nothing is fetched. To see some, add "
+            "--show."
+        )
+    if drawn:
+        found = dataset(Experiment(data=name, image_size=image_size))
+    else:
+        found = load_photos(name, data_dir=data_dir, image_size=image_size, validation_size=0)
     print(f"{found.title}: {len(found.train)} training and {len(found.test)} test images")
     print(f"classes: {', '.join(found.classes)}")
+    if found.groups:
+        print(f"groups: {len(set(found.groups))}")
     print(f"identity: {found.identity}")
+    if show:
+        from ccnotes.plots import contact_sheet  # here, as matplotlib takes a second to load
+
+        sheet = Path(f"{found.name}-sheet.png")
+        contact_sheet(found).savefig(sheet, dpi=150)
+        print(f"contact sheet: {sheet.resolve()}")
 
 
 def listed(classes: Sequence[str]) -> str:

@@ -423,3 +423,16 @@ def test_mistakes_on_the_command_line_get_one_clear_line(command, capsys, argume
         command(*arguments)
     assert stopped.value.code not in (None, 0)
     assert message in f"{stopped.value.code} {capsys.readouterr()}"
+
+
+def test_whatever_loads_gets_a_look(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    where = folder_of_images(tmp_path / "images")
+    said = command("data", where, "--show")
+    sheet = Path(said.split("contact sheet: ")[1].strip())
+    assert sheet.parent == tmp_path
+    with Image.open(sheet) as image:
+        assert min(image.size) > 400
+    assert "parts-sheet.png" in command("data", "parts", "--show")
+    with pytest.raises(SystemExit, match=r"nothing is fetched\. To see some, add --show"):
+        command("data", "parts")

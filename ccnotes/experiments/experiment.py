@@ -44,7 +44,7 @@ class Experiment:
     """
 
     name: str = "custom"
-    data: str = "planted"  # planted, parts, cifar10, cifar100, cifar10-jpeg or imagefolder:PATH
+    data: str = "planted"  # planted, parts, a name of ccnotes.data.KNOWN or imagefolder:PATH
     image_size: int | None = None  # resize the images of a folder to this many pixels
     planted: Planted = field(default_factory=Planted)
     parts: Parts = field(default_factory=Parts)
