@@ -12,9 +12,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=(
         "types files gaussian checks planted parts verdicts tables weights data devices "
-        "networks models modes attacks attribution objectives evaluation robustness experiments "
-        "monitor checkpoints setup steps training sweeps slurm records claims moving plots "
-        "plots_gaussian benchmark peers growth arguments"
+        "networks models modes attacks attribution objectives evaluation robustness foreign "
+        "experiments monitor checkpoints setup steps training sweeps slurm records claims moving "
+        "plots plots_gaussian benchmark peers growth arguments"
     ).split(),
     submod_attrs={"records": ["runs", "about"], "experiments": ["EXPERIMENTS"]},
 )

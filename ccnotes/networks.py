@@ -228,7 +228,7 @@ class FromTimm(nn.Module):
         std: Sequence[float] = QUARTER,
     ):
         super().__init__()
-        trunk = trunk_of_timm(name, image_size, len(mean))
+        trunk = of_timm(name, 0, image_size=image_size, channels=len(mean))
         self.body = nn.Sequential(Normalize(mean, std), trunk)
         self.image_size = image_size
         try:
@@ -291,8 +291,8 @@ class FromTimm(nn.Module):
         return logits
 
 
-def trunk_of_timm(name: str, image_size: int, channels: int) -> nn.Module:
-    """timm's network of that name without its last layer; see :class:`FromTimm`."""
+def of_timm(name: str, num_classes: int, *, image_size: int = 32, channels: int = 3) -> nn.Module:
+    """timm's own network of that name, see :class:`FromTimm`; of 0 classes without last layer."""
     try:
         import timm
     except ModuleNotFoundError as error:
@@ -311,9 +311,9 @@ def trunk_of_timm(name: str, image_size: int, channels: int) -> nn.Module:
     try:
         with_size = {"img_size": image_size} | given
         try:
-            made: nn.Module = timm.create_model(plain, num_classes=0, **with_size)
+            made: nn.Module = timm.create_model(plain, num_classes=num_classes, **with_size)
         except TypeError:  # it takes images of any size
-            made = timm.create_model(plain, num_classes=0, **given)
+            made = timm.create_model(plain, num_classes=num_classes, **given)
     except Exception as error:
         raise ValueError(f"timm:{name} cannot be made ({error}).") from error
     return made

@@ -125,9 +125,11 @@ def robustness(
             f"images of {rows} x {columns} pixels are too small for Square in the l2 norm, which "
             f"needs a side of 5: attack larger images, or in the linf norm."
         )
-    size = whole("batch_size", batch_size or min(TOGETHER, fitting(images)), 1)
     with torch.inference_mode(False):
         network = Plain(model).to(images.device)
+        if batch_size is None:
+            batch_size = min(TOGETHER, fitting(images, network))
+        size = whole("batch_size", batch_size, 1)
         with torch.no_grad():
             first = to_float(images[:size])
             check_repeats(model, first, network)

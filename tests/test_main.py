@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ccnotes import monitor, records
-from ccnotes.__main__ import METRICS, main
+from ccnotes.__main__ import METRICS
 from ccnotes.attacks import PGD
 from ccnotes.attribution import cas, class_attribution, class_similarity, grad_cam
 from ccnotes.checkpoints import read_state
@@ -27,18 +27,6 @@ from ccnotes.records import find
 from tests.helpers import attacked_features, folder_of_images
 
 pytestmark = pytest.mark.usefixtures("no_published")
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Calls the command line as ``python -m ccnotes`` would; returns what it prints."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ccnotes", *map(str, arguments)])
-        main()
-        return capsys.readouterr().out
-
-    return call
 
 
 PARTS = ("arrays", "samples", "images", "best", "last")

@@ -473,7 +473,7 @@ def test_groups_json_says_which_classes_belong_together(folder, load, no_decodin
         ('{"furry": ["dog"], "feathered": ["emu"]}', "does not for cat"),
         ('{"furry": ["dog", "cat", "emu"], "feathered": ["emu"]}', "does not for emu"),
         ('{"furry": ["dog", "cat", "cow"], "feathered": ["emu"]}', "does not for cow"),
-        ('{"furry": "dog"}', "cannot be read .a group is a list"),
+        ('{"furry": "dog"}', "cannot be read as groups .a group is a list"),
         ('["dog", "cat"]', "cannot be read"),
         ("{", "cannot be read"),
     ],

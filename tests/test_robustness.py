@@ -19,7 +19,10 @@ SMALL = Planted(
     num_classes=4, image_size=8, pattern_size=6, class_amplitude=0.6, group_amplitude=0.1
 )
 LINF, L2 = PGD(eps=0.04, step_size=0.01), PGD(norm="l2", eps=0.3, step_size=0.06)
-pytestmark = pytest.mark.filterwarnings("ignore:do not trust")  # of attacks that are none
+pytestmark = [
+    pytest.mark.usefixtures("few_queries"),
+    pytest.mark.filterwarnings("ignore:do not trust"),  # of attacks that are none
+]
 
 
 def linear(classes):
@@ -35,12 +38,6 @@ def mid_grey(count, classes):
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(90, 166, (count, 3, 8, 8), generator=generator).byte()
     return images, torch.randint(classes, (count,), generator=generator)
-
-
-@pytest.fixture(autouse=True)
-def fewer_queries(monkeypatch):
-    """Of Square, which takes most of the time and here finds what gradients have found."""
-    monkeypatch.setattr(room, "QUERIES", 60)
 
 
 @pytest.fixture(scope="module")

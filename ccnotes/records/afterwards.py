@@ -47,10 +47,10 @@ def write_cams(
     ('cams.safetensors', torch.Size([6, 4, 4]))
     """
     test = final_images(record, data, data_dir)
-    together = fitting(test.images)
     found: dict[str, Tensor] = {}
     for which in WEIGHTS:
         model = record.model(which)
+        together = fitting(test.images, model)
         maps = torch.cat(
             [
                 looked_at(model, to_float(images), labels)
