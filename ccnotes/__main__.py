@@ -25,7 +25,8 @@ from ccnotes.arguments import (
     use,
 )
 from ccnotes.attacks import PGD
-from ccnotes.attribution import spread
+from ccnotes.attribution import group_similarity, spread
+from ccnotes.claims import group_accuracy
 from ccnotes.data import Dataset, load_photos
 from ccnotes.devices import pick_device
 from ccnotes.evaluation import evaluate
@@ -276,6 +277,12 @@ def attribute(
     for kind in ("clean", "robust"):
         print(f"\n{kind}: accuracy {found[f'{kind}_accuracy']:.3f}, ", end="")
         print(f"CAS {found[f'{kind}_cas']:.2f} of at most {top}, similarity:")
+        if source.groups:
+            groups = torch.tensor(source.groups)
+            pairs = group_similarity(found[f"{kind}_similarity"], groups)
+            share = group_accuracy(found[f"{kind}_confusion"], source.groups)
+            print(f"inside groups {pairs.inside:.2f}, across {pairs.across:.2f}; ", end="")
+            print(f"{share:.3f} of the images are taken for a class of their group")
         matrix = pd.DataFrame(found[f"{kind}_similarity"].numpy(), source.classes, source.classes)
         print(matrix.to_string(float_format="{:.2f}".format))
 

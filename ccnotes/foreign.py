@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ccnotes.attacks import PGD
 from ccnotes.attribution import cas, class_similarity
 from ccnotes.checks import few
+from ccnotes.data.photos import loaded_before
 from ccnotes.evaluation import Evaluation, evaluate
 from ccnotes.models import Headed, Network
 from ccnotes.networks import NETWORKS, TRANSFORMERS, network_called, of_timm
@@ -108,8 +110,9 @@ def checkpoints(where: Path | str) -> dict[int, Path]:
     """The files of a series by their epochs: those of a folder, or those that a pattern matches.
 
     Their names must be one name but for numbers; the epoch is the number behind "epoch" or "ep",
-    else the one that differs. Raises FileNotFoundError where there is no file, and ValueError where
-    the names leave open which files are one series, or which number is the epoch.
+    else the one that differs; that of a single file without a number is 0. Raises
+    FileNotFoundError where there is no file, and ValueError where the names leave open which files
+    are one series, or which number is the epoch.
 
     >>> for name in ("epoch_5.pt", "epoch_10.pt", "notes.txt"):
     ...     _ = Path(name).write_text("")
@@ -124,9 +127,11 @@ def checkpoints(where: Path | str) -> dict[int, Path]:
             f"{where} has no checkpoints, files that end in {', '.join(SUFFIXES)}: give a folder "
             f"or a pattern in quotes, such as 'runs/epoch_*.pt'."
         )
+    if len(files) == 1:
+        return by_epoch(files)
     alike: dict[str, list[Path]] = {}
     for path in files:
-        alike.setdefault(NUMBER.sub("*", path.name), []).append(path)
+        alike.setdefault(NUMBER.sub("*", path.stem) + path.suffix, []).append(path)
     numbered = {name: paths for name, paths in alike.items() if "*" in name}
     several = {name: paths for name, paths in numbered.items() if len(paths) > 1} or numbered
     if len(several) != 1:
@@ -142,8 +147,8 @@ def checkpoints(where: Path | str) -> dict[int, Path]:
 
 def by_epoch(paths: Sequence[Path]) -> dict[int, Path]:
     """Files whose names differ by numbers alone, in the order of the epochs."""
-    numbers = [[int(n) for n in NUMBER.findall(path.name)] for path in paths]
-    marked = [len(NUMBER.findall(m[1])) for m in [EPOCH.match(paths[0].name)] if m]
+    numbers = [[int(n) for n in NUMBER.findall(path.stem)] or [0] for path in paths]
+    marked = [len(NUMBER.findall(m[1])) for m in [EPOCH.match(paths[0].stem)] if m]
     varying = [i for i, column in enumerate(zip(*numbers, strict=True)) if len({*column}) > 1]
     places = marked or varying or [len(numbers[0]) - 1]
     if len(places) > 1:
@@ -170,6 +175,7 @@ def series(
     std: Sequence[float] = (1.0,),
     prefix: str | None = None,
     seed: int = 0,
+    draws: int = 0,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
     """What a series of checkpoints of one network does with images: a row for each epoch.
@@ -182,8 +188,9 @@ def series(
     ``robust_accuracy``, and, on attacked images as well: ``cas_features``, CAS of the epoch's
     features with the head of the best epoch, ``cas_head``, CAS of the best epoch's features with
     the epoch's head (the best has the highest robust accuracy on these images), and
-    ``head_cas``, the positive cosines of the head's rows, summed. ``left_out`` says what else the
-    file held. Raises ValueError for files that do not fit.
+    ``head_cas``, the positive cosines of the head's rows, summed; with ``draws`` of the bootstrap
+    also ``cas_low`` and ``cas_high``, between which lie 95 % of those of ``robust_cas``.
+    ``left_out`` says what else the file held. Raises ValueError for files that do not fit.
 
     >>> from ccnotes.models import ConvNet
     >>> network = ConvNet(2, width=2)
@@ -201,11 +208,14 @@ def series(
         loaded, left_out = with_weights(network, path, prefix=prefix)
         model = split_network(loaded, head=head, mean=mean, std=std).to(images.device)
         found: Evaluation = evaluate(
-            model, images, labels, attack, seed=seed, batch_size=batch_size
+            model, images, labels, attack, seed=seed, draws=draws, batch_size=batch_size
         )
         scalars = {name: found.flat()[name].item() for name in SCALARS}
         head_cas = cas(found.robust.head_similarity).item()
         rows.append({"epoch": epoch} | scalars | {"head_cas": head_cas})
+        if found.robust.cas_draws is not None:
+            quantiles = found.robust.cas_draws.quantile(torch.tensor([0.025, 0.975])).tolist()
+            rows[-1] |= dict(zip(("cas_low", "cas_high"), quantiles, strict=True))
         rows[-1] |= {"file": path.name, "left_out": ", ".join(left_out)}
         means.append(found.robust.class_means)
         heads.append(model.head.weight.detach().cpu().to(means[-1].dtype))
@@ -218,3 +228,24 @@ def series(
     for place, (name, values) in enumerate(swaps.items(), len(SCALARS) + 1):
         table.insert(place, name, values)
     return table
+
+
+def at_hand() -> tuple[str, str, str] | None:
+    """A network of other people on photographs, where both are here: data, network, checkpoint.
+
+    CIFAR-10, loaded before, and the standard ResNet-18 that the wheel of pyautoattack ships. The
+    names are those of :func:`ccnotes.data.load_photos`, :func:`network_named` and
+    :func:`checkpoints`; None where one of the two is missing.
+
+    >>> at_hand() is None or len(at_hand()) == 3
+    True
+    """
+    spec = importlib.util.find_spec("pyautoattack")
+    data = next((name for name in ("cifar10", "cifar10-jpeg") if loaded_before(name)), None)
+    if spec is None or spec.origin is None or data is None:
+        return None
+    examples = Path(spec.origin).parent / "examples"
+    found = examples / "resnet.py", examples / "model_test.pt"
+    if not all(path.is_file() for path in found):
+        return None
+    return data, f"{found[0]}:ResNet18", str(found[1])

@@ -254,7 +254,7 @@ def test_networks_are_named_by_module_file_or_ours():
         ("nowhere.py:resnet", "nowhere.py cannot be imported (FileNotFoundError"),
         (f"{FILE}:nothing", "has nothing that is called nothing"),
         ("math:pi", "cannot be made"),
-        ("collections:OrderedDict", "gives OrderedDict, no torch.nn.Module"),
+        ("collections:UserList", "gives UserList, no torch.nn.Module"),
     ],
 )
 def test_a_network_that_is_none_is_answered_by_one_line(name, message):

@@ -187,6 +187,18 @@ def read_cache(cache: Path) -> Photos | None:
         return None
 
 
+def loaded_before(name: str, data_dir: Path | str | None = None) -> bool:
+    """Whether the known data are in the data folder, so that loading them needs no network.
+
+    >>> loaded_before("cifar10", data_dir=".")
+    False
+    """
+    folder = data_folder(data_dir)
+    if name in ARCHIVES:
+        return (folder / f"{name}.safetensors").exists()
+    return any(claimed(path) == KNOWN[name] for path in folder.glob("imagefolder-*.safetensors"))
+
+
 def decoded_before(name: str, folder: Path) -> Photos:
     """The known image folder ``name`` from the cache of an earlier run."""
     for cache in sorted(folder.glob("imagefolder-*.safetensors")):
