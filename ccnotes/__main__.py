@@ -326,10 +326,13 @@ def attack(
     use(threads)
     check_steps(steps=steps)
     if network is None:
-        e = rebuilt(load(checkpoint.parent).experiment)
-        e = replace(e, data=data or e.data, image_size=image_size or e.image_size)
-        norm, eps = e.attack.norm, e.eval_attack.eps if eps is None else eps
         model: torch.nn.Module = load_model(checkpoint)
+        if checkpoint.with_name(TABLE).is_file():  # of a run, which has data and radius
+            e = rebuilt(load(checkpoint.parent).experiment)
+            e = replace(e, data=data or e.data, image_size=image_size or e.image_size)
+            norm, eps = e.attack.norm, e.eval_attack.eps if eps is None else eps
+        else:
+            e = foreign_data(data, image_size)
         source = tested_on(e, data_dir)
     else:
         source = tested_on(foreign_data(data, image_size), data_dir)
@@ -596,7 +599,7 @@ def data(
 def foreign_data(data: str | None, image_size: int | None) -> Experiment:
     """An experiment on those data. ValueError where none are named."""
     if data is None:
-        raise ValueError("--network is of no run of ccnotes, so name the images by --data.")
+        raise ValueError("no run of ccnotes lies beside these weights: name the images by --data.")
     return Experiment(data=data, image_size=image_size)
 
 

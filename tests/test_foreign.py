@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +17,10 @@ from ccnotes.foreign import checkpoints, network_named, series
 from ccnotes.models import ConvNet, Headed
 from ccnotes.networks import PreActResNet
 from ccnotes.planted import planted
+from ccnotes.records import PUBLISHED
 from ccnotes.weights import is_moment, load_weights, with_weights
 from tests.foreign_preactresnet import Foreign
+from tests.helpers import folder_of_images
 
 FILE = Path(__file__).with_name("foreign_preactresnet.py")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
@@ -274,6 +277,47 @@ def test_weights_of_ours_are_followed_as_ours(tmp_path):
 # --- the commands of the chapter "Your own model"
 
 
+PAGE = json.loads((Path(__file__).parents[1] / "book/your_own_model.ipynb").read_text())
+PROSE = "".join(text for c in PAGE["cells"] if c["cell_type"] == "markdown" for text in c["source"])
+COMMANDS = re.findall(r"^python -m ccnotes (.+)", PROSE, re.M)
+SHORT = "--epochs 1 --train-size 24 --validation-size 24 --test-size 30".split()
+SMALL = {  # for what the page names, something small that is laid out alike
+    "timm:resnet18": "timm:test_resnet",
+    "theirs/models/preact_resnet.py:PreActResNet18": f"{FILE}:PreActResNet18",
+    "cifar10": "imagefolder:photos",
+    "cifar10-at": "planted-at",
+    **{"1000": "12", "10000": "24", "20": "2", "160": "4"},
+}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_each_command_of_the_page_runs(line, command, few_queries, tmp_path, monkeypatch):
+    words = [SMALL.get(word, word) for word in shlex.split(line)]
+    monkeypatch.chdir(tmp_path)
+    folder_of_images(tmp_path / "photos")
+    if "timm:test_resnet" in words:
+        pytest.importorskip("timm")
+        torch.manual_seed(0)
+        network = network_named("timm:test_resnet", 6, 16)
+        for name in ("runs/epoch_1.pt", "runs/epoch_2.pt", "their/model.pth"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            torch.save({"state_dict": network.state_dict()}, name)
+    if words[0] == "attack":
+        pytest.importorskip("pyautoattack")
+        run = next(PUBLISHED.glob("planted-at-seed0-*"))
+        words = [word.replace("RUN", str(run)) for word in words]
+    if words[0] == "run":
+        words += SHORT
+    if any(word.startswith("checkpoints") for word in words):
+        (tmp_path / "checkpoints").mkdir()
+        saved(tmp_path / "checkpoints")
+    assert command(*words)
+
+
+def test_the_page_has_commands_of_all_that_it_tells():
+    assert {line.split()[0] for line in COMMANDS} == {"data", "series", "attack", "run"}
+
+
 def test_the_steps_for_a_public_series_run_on_files_laid_out_alike(command, tmp_path, monkeypatch):
     saved(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -317,14 +361,12 @@ def test_attack_gives_robust_accuracy_of_a_file_of_others_and_goes_on(
     found = json.loads(command("attack", tmp_path / "w.pth", *options, "--json"))
     assert f"robust accuracy: {found['accuracy']:.1%}" in said
     assert found["attacks"]["Square"]["all"] <= found["attacks"]["PGD-50"]["all"]
-    with pytest.raises(SystemExit, match="so name the images by --data"):
+    with pytest.raises(SystemExit, match="name the images by --data"):
         command("attack", tmp_path / "w.pth", "--network", f"{FILE}:Foreign")
 
 
 def test_attack_of_a_run_takes_data_and_radius_from_it(command, few_queries):
     pytest.importorskip("pyautoattack")
-    from ccnotes.records import PUBLISHED
-
     folder = next(PUBLISHED.glob("planted-at-seed0-*"))
     said = command("attack", folder / "best.safetensors", "--images", 12)
     assert "12 test images of planted images, linf ball of radius 0.06" in said
