@@ -11,10 +11,11 @@ __version__ = version("ccnotes")
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=(
-        "types files gaussian checks planted parts verdicts tables weights data devices models "
-        "modes ranks attacks attribution virtual objectives evaluation onestep experiments "
-        "monitor checkpoints alarm setup steps training swaps sweeps slurm records claims ledger "
-        "moving plots plots_gaussian benchmark peers growth arguments"
+        "types files gaussian checks planted parts verdicts tables weights data devices "
+        "networks models modes ranks attacks attribution virtual objectives evaluation onestep "
+        "robustness foreign experiments monitor checkpoints alarm setup steps training swaps "
+        "sweeps slurm records claims ledger moving plots plots_gaussian benchmark peers growth "
+        "arguments"
     ).split(),
     submod_attrs={"records": ["runs", "about"], "experiments": ["EXPERIMENTS"]},
 )

@@ -24,11 +24,15 @@ from ccnotes.arguments import (
     seeds_in,
     use,
 )
-from ccnotes.attribution import spread
-from ccnotes.data import load_photos
+from ccnotes.attacks import PGD
+from ccnotes.attribution import group_similarity, spread
+from ccnotes.claims import group_accuracy
+from ccnotes.data import Dataset, load_photos
 from ccnotes.devices import pick_device
 from ccnotes.evaluation import evaluate
 from ccnotes.experiments import EXPERIMENTS, Experiment, changes, dataset, named, rebuilt
+from ccnotes.foreign import network_named, series, split_network
+from ccnotes.monitor import part
 from ccnotes.ranks import joined, launched, ranks
 from ccnotes.records import (
     PUBLISHED,
@@ -45,9 +49,11 @@ from ccnotes.records import (
     write_cams,
     write_swaps,
 )
+from ccnotes.robustness import robustness
 from ccnotes.slurm import Slurm
 from ccnotes.sweeps import Cores, Workers
 from ccnotes.training import OutOfTime
+from ccnotes.weights import load_weights
 
 app = tyro.extras.SubcommandApp()
 Json = Annotated[bool, tyro.conf.arg(help="print for programs")]
@@ -258,9 +264,7 @@ def attribute(
     e = replace(e, **{name: value for name, value in given.items() if value is not None})
     if eps is not None:
         e = replace(e, eval_eps=eps)
-    if e.drawn is None:
-        e = replace(e, train_size=None, validation_size=0)  # only test images are needed
-    source = dataset(e, data_dir)
+    source = tested_on(e, data_dir)
     known = tuple(home.content["dataset"]["classes"])
     if source.classes != known:
         raise ValueError(
@@ -278,8 +282,149 @@ def attribute(
     for kind in ("clean", "robust"):
         print(f"\n{kind}: accuracy {found[f'{kind}_accuracy']:.3f}, ", end="")
         print(f"CAS {found[f'{kind}_cas']:.2f} of at most {top}, similarity:")
+        if source.groups:
+            groups = torch.tensor(source.groups)
+            pairs = group_similarity(found[f"{kind}_similarity"], groups)
+            share = group_accuracy(found[f"{kind}_confusion"], source.groups)
+            print(f"inside groups {pairs.inside:.2f}, across {pairs.across:.2f}; ", end="")
+            print(f"{share:.3f} of the images are taken for a class of their group")
         matrix = pd.DataFrame(found[f"{kind}_similarity"].numpy(), source.classes, source.classes)
         print(matrix.to_string(float_format="{:.2f}".format))
+
+
+@app.command
+def attack(
+    checkpoint: Annotated[Path, tyro.conf.Positional],
+    *,
+    data: str | None = None,
+    image_size: int | None = None,
+    images: int = 1000,
+    eps: float | None = None,
+    norm: Literal["linf", "l2"] = "linf",
+    steps: int = 10,
+    batch_size: int | None = None,
+    network: str | None = None,
+    mean: tuple[float, ...] = (0.0,),
+    std: tuple[float, ...] = (1.0,),
+    prefix: str | None = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    threads: int | None = None,
+    json: Json = False,
+) -> None:
+    """Robust accuracy by PGD and AutoAttack; the same command goes on where it was stopped.
+
+    Args:
+        checkpoint: a run's best.safetensors or last.safetensors, or with --network any other's.
+        data: a name of data, or imagefolder:PATH; that of the checkpoint's own run by default.
+        image_size: resize the images of a folder to this many pixels.
+        images: at most so many of the test images, as many of each class as of any other.
+        eps: radius, such as 8/255 (l2: 128/255), which are the defaults but for a run's own.
+        norm: of the ball.
+        steps: of PGD; it runs with five times as many, too.
+        batch_size: images that are attacked together; what is stopped loses the work on these.
+        network: timm:NAME, MODULE:NAME, FILE.py:NAME, or preactresnet,WIDTH and so on.
+        mean: by which that network wants pixels in [0, 1] normalised, one number per channel.
+        std: likewise.
+        prefix: of the weights' names, where a file holds several sets.
+    """
+    use(threads)
+    check_steps(steps=steps)
+    if network is None:
+        model: torch.nn.Module = load_model(checkpoint)
+        if checkpoint.with_name(TABLE).is_file():  # of a run, which has data and radius
+            e = rebuilt(load(checkpoint.parent).experiment)
+            e = replace(e, data=data or e.data, image_size=image_size or e.image_size)
+            norm, eps = e.attack.norm, e.eval_attack.eps if eps is None else eps
+        else:
+            e = foreign_data(data, image_size)
+        source = tested_on(e, data_dir)
+    else:
+        source = tested_on(foreign_data(data, image_size), data_dir)
+        made = network_named(network, len(source.classes), source.test.images.shape[-1])
+        model = split_network(load_weights(made, checkpoint, prefix=prefix), mean=mean, std=std)
+    eps = {"linf": 8 / 255, "l2": 128 / 255}[norm] if eps is None else eps
+    ball = PGD(norm=norm, eps=eps, step_size=eps / (4 if norm == "linf" else 8), steps=steps)
+    chosen = pick_device(device)
+    test = part(source.test, images).to(chosen)
+    found = robustness(
+        model.to(chosen),
+        test.images,
+        test.labels,
+        ball,
+        batch_size=batch_size,
+        keep=runs_dir() / "attacks",
+    )
+    table = found.table(source.classes)
+    if json:
+        print_json({"accuracy": found.accuracy, "attacks": table.T.to_dict()})
+        return
+    print(f"{len(test)} test images of {source.title}, {norm} ball of radius {eps:.4g}")
+    print(table.T.to_string(float_format="{:.3f}".format))
+    print(f"robust accuracy: {found.accuracy:.1%} (AutoAttack alone: {found.autoattack:.1%})")
+
+
+@app.command(name="series")
+def follow_series(
+    checkpoints: Annotated[str, tyro.conf.Positional],
+    *,
+    network: str,
+    data: str,
+    image_size: int | None = None,
+    images: int = 1000,
+    eps: float = 8 / 255,
+    steps: int = 10,
+    head: str | None = None,
+    mean: tuple[float, ...] = (0.0,),
+    std: tuple[float, ...] = (1.0,),
+    prefix: str | None = None,
+    csv: Path | None = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    threads: int | None = None,
+    json: Json = False,
+) -> None:
+    """Accuracy, CAS, head or features of a series of checkpoints, epoch by epoch.
+
+    Args:
+        checkpoints: a folder, or a pattern in quotes, such as 'runs/epoch_*.pt'.
+        network: timm:NAME, MODULE:NAME, FILE.py:NAME, or preactresnet,WIDTH and so on.
+        data: a name of data, or imagefolder:PATH.
+        image_size: resize the images of a folder to this many pixels.
+        images: at most so many of the test images, as many of each class as of any other.
+        eps: radius of PGD in the linf norm, such as 8/255; its step is eps / 4.
+        steps: of PGD.
+        head: the name of the linear layer that gives the logits; by default the last.
+        mean: by which the network wants pixels in [0, 1] normalised, one number per channel.
+        std: likewise.
+        prefix: of the weights' names, where files hold several sets.
+        csv: write the table to this file, too.
+    """
+    use(threads)
+    check_steps(steps=steps)
+    source = tested_on(foreign_data(data, image_size), data_dir)
+    test = part(source.test, images).to(pick_device(device))
+    table = series(
+        network_named(network, len(source.classes), test.images.shape[-1]),
+        checkpoints,
+        test.images,
+        test.labels,
+        PGD(eps=eps, step_size=eps / 4, steps=steps),
+        head=head,
+        mean=mean,
+        std=std,
+        prefix=prefix,
+    )
+    if csv is not None:
+        csv.write_text(table.to_csv(index=False))
+    if json:
+        print_json(table.to_dict("records"))
+        return
+    print(f"{len(test)} test images of {source.title}, PGD-{steps} of radius {eps:.4g}")
+    shown = table.drop(columns=["file", "left_out", "robust_nc1", "robust_nc2", "robust_nc3"])
+    print(shown.to_string(index=False, float_format="{:.3f}".format))
+    for row in table[table.left_out != ""].itertuples():
+        print(f"{row.file}: left out {row.left_out}")
 
 
 @app.command
@@ -424,19 +569,49 @@ def data(
     *,
     image_size: int | None = None,
     data_dir: DataDir = None,
+    show: bool = False,
 ) -> None:
-    """Fetch, check and cache a dataset: cifar10, cifar100 or imagefolder:PATH.
+    """Fetch, check and cache a dataset: cifar10, cifar100, svhn, tiny-imagenet, imagefolder:PATH.
 
     Args:
         name: of the data.
         image_size: resize the images of a folder to this many pixels.
+        show: write a contact sheet, the first images of each class, to this folder.
     """
-    if name in ("planted", "parts"):
-        raise ValueError("planted images are made when they are needed; nothing is fetched.")
-    found = load_photos(name, data_dir=data_dir, image_size=image_size, validation_size=0)
+    drawn = name in ("planted", "parts")
+    if drawn and not show:
+        raise ValueError(
+            "planted images are made when they are needed; nothing is fetched. To see some, add "
+            "--show."
+        )
+    if drawn:
+        found = dataset(Experiment(data=name, image_size=image_size))
+    else:
+        found = load_photos(name, data_dir=data_dir, image_size=image_size, validation_size=0)
     print(f"{found.title}: {len(found.train)} training and {len(found.test)} test images")
     print(f"classes: {', '.join(found.classes)}")
+    if found.groups:
+        print(f"groups: {len(set(found.groups))}")
     print(f"identity: {found.identity}")
+    if show:
+        from ccnotes.plots import contact_sheet  # here, as matplotlib takes a second to load
+
+        sheet = Path(f"{found.name}-sheet.png")
+        contact_sheet(found).savefig(sheet, dpi=150)
+        print(f"contact sheet: {sheet.resolve()}")
+
+
+def foreign_data(data: str | None, image_size: int | None) -> Experiment:
+    """An experiment on those data. ValueError where none are named."""
+    if data is None:
+        raise ValueError("no run of ccnotes lies beside these weights: name the images by --data.")
+    return Experiment(data=data, image_size=image_size)
+
+
+def tested_on(e: Experiment, data_dir: Path | None) -> Dataset:
+    """The experiment's data, of photographs all that there are: only test images are needed."""
+    whole = e if e.drawn is not None else replace(e, train_size=None, validation_size=0)
+    return dataset(whole, data_dir)
 
 
 def listed(classes: Sequence[str]) -> str:
@@ -506,7 +681,7 @@ def main() -> None:
         sys.exit(128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT))
     except BrokenPipeError:  # `list | head -1` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -10,7 +10,7 @@ import tyro
 
 from ccnotes.data.folders import main_memory
 from ccnotes.experiments import Experiment
-from ccnotes.models import NETWORKS
+from ccnotes.models import network_called
 
 MOST_STEPS = 10_000  # of an attack; what it gains ends after some hundreds
 MOST_SEEDS = 10_000  # of a sweep
@@ -138,8 +138,10 @@ def check_width(model: str, width: int) -> None:
     """ValueError where a network's weights, with gradient and momentum, have no room."""
     if width >= 10**6:  # weights of which cannot even be counted
         raise ValueError(f"width={width} is more than any machine holds: 64 is a full network's.")
+    if model.startswith("timm:"):
+        return  # which has the width it has
     with torch.device("meta"):  # which takes no memory
-        weights = sum(weight.numel() for weight in NETWORKS[model](10, width).parameters())
+        weights = sum(weight.numel() for weight in network_called(model, 10, width).parameters())
     check_memory(3 * 4 * weights, f"width={width}")
 
 

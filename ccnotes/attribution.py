@@ -19,7 +19,7 @@ from ccnotes.checks import (
     few,
     logits_of,
 )
-from ccnotes.models import NETWORKS, Headed, check_repeats
+from ccnotes.models import Headed, Network, check_repeats
 from ccnotes.modes import evaluating, recording, usable
 from ccnotes.types import Features, Images, Labels, Similarity
 
@@ -206,9 +206,9 @@ def layer_attribution(
     earlier layers it is a first-order account. The model is asked in eval mode.
 
     ``channels`` is the dimension of the output that counts the channels, 1 of maps (images x
-    channels x rows x columns) and of vectors; of anything else it must be given, such as 2 of a
-    transformer's tokens (images x tokens x channels), and of maps that are as many as they have
-    rows, so that the channels may be last. Attention (tokens x tokens) is refused after its
+    channels x rows x columns) and of vectors; of anything else it must be given, such as 2 (or -1)
+    of a transformer's tokens (images x tokens x channels), and of maps that are as many as they
+    have rows, so that the channels may be last. Attention (tokens x tokens) is refused after its
     softmax; before it, it cannot be told from maps. Raises ValueError where ``channels`` is missing
     and for labels that are not one per image, or a layer that is not used exactly once, or not on
     the way from the images to the logits.
@@ -240,7 +240,9 @@ def grad_cam(
     and a linear head follow, the sum over places of what stands in the max is the logit less the
     bias. The model is asked in eval mode. ``channels`` and errors are as for
     :func:`layer_attribution`; the places have the other dimensions' shape, such as one row of
-    a transformer's tokens.
+    a transformer's tokens, which :func:`on_grid` lays out. Of a transformer that asks its class
+    token alone, take a layer before the last attention, such as ``blocks[-1].norm1`` of timm's:
+    after it the other tokens decide nothing, though a map would show them.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     >>> grad_cam(model, model[1], torch.rand(5, 1, 2, 2), torch.arange(5) % 2).shape
@@ -254,12 +256,33 @@ def grad_cam(
     return (gradient * found).sum(channels).relu()
 
 
+def on_grid(
+    tokens: Float[Tensor, "batch tokens"], rows: int, columns: int, *, prefix: int = 1
+) -> Float[Tensor, "batch {rows} {columns}"]:
+    """A value for each token as a map: ``prefix`` tokens that stand for no place are left out.
+
+    The others are the image's patches, row by row. Raises ValueError where there are other
+    numbers of them.
+
+    >>> on_grid(torch.tensor([[9.0, 1.0, 2.0, 3.0, 4.0]]), 2, 2)
+    tensor([[[1., 2.],
+             [3., 4.]]])
+    """
+    if tokens.shape[1] != prefix + rows * columns:
+        raise ValueError(
+            f"{tokens.shape[1]} tokens are not {rows} x {columns} places and prefix={prefix}: give "
+            f"the rows and columns of the patches, and how many tokens stand before them."
+        )
+    maps: Tensor = tokens[:, prefix:].unflatten(1, (rows, columns))
+    return maps
+
+
 def traced(
     model: nn.Module, layer: nn.Module, images: Images, labels: Labels
 ) -> tuple[Tensor, Tensor]:
     """A layer's output, and in it the gradient of the logit of each image's label; float32."""
     check_floats(images)
-    if isinstance(model, (Headed, *NETWORKS.values())):  # which normalise pixels in [0, 1]
+    if isinstance(model, Headed | Network):  # which normalise pixels in [0, 1]
         check_pixels(images)
     check_one_each(images, labels)
     check_trackable(model)

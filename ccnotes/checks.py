@@ -178,6 +178,8 @@ def channels_of(found: Tensor, images: Tensor, channels: int | None) -> int:
     1
     """
     if channels is not None:
+        if -found.ndim < channels < 0:
+            channels += found.ndim
         if not 0 < channels < found.ndim:
             raise ValueError(
                 f"channels={channels} is no dimension of the layer's output beside the images': it "

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,8 @@ from ccnotes.verdicts import (  # where they were before they had a room of thei
 )
 
 BATCH = 500  # images that are evaluated together,
-BATCH_PIXELS = 2**20  # unless they have more pixels than this: 20 images of 224 x 224
+BATCH_PIXELS = 2**20  # unless they have more pixels than this: 20 images of 224 x 224,
+BATCH_NUMBERS = 2**30  # or their layers give more numbers than this, 4 GiB of float32
 FEW = 0.01  # share of images without a gradient that an attack may have
 
 
@@ -161,7 +162,7 @@ def batches(
     check_bytes(images, labels)
     labels = checked_labels(labels, model.head.out_features)
     if batch_size is None:
-        batch_size = fitting(images)
+        batch_size = fitting(images, model)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     generator = torch.Generator(images.device).manual_seed(seed)
@@ -181,13 +182,43 @@ def batches(
         )
 
 
-def fitting(images: Pixels) -> int:
-    """How many images of this size are evaluated together: fewer of large ones, to fit memory.
+def fitting(images: Pixels, model: nn.Module | None = None) -> int:
+    """How many images of this size are evaluated together: 500, or as many as fit into memory.
+
+    That is, 2^20 pixels and, of a ``model`` that is given, 2^30 numbers that its layers give: with
+    what gradients add, less than 8 GiB.
 
     >>> fitting(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     500
     """
-    return max(1, min(BATCH, BATCH_PIXELS // images[0, 0].numel()))
+    count = min(BATCH, BATCH_PIXELS // images[0, 0].numel())
+    if model is not None:
+        count = min(count, BATCH_NUMBERS // numbers(model, images[:1]))
+    return max(1, count)
+
+
+@torch.no_grad()
+def numbers(model: nn.Module, image: Pixels) -> int:
+    """How many numbers the layers of a network give for one image, 1 at least.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(64, 2))
+    >>> numbers(model, torch.zeros(1, 1, 4, 4, dtype=torch.uint8))  # 4 maps, twice, and 2 logits
+    130
+    """
+    found = [1]
+
+    def count(module: nn.Module, given: Any, output: Any) -> None:
+        found.append(output.numel() if isinstance(output, Tensor) else 0)
+
+    layers = [module for module in model.modules() if not [*module.children()]]
+    with evaluating(model):
+        hooks = [layer.register_forward_hook(count) for layer in layers]
+        try:
+            model(to_float(image))
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return max(1, sum(found[1:]))
 
 
 def measure(features: Features, labels: Labels, head: nn.Linear, *, draws: int = 0) -> Measures:
@@ -306,6 +337,11 @@ def evaluate(
             "attack=None leaves nothing to be robust against: give PGD(...), or PGD(eps=0) where "
             "that is meant."
         )
+    if isinstance(attack, str):
+        raise ValueError(
+            f"attack={attack!r} has no radius: give PGD(...) here. AutoAttack's robust accuracy, "
+            f"beside PGD's, is ccnotes.robustness.robustness(model, images, labels, PGD(...))."
+        )
 
     def of(used: PGD | None) -> Measures:
         features = features_of(
@@ -360,7 +396,8 @@ def stage_similarity(
     with evaluating(model), autocast(split.images.device, precision):
         for x, y, size in batches(model, split.images, split.labels, attack, seed):
             for stage, layer in zip(found, model.stages, strict=True):
-                stage.append(whole(layer_attribution(model, layer, x, y, channels=1), size))
+                found_here = layer_attribution(model, layer, x, y, channels=model.channels)
+                stage.append(whole(found_here, size))
     classes = model.head.out_features
     means = [class_means(torch.cat(stage), split.labels, classes) for stage in found]
     return torch.stack([class_similarity(mean) for mean in means]).cpu()

@@ -1,8 +1,4 @@
-"""Networks with an explicit split into features and linear head: ``head(features(x))``.
-
-Their input is raw pixels in [0, 1]. Mean and standard deviation of the channels belong to the
-model, so that an attack sees the same pixels as the data have.
-"""
+"""Any network as features and linear head, ``head(features(x))``, and what is asked of it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,181 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccnotes.checks import check_finite, logits_of
-from ccnotes.types import Features, Images, Logits, Maps
-from ccnotes.weights import load_weights as load_weights  # where it was before it had a room
+from ccnotes.networks import (  # where they were before they had a room of their own
+    MID_GREY as MID_GREY,
+    NETWORKS as NETWORKS,
+    OWN,
+    QUARTER as QUARTER,
+    ConvNet as ConvNet,
+    Network as Network,
+    Normalize,
+    PreActBlock as PreActBlock,
+    PreActResNet as PreActResNet,
+    mean_over_places as mean_over_places,
+    network_called as network_called,
+)
+from ccnotes.types import Features, Images, Logits
+from ccnotes.weights import load_weights as load_weights
 
 ASKS, ASKED = 16, 4  # how often, and of how many images, a network is asked the same
-MID_GREY, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-
-
-def mean_over_places(maps: Maps) -> Features:
-    """The mean of each map.
-
-    >>> mean_over_places(torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]]))
-    tensor([[2., 5.]])
-    """
-    # As mean((2, 3)), whose gradient has a layout that makes the ReLU before it eight times
-    # slower on a CPU.
-    return maps.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
-
-
-class Normalize(nn.Module):
-    """``(x - mean) / std``, one number per channel, saved with the model.
-
-    Both are those of pixels in [0, 1]. Raises ValueError for numbers that cannot be, and for
-    images with another number of channels than numbers were given.
-
-    >>> Normalize(mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 1, 1)).item()
-    2.0
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    @torch.inference_mode(False)
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        super().__init__()
-        if len(mean) != len(std) or not len(mean):
-            raise ValueError(
-                f"mean={tuple(mean)} and std={tuple(std)} must have one number per channel."
-            )
-        if not all(0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True)):
-            scale = max(*mean, *std) > 2
-            raise ValueError(
-                f"mean={tuple(mean)}, std={tuple(std)} are not those of pixels in [0, 1]: a mean "
-                f"lies in 0..1, a standard deviation above 0 and up to 1."
-                + " Did you mean those of 0..255, each divided by 255?"
-                * scale
-            )
-        self.register_buffer("mean", torch.tensor([*map(float, mean)]).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor([*map(float, std)]).view(-1, 1, 1))
-
-    def forward(self, x: Images) -> Images:
-        if len(self.mean) not in (1, x.shape[1]):
-            raise ValueError(
-                f"images of {x.shape[1]} channels, where {len(self.mean)} are normalised: give "
-                f"images of {len(self.mean)} channels, as x.expand(-1, 3, -1, -1) makes of grey "
-                f"ones, or the mean and std of theirs."
-            )
-        return ((x - self.mean) / self.std).to(self.mean.dtype)
-
-
-class ConvNet(nn.Module):
-    """Three 3 x 3 convolutions with BatchNorm and ReLU, the first two with stride 2.
-
-    ``4 * width`` features (means over all places, >= 0) and a linear head.
-
-    >>> ConvNet(6, width=8).features(torch.rand(2, 3, 16, 16)).shape
-    torch.Size([2, 32])
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        width: int = 32,
-        *,
-        mean: Sequence[float] = MID_GREY,
-        std: Sequence[float] = QUARTER,
-    ):
-        super().__init__()
-        layers: list[nn.Module] = [Normalize(mean, std)]
-        sizes = [len(mean), width, 2 * width, 4 * width]
-        for inputs, outputs, stride in zip(sizes, sizes[1:], (2, 2, 1), strict=False):
-            layers += [
-                nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(),
-            ]
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(sizes[-1], num_classes)
-
-    @property
-    def stages(self) -> list[nn.Module]:
-        """The three ReLUs."""
-        return [layer for layer in self.body if isinstance(layer, nn.ReLU)]
-
-    def features(self, x: Images) -> Features:
-        return mean_over_places(self.body(x))
-
-    def forward(self, x: Images) -> Logits:
-        logits: Logits = self.head(self.features(x))
-        return logits
-
-
-class PreActBlock(nn.Module):
-    """BatchNorm, ReLU, 3 x 3 convolution, twice, around a shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        self.norm1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.stride = stride
-        self.shortcut = None
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
-
-    def forward(self, x: Images) -> Maps:
-        out = F.relu(self.norm1(x))
-        # Strides in the picture, not in the convolution: oneDNN's gradient of a 1 x 1 convolution
-        # with stride 2 writes past its memory below 16 channels (oneDNN issue 6035).
-        places = out[:, :, :: self.stride, :: self.stride]
-        skip = x if self.shortcut is None else self.shortcut(places)
-        change: Maps = self.conv2(F.relu(self.norm2(self.conv1(out))))
-        return change + skip
-
-
-class PreActResNet(nn.Module):
-    """PreActResNet-18 for small images (He et al., 2016, arXiv:1603.05027).
-
-    No pooling before the last layer, so a 32 x 32 image still has 4 x 4 places there. ``width``
-    is the number of channels of the first stage, 64 in the original; there are ``8 * width``
-    features (means over all places, >= 0) and a linear head.
-
-    >>> PreActResNet(10, width=4).features(torch.rand(2, 3, 32, 32)).shape
-    torch.Size([2, 32])
-    """
-
-    def __init__(
-        self,
-        num_classes: int = 10,
-        width: int = 64,
-        *,
-        mean: Sequence[float] = MID_GREY,
-        std: Sequence[float] = QUARTER,
-    ):
-        super().__init__()
-        layers: list[nn.Module] = [
-            Normalize(mean, std),
-            nn.Conv2d(len(mean), width, 3, 1, 1, bias=False),
-        ]
-        inputs = width
-        for stage in range(4):
-            outputs = width * 2**stage
-            layers += [
-                PreActBlock(inputs, outputs, stride=2 if stage else 1),
-                PreActBlock(outputs, outputs, stride=1),
-            ]
-            inputs = outputs
-        self.body = nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU())
-        self.head = nn.Linear(inputs, num_classes)
-
-    @property
-    def stages(self) -> list[nn.Module]:
-        """The last blocks of the first three stages and the last ReLU."""
-        return [self.body[place] for place in (3, 5, 7, -1)]
-
-    def features(self, x: Images) -> Features:
-        return mean_over_places(self.body(x))
-
-    def forward(self, x: Images) -> Logits:
-        logits: Logits = self.head(self.features(x))
-        return logits
-
-
-Network = ConvNet | PreActResNet
-NETWORKS: dict[str, type[Network]] = {"convnet": ConvNet, "preactresnet": PreActResNet}
 
 
 class Headed(nn.Module):
@@ -306,7 +144,7 @@ def check_split(model: nn.Module, x: Images, features: Tensor) -> None:
             f"the features of {type(model).__name__} have the shape {tuple(features.shape)}, not "
             f"images x features: wrap the network, Headed(network)."
         )
-    if type(model) in NETWORKS.values() or not features.isfinite().all():
+    if type(model) in OWN or not features.isfinite().all():
         return
     assert callable(model.features)
     assert isinstance(model.head, nn.Linear)
@@ -328,7 +166,7 @@ def check_repeats(model: nn.Module, x: Images, ask: Callable[[Tensor], Tensor]) 
     But for rounding; of ccnotes' own networks it is. A few images are asked for, and often, since
     some layers are random for a whole batch at once.
     """
-    if type(model) in NETWORKS.values():
+    if type(model) in OWN:
         return
     x = x[:ASKED]
     first = ask(x)

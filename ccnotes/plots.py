@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ccnotes import moving
+from ccnotes.data import Dataset
 from ccnotes.moving import (  # one palette; the charts were here before they had a room
     BLUE as BLUE,
     GREEN as GREEN,
@@ -259,3 +260,36 @@ def forest(
     ax.axvline(0, color="0.5", linewidth=1)
     ax.set(xlabel=xlabel, ylabel="")
     return ax
+
+
+def contact_sheet(data: Dataset, count: int = 10, *, classes: int = 40) -> Figure:
+    """The first images of each class, a row for each of at most so many classes; training above.
+
+    Of ``count`` images of a class half are from the training images and half from those to test
+    on, with a gap between them, so that a part that is dark, turned or mislabelled is seen.
+
+    >>> from ccnotes.experiments import Experiment, dataset
+    >>> figure = contact_sheet(dataset(Experiment(train_size=12)), count=4)
+    >>> [text.get_text() for text in figure.axes[0].get_yticklabels()][:2]
+    ['class 0', 'class 1']
+    """
+    half = max(1, count // 2)
+    side, width = data.train.images.shape[2:]
+    shown = range(min(len(data.classes), classes))
+    sheet = torch.full((len(shown) * (side + 1), 2 * half * (width + 1) + width // 2, 3), 255)
+    for label in shown:
+        for part, left in ((data.train, 0), (data.test, half * (width + 1) + width // 2)):
+            mine = part.images[part.labels == label][:half]
+            for place, image in enumerate(mine):
+                top, start = label * (side + 1), left + place * (width + 1)
+                sheet[top : top + side, start : start + width] = image.permute(1, 2, 0)
+    rows, columns = sheet.shape[:2]
+    figure, axes = plt.subplots(figsize=(8, 8 * rows / columns + 0.4), layout="constrained")
+    axes.imshow(sheet.byte().numpy(), interpolation="nearest")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    names = [visible(data.classes[label]) for label in shown]
+    axes.set_yticks([label * (side + 1) + side / 2 for label in shown], names)
+    axes.set_xticks([half * (width + 1) / 2, columns - half * (width + 1) / 2], ["train", "test"])
+    axes.tick_params(length=0)
+    return figure

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_a
 from ccnotes.data import Dataset, Split, to_float
 from ccnotes.devices import check_compiler
 from ccnotes.experiments import Experiment
-from ccnotes.models import NETWORKS, Network
+from ccnotes.models import NETWORKS as NETWORKS, Network, network_called
 from ccnotes.modes import evaluating
 from ccnotes.objectives import OWN_AVERAGE
 from ccnotes.ranks import ranks
@@ -33,9 +33,11 @@ def build(experiment: Experiment, dataset: Dataset) -> Network:
     mean, std = channel_statistics(dataset.train.images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(experiment.seed, "weights"))
-        model = NETWORKS[experiment.model](
+        model = network_called(
+            experiment.model,
             len(dataset.classes),
             experiment.width,
+            image_size=dataset.train.images.shape[-1],
             mean=mean,
             std=std,
         )
@@ -140,7 +142,8 @@ def check_last_batch(model: Network, train: Split, e: Experiment) -> None:
     left, count = len(train) % e.batch_size or e.batch_size, ranks().count
     with evaluating(model), torch.no_grad():
         maps = model.body(to_float(train.images[:1]))
-    if (left // count or left) == 1 and maps.shape[2:] == (1, 1):
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if (left // count or left) == 1 and norms and maps.shape[2:] in ((), (1, 1)):
         raise ValueError(
             f"with batch_size={e.batch_size}, {len(train)} training images leave a last batch of "
             f"one{f' for one of {count} processes' * (count > 1)}, of whose maps of one pixel "
@@ -206,7 +209,10 @@ def operations(e: Experiment, dataset: Dataset) -> float:
     image = dataset.train.images[:1]
     with torch.device("meta"):  # which computes nothing
         grey = [0.5] * image.shape[1]
-        model = NETWORKS[e.model](len(dataset.classes), e.width, mean=grey, std=grey).eval()
+        side = image.shape[-1]
+        model = network_called(
+            e.model, len(dataset.classes), e.width, image_size=side, mean=grey, std=grey
+        ).eval()
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.register_forward_hook(count)

@@ -18,17 +18,25 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ccnotes.checks import few, warn
 
+# What an optimiser's state is called, or what it has for each weight.
+MOMENT = re.compile(
+    r"(opt|optim|optimi[sz]er)s?([-_]?(states?|g|d|dicts?|state_dicts?))*|exp_avg(_sq)?|"
+    r"max_exp_avg_sq|momentum_buffer|square_avg|grad_avg|acc_delta",
+    re.IGNORECASE,
+)
+NORMALISER = re.compile(r"(mean|std|mu|sigma)$", re.IGNORECASE)
 
-@torch.inference_mode(False)
+
 def load_weights(network: nn.Module, path: Path | str, *, prefix: str | None = None) -> nn.Module:
     """A copy of ``network`` with the weights of a checkpoint, in eval mode.
 
     That is a .safetensors file or one of ``torch.save``, which is read without executing any
     code. The weights may lie anywhere in nested dictionaries, and all their names may begin with
     what a wrapper puts there, as ``DataParallel`` puts ``module.``. What lies beside them is left
-    out with a warning that names it. Raises ValueError for weights that do not fit, naming what
-    does not, for NaN, and where several sets that differ fit, such as raw weights and their
-    average; ``prefix`` chooses one: the keys down to it, joined by dots.
+    out with a warning that names it; what an optimiser keeps for each weight is never taken for
+    weights. Raises ValueError for weights that do not fit, naming what does not, for NaN, and where
+    several sets that differ fit, such as raw weights and their average; ``prefix`` chooses one: the
+    keys down to it, joined by dots.
 
     >>> from tempfile import mkdtemp
     >>> path = Path(mkdtemp()) / "weights.pt"
@@ -37,9 +45,31 @@ def load_weights(network: nn.Module, path: Path | str, *, prefix: str | None = N
     >>> torch.equal(load_weights(network, path, prefix="net.").weight, network.weight)
     True
     """
+    model, extra = with_weights(network, path, prefix=prefix)
+    if extra:
+        warn(f"{path} holds more than the weights; left out: {few(extra)}.")
+    return model
+
+
+@torch.inference_mode(False)
+def with_weights(
+    network: nn.Module, path: Path | str, *, prefix: str | None = None
+) -> tuple[nn.Module, list[str]]:
+    """:func:`load_weights`, and the keys beside the weights that were left out, without a warning.
+
+    Of what may be the mean or the standard deviation of the channels the values are there, too,
+    as it is for the caller to normalise by them.
+    """
     path = Path(path)
-    entries = list(tensors(read(path)))
+    own = {part for name in network.state_dict() for part in name.split(".")}
+    whole = list(tensors(read(path)))
+    entries = [entry for entry in whole if not is_moment(entry[1], own)]
     found, homes = {k: v for _, k, v in entries}, {k: home for home, k, _ in entries}
+    if whole and not found:
+        raise ValueError(
+            f"{path} holds what an optimiser keeps ({few([key for _, key, _ in whole])}), no "
+            f"weights: take the file with those of the network."
+        )
     if not found:
         raise ValueError(f"{path} holds no state dict, that is, tensors by name.")
     prefix = f"{prefix.rstrip('.')}." if prefix else prefix
@@ -71,9 +101,29 @@ def load_weights(network: nn.Module, path: Path | str, *, prefix: str | None = N
     under = prefix or ""
     near = {key for key in found if homes[key] in beside and key.startswith(under)}
     near |= {key for key in found if key.startswith(tuple(alike))}
-    if extra := [key for key in found if key in near - copies]:
-        warn(f"{path} holds more than the weights; left out: {few(extra)}.")
-    return model
+    return model, [shown(key, found[key]) for key in found if key in near - copies]
+
+
+def is_moment(key: str, own: Collection[str] = ()) -> bool:
+    """Whether a tensor of this key is what an optimiser keeps, by the words in it.
+
+    Words that the network itself has in its names, ``own``, tell nothing.
+
+    >>> is_moment("optimizer.state.0.exp_avg"), is_moment("net.conv.weight")
+    (True, False)
+    """
+    return any(MOMENT.fullmatch(part) for part in key.split(".") if part not in own)
+
+
+def shown(key: str, value: Tensor) -> str:
+    """A key that was left out, with its values where they may be what images are normalised by.
+
+    >>> shown("rmodel.mean", torch.tensor([0.5, 0.4, 0.4])), shown("step", torch.tensor(3))
+    ('rmodel.mean (0.5, 0.4, 0.4)', 'step')
+    """
+    if not NORMALISER.search(key) or value.numel() not in (1, 3):
+        return key
+    return f"{key} ({', '.join(f'{v:.4g}' for v in value.flatten().tolist())})"
 
 
 def is_wide(values: Tensor) -> bool:

@@ -47,3 +47,25 @@ def quickly(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile)
     return names
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Calls the command line as ``python -m ccnotes`` would; returns what it prints."""
+
+    def call(*arguments):
+        from ccnotes.__main__ import main
+
+        monkeypatch.setattr(sys, "argv", ["ccnotes", *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def few_queries(monkeypatch):
+    """Of Square, which takes most of the time and here finds what gradients have found."""
+    from ccnotes import robustness
+
+    monkeypatch.setattr(robustness, "QUERIES", 60)

@@ -249,7 +249,9 @@ def test_tokens_are_told_from_maps():
             layer_attribution(network, layer, IMAGES, CLASSES)
         with pytest.raises(ValueError, match=r"are no maps .*: say by channels which"):
             grad_cam(network, layer, IMAGES, CLASSES)
-    for channels in (0, 3, -1):
+    last = layer_attribution(network, network.block, IMAGES, CLASSES, channels=-1)
+    assert torch.equal(last, layer_attribution(network, network.block, IMAGES, CLASSES, channels=2))
+    for channels in (0, 3, -3):
         with pytest.raises(ValueError, match=rf"channels={channels} is no dimension .* 1 to 2 are"):
             layer_attribution(network, network.block, IMAGES, CLASSES, channels=channels)
 

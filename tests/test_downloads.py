@@ -11,6 +11,7 @@ import tarfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ import torchvision
 
 from ccnotes import data, files
 from ccnotes.data import DataError, Download, download, downloads as room, load_photos
+from ccnotes.data.photos import read_cache, write_cache
 
 BODY = np.random.default_rng(0).bytes(300_000)
 
@@ -558,10 +560,12 @@ def tiny_cifar(name, monkeypatch, hosts, spoil=None):
 
     def batch(each):
         shape = (each * classes, 3072)
-        return {
-            "data": pixels.integers(256, size=shape, dtype=np.uint8),
-            label: list(range(classes)) * each,
-        }
+        images = pixels.integers(256, size=shape, dtype=np.uint8)
+        numbers = list(range(classes)) * each
+        content = {"data": images, label: numbers}
+        if name == "cifar100":
+            content["coarse_labels"] = [7 * n % 20 for n in numbers]
+        return content
 
     trains = [batch(4 // len(kind.train_list) or 1) for _ in kind.train_list]
     parts = dict(zip([file for file, _ in kind.train_list], trains, strict=True))
@@ -596,12 +600,25 @@ def test_cifar_from_the_host_to_tensors_and_then_from_the_cache(name, hosts, mon
     assert photos.test.labels.tolist() == list(range(len(photos.classes))) * 2
     assert len(photos.train) >= 4 * len(photos.classes)
     assert not list(tmp_path.glob("*.unpacked*"))
+    superclasses = tuple(7 * n % 20 for n in range(100)) if name == "cifar100" else None
+    assert photos.groups == superclasses
 
     (tmp_path / "file.bin").unlink()
     host.status = 404
     again = load_photos(name, data_dir=tmp_path, validation_size=0)
     assert torch.equal(again.train.images, photos.train.images)
+    assert again.groups == superclasses
     assert host.asked == [0]
+
+
+def test_a_cache_of_cifar100_without_superclasses_is_made_again(hosts, monkeypatch, tmp_path):
+    """As earlier versions wrote it."""
+    tiny_cifar("cifar100", monkeypatch, hosts)
+    load_photos("cifar100", data_dir=tmp_path, validation_size=0)
+    cache = tmp_path / "cifar100.safetensors"
+    whole = read_cache(cache)
+    write_cache(cache, tmp_path / "part", replace(whole, groups=None))
+    assert load_photos("cifar100", data_dir=tmp_path, validation_size=0).groups == whole.groups
 
 
 def test_a_killed_run_s_leftovers_do_no_harm(hosts, monkeypatch, tmp_path):
@@ -644,7 +661,8 @@ def test_nothing_is_unpickled_before_the_checksum_matches(hosts, monkeypatch, tm
 
 def test_every_host_offers_the_file_of_that_name():
     for file in data.ARCHIVES.values():
-        assert all(url.startswith("https://") for url in file.urls)
+        open_hosts = ("http://ufldl.stanford.edu/",)  # which has no other; the digest guards it
+        assert all(url.startswith(("https://", *open_hosts)) for url in file.urls)
         assert all(url.endswith(f"/{file.filename}") for url in file.urls)
 
 

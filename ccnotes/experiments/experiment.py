@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from ccnotes.attacks import PGD
 from ccnotes.checks import check_choice, real, truth, whole
 from ccnotes.data import Dataset, Split, load_photos
+from ccnotes.networks import check_name
 from ccnotes.objectives import OWN_AVERAGE, Objective
 from ccnotes.parts import Kind, PartImages, Parts, parts
 from ccnotes.planted import Planted, PlantedImages, planted
@@ -17,7 +18,6 @@ from ccnotes.virtual import Virtual
 # Identities of images that are drawn: their recipes; raise the number with the recipe.
 PLANTED = "planted-1"
 PARTS = "parts-1"
-Model = Literal["convnet", "preactresnet"]
 Mode = Literal["eval", "train"]
 Averaging = Literal["swa", "ema"]
 Criterion = Literal["accuracy", "loss"]
@@ -50,7 +50,7 @@ class Experiment:
     """
 
     name: str = "custom"
-    data: str = "planted"  # planted, parts, cifar10, cifar100, cifar10-jpeg or imagefolder:PATH
+    data: str = "planted"  # planted, parts, a name of ccnotes.data.KNOWN or imagefolder:PATH
     image_size: int | None = None  # resize the images of a folder to this many pixels
     planted: Planted = field(default_factory=Planted)
     parts: Parts = field(default_factory=Parts)
@@ -58,8 +58,8 @@ class Experiment:
     validation_size: int = 300  # images to choose the best epoch on
     test_size: int = 600  # test images to draw; of photos, all that there are
     unlabelled_size: int = 0  # more images, whose labels training does not see: for ``virtual``
-    model: Model = "convnet"
-    width: int = 32  # channels of the first layers
+    model: str = "convnet"  # a name of ccnotes.networks.NETWORKS, vit-ti, deit-ti or timm:NAME
+    width: int = 32  # channels of the first layers; of what comes from timm that of a token
     head: Head = "learned"  # frozen from the first drop of lr on, or fixed by hand from the start
     head_norm: float = 2.3  # of the rows of a head that is fixed by hand
     epochs: int = 100
@@ -96,7 +96,6 @@ class Experiment:
                 f"characters A-Z a-z 0-9 . _ + = - and begin with a letter or a digit."
             )
         for name, known in (
-            ("model", Model),
             ("head", Head),
             ("batchnorm", Mode),
             ("best_by", Criterion),
@@ -104,6 +103,7 @@ class Experiment:
             ("precision", Precision),
         ):
             check_choice(name, getattr(self, name), get_args(known))
+        check_name(self.model)
         object.__setattr__(self, "lr_drops", tuple(self.lr_drops))
         if self.average is not None:
             check_choice("average", self.average, get_args(Averaging))
@@ -113,6 +113,11 @@ class Experiment:
                 found = real(name, value) if low is None else whole(name, value, low)
                 object.__setattr__(self, name, found)  # NumPy's numbers as Python's
         object.__setattr__(self, "augment", truth("augment", self.augment))
+        if self.model.startswith("timm:") and self.width != Experiment.width:
+            raise ValueError(
+                f"width={self.width} changes nothing of model={self.model!r}: leave it out, or "
+                f"say it as timm does, as in 'timm:vit_tiny_patch16_224,embed_dim=96'."
+            )
         if self.drawn is not None:
             self.check_drawn_sizes(self.drawn)
         if not all(0 < drop < 1 for drop in self.lr_drops):

@@ -4,17 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from ccnotes.attribution import grad_cam
+from ccnotes.attribution import grad_cam, on_grid
 from ccnotes.data import Dataset, to_float
 from ccnotes.evaluation import features_of, fitting, measure
 from ccnotes.experiments import dataset
 from ccnotes.files import save_tensors, writing
 from ccnotes.monitor import final_part, part
+from ccnotes.networks import FromTimm, Network
 from ccnotes.records.layout import MAKE_ROOM
 from ccnotes.records.record import CAMS, SWAPS, WEIGHTS, Record
 from ccnotes.swaps import swapped, with_head_anew
+from ccnotes.types import Images, Labels
 
 
 def dataset_of(record: Record, data: str | None, data_dir: Path | str | None) -> Dataset:
@@ -49,13 +52,13 @@ def write_cams(
     ('cams.safetensors', torch.Size([6, 4, 4]))
     """
     test = final_part(dataset_of(record, data, data_dir).test, record.configuration)
-    together = fitting(test.images)
     found: dict[str, Tensor] = {}
     for which in WEIGHTS:
         model = record.model(which)
+        together = fitting(test.images, model)
         maps = torch.cat(
             [
-                grad_cam(model, model.stages[-1], to_float(images), labels, channels=1)
+                looked_at(model, to_float(images), labels)
                 for images, labels in zip(
                     test.images.split(together), test.labels.split(together), strict=True
                 )
@@ -66,6 +69,16 @@ def write_cams(
     with writing(record.folder, MAKE_ROOM):
         save_tensors(found, record.folder / CAMS)
     return record.folder / CAMS
+
+
+def looked_at(model: Network, images: Images, labels: Labels) -> Float[Tensor, "batch r c"]:
+    """Grad-CAM of the last layer that has places, of transformers' tokens as a map."""
+    layer, channels = model.places
+    maps = grad_cam(model, layer, images, labels, channels=channels)
+    if isinstance(model, FromTimm) and model.is_transformer:
+        prefix, rows, columns = model.tokens
+        maps = on_grid(maps, rows, columns, prefix=prefix)
+    return maps
 
 
 def write_swaps(

@@ -13,6 +13,7 @@ from ccnotes.checkpoints import State
 from ccnotes.data import Dataset
 from ccnotes.experiments import Experiment, as_tree
 from ccnotes.files import replace_file, save_tensors, sha256_of
+from ccnotes.networks import NETWORKS
 from ccnotes.records.record import (
     ARRAYS,
     BEFORE,
@@ -127,6 +128,8 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
         (folder / made).unlink(missing_ok=True)
     shape = {"model": experiment.model, "width": str(experiment.width)}
     networks_files = {*WEIGHTS.values(), BEFORE}
+    if experiment.model not in NETWORKS:  # of timm's networks some are made for one size
+        shape["image_size"] = str(data.test.images.shape[-1])
     for file, tensors in files.items():
         about = shape | {"fingerprint": state.fingerprint} if file in networks_files else None
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}

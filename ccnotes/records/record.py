@@ -16,7 +16,7 @@ from torch import Tensor
 from ccnotes.attribution import group_similarity
 from ccnotes.experiments import Experiment, as_tree, rebuilt
 from ccnotes.files import sha256_of
-from ccnotes.models import NETWORKS, Network
+from ccnotes.models import Network, network_called
 from ccnotes.records.locks import undisturbed
 from ccnotes.weights import from_eight_bits
 
@@ -357,8 +357,17 @@ def read_model(path: Path) -> Network:
         with safe_open(path, "pt") as file:
             shape = file.metadata() or {}
         weights = from_eight_bits(load_file(path))
-        network = NETWORKS[shape["model"]]
-        model = network(len(weights["head.bias"]), int(shape["width"]))
+        size = int(shape.get("image_size", 32))
+        classes, width = len(weights["head.bias"]), int(shape["width"])
+        channels = len(weights["body.0.mean"])
+        model = network_called(
+            shape["model"],
+            classes,
+            width,
+            image_size=size,
+            mean=[0.5] * channels,
+            std=[0.25] * channels,
+        )
         model.load_state_dict(weights)
     except Exception as error:
         raise ValueError(
