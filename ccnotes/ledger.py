@@ -117,59 +117,6 @@ def dynamics() -> list[Judgement]:
     )
 
 
-def soft_labels() -> list[Judgement]:
-    """Chapter 5: what soft labels keep, and whether it is entropy or structure.
-
-    All at the last epoch.
-
-    >>> len({judgement.claim.says for judgement in soft_labels()})
-    16
-    """
-    plain, taught = figures(PLAIN).last, figures("parts-at-distilled-0.9").last
-    smooth = figures("parts-at-smoothing-0.3").last
-    controls = {
-        "shuffled over the other classes": figures("parts-at-permuted").last,
-        "the same for all other classes": figures("parts-at-uniform").last,
-        "the true groups": figures("parts-at-groups").last,
-        "the teacher's, averaged over a class": figures("parts-at-averaged").last,
-        "the teacher's, for hard images only": figures("parts-at-hard").last,
-        "the teacher's of its last epoch": figures("parts-at-from-last").last,
-    }
-    rows = []
-    for kind, paper, of in (
-        ("Distilled", "0.462, 0.425", taught),
-        ("Smoothed", "0.463, 0.425", smooth),
-    ):
-        rows += [
-            Claim(
-                f"{kind}, a network ends more robust than plain",
-                ACCURACY,
-                less(of.robust_accuracy, plain.robust_accuracy),
-                paper,
-            ),
-            Claim(f"{kind}, with less loss", LOSS, less(plain.robust_loss, of.robust_loss)),
-            Claim(
-                f"{kind}, with more similarity of classes that share",
-                SIMILARITY,
-                less(of.inside, plain.inside),
-            ),
-        ]
-    for what, of in controls.items():
-        rows += [
-            Claim(
-                f"A teacher's labels beat {what}",
-                ACCURACY,
-                less(taught.robust_accuracy, of.robust_accuracy),
-            ),
-            Claim(
-                f"And in loss: {what}",
-                LOSS,
-                less(of.robust_loss, taught.robust_loss),
-            ),
-        ]
-    return judgements(rows)
-
-
 def heads() -> list[Judgement]:
     """Chapter 7: does a head that cannot move keep CAS, and a network from overfitting?
 
