@@ -44,7 +44,7 @@ class Objective:
     push_placebo: float = 0.0  # the same for what should do nothing to CAS
     push_contrast: float = 0.0  # the same for similarity inside the true groups less that across
     awp: float = 0.0  # how far weights are perturbed, relative to their norm
-    grad_align: float = 0.0  # weight of ccnotes.onestep.grad_align; it has one by radius, too
+    grad_align: float = 0.0  # weight of ccnotes.onestep.grad_align, whose room has one by radius
     elle: float = 0.0  # weight of ccnotes.onestep.elle
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ccnotes import alarm
+from ccnotes import alarm, training
 from ccnotes.attacks import PGD, pgd
 from ccnotes.data import to_float
 from ccnotes.experiments import dataset
@@ -64,6 +64,25 @@ def test_a_run_stops_at_its_collapse_where_that_is_asked_for(monkeypatch):
             assert_equal_records(run(e, minutes=1e-9, go_on=True), whole)
             return
     pytest.fail("the run did not end")
+
+
+def test_an_epoch_interrupted_after_its_look_is_looked_at_once(monkeypatch):
+    """Its checkpoint has the look, but not the evaluation."""
+    e = replace(FAST, epochs=2)
+    whole, evaluate = run(e), training.evaluate_splits
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("CCNOTES_RUNS", str(whole.folder.parent.parent / "others"))
+    monkeypatch.setattr(training, "evaluate_splits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(e)
+    monkeypatch.setattr(training, "evaluate_splits", evaluate)
+    found = run(e)
+    assert_equal_records(found, whole)
+    assert found.watched.epoch.tolist() == [1, 2]
+    assert found.watched.equals(whole.watched)
 
 
 def test_what_is_watched_is_pgd_of_five_steps_on_a_batch_of_training_images():

@@ -241,7 +241,7 @@ class Record:
 
     @property
     def collapsed(self) -> int | None:
-        """The epoch in which that accuracy fell to 20 points or more below its best, if any."""
+        """The first epoch after which that was more than 20 points below its best, if any."""
         return self.content.get("collapsed")
 
     def model(self, which: Which | Literal["before"] = "best") -> Network:
