@@ -6,9 +6,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-import ccnotes
 from ccnotes import plots
-from ccnotes.records import PUBLISHED, best_and_last, published
+from ccnotes.records import PUBLISHED, best_and_last, every_seed, published
 from ccnotes.tables import literal, tabulated
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +21,7 @@ def results() -> str:
     """The tables in Markdown, planted images and photographs, each over its seeds."""
     tables = []
     for records, note, form in (
-        (ccnotes.runs("parts-at", seeds=range(10)), "", ".2f"),
+        (every_seed("parts-at"), "", ".2f"),
         ([published("cifar10-full-")["at"]], ", full size, one run", ".3f"),
     ):
         ends = best_and_last(records)
