@@ -34,7 +34,8 @@ from ccnotes.weights import copied
 
 TOGETHER = 100  # images at most; an attack that is stopped has lost the work on these
 LONG = 5  # times as many steps of PGD: where they find much more, neither number is robust accuracy
-MUCH = 0.05  # share of the images that tells so
+MUCH = 0.05  # share of the images that tells so,
+ALONE = 3  # where it is more images than these, which may fall by chance
 QUERIES = 5000  # of Square for each image, as in AutoAttack's standard
 SLACK = 1e-5  # by which rounding may take an image out of the ball
 NAMES = {"apgd-ce": "APGD-CE", "apgd-dlr": "APGD-DLR", "apgd-t": "APGD-T", "fab": "FAB"}
@@ -278,20 +279,20 @@ def quiet() -> Iterator[None]:
 def doubt(found: Robustness) -> None:
     """Warn where the numbers show that attacks by gradients cannot be trusted here."""
     share = found.recognised.float().mean(1).tolist()
-    why = []
+    chance, why = ALONE / len(found.labels), []
     if found.stuck > FEW:
         why.append(f"{found.stuck:.1%} of the images have a gradient of exactly zero, or NaN")
-    if share[1] - share[2] > MUCH:
+    if share[1] - share[2] > max(MUCH, chance):
         why.append(
             f"{found.attacks[2]} leaves {share[2]:.1%} where {found.attacks[1]} leaves "
             f"{share[1]:.1%}, so that still more steps may find more"
         )
-    if share[-2] - share[-1] > FEW:
+    if share[-2] - share[-1] > max(FEW, chance):
         why.append(
             f"Square, which needs no gradient, takes another {share[-2] - share[-1]:.1%} of the "
             f"images after attacks by gradients"
         )
-    if found.autoattack - found.accuracy > MUCH:
+    if found.autoattack - found.accuracy > max(MUCH, chance):
         why.append(
             f"PGD changes {found.autoattack - found.accuracy:.1%} of the images that AutoAttack "
             f"does not"

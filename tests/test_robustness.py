@@ -13,7 +13,7 @@ from ccnotes.data import to_float
 from ccnotes.evaluation import evaluate
 from ccnotes.models import ConvNet
 from ccnotes.planted import Planted, planted
-from ccnotes.robustness import autoattackers, inside, robustness
+from ccnotes.robustness import Robustness, autoattackers, doubt, inside, robustness
 
 SMALL = Planted(
     num_classes=4, image_size=8, pattern_size=6, class_amplitude=0.6, group_amplitude=0.1
@@ -214,6 +214,11 @@ def test_a_sound_network_is_not_warned_of(trained, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         robustness(model, images, labels, PGD(eps=0.0, step_size=0.0))
+        three = torch.ones(7, 24, dtype=torch.bool)
+        three[2:, :3] = False  # of 24 that PGD-50 finds and PGD-10 does not
+        names = ("clean", "PGD-10", "PGD-50", "APGD-CE", "APGD-T", "FAB-T", "Square")
+        found = Robustness(attacks=names, recognised=three, labels=labels, stuck=0.0)
+        doubt(found)
 
 
 def test_images_too_small_for_square_in_the_l2_norm_are_refused(trained):
