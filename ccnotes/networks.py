@@ -307,7 +307,7 @@ def of_timm(name: str, num_classes: int, *, image_size: int = 32, channels: int 
             f"timm {timm.__version__} has no network {plain!r}."
             + f" Did you mean {', '.join(near)}?" * bool(near)
         )
-    given = {"in_chans": channels} | dict(map(option, options))
+    given: dict[str, Any] = {"in_chans": channels} | dict(map(option, options))
     try:
         with_size = {"img_size": image_size} | given
         try:
