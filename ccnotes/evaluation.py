@@ -214,7 +214,7 @@ def numbers(model: nn.Module, image: Pixels) -> int:
     with evaluating(model):
         hooks = [layer.register_forward_hook(count) for layer in layers]
         try:
-            model(to_float(image))
+            getattr(model, "features", model)(to_float(image))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -505,11 +505,11 @@ def test_a_network_that_is_random_in_train_mode_only_is_not_refused(photos):
 
 
 def test_our_own_networks_are_not_asked_more_than_once(network, photos, monkeypatch):
-    asked = []
-    features = ConvNet.features
-    monkeypatch.setattr(ConvNet, "features", lambda *a: asked.append(0) or features(*a))
+    """But for one image, of which the layers' memory follows."""
+    asked, features = [], ConvNet.features
+    monkeypatch.setattr(ConvNet, "features", lambda s, x: asked.append(len(x)) or features(s, x))
     features_of(network, photos.images, photos.labels)
-    assert len(asked) == 1
+    assert asked == [1, len(photos)]
 
 
 def test_a_head_of_one_class_is_answered_by_one_line(photos):

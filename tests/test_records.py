@@ -107,7 +107,9 @@ def test_every_attack_that_evaluates_is_the_experiment_s_own_at_its_seed(monkeyp
     own = PGD(eps=0.08, step_size=0.02, steps=2)
     radii = [replace(own, eps=0.08 * n, step_size=0.02 * n) for n in (0, 0.25, 0.5, 1, 1.5, 2)]
     assert {seed for seed, _ in seen} == {3}
-    assert {attack for _, attack in seen} == set(radii)
+    # What is watched for a collapse, and FGSM beside it, are the experiment's own, too.
+    watched_for = [replace(own, steps=5), replace(own, step_size=0.08, steps=1, random_start=False)]
+    assert {attack for _, attack in seen} == {*radii, *watched_for}
     # Four epochs' validation images; training and test images and samples of the last epoch; test
     # images, a few for stages and a few for the radius itself of the best and the last network.
     assert [attack for _, attack in seen].count(own) == 4 + 3 + 2 * 3
