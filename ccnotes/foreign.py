@@ -234,7 +234,7 @@ def at_hand() -> tuple[str, str, str] | None:
     """A network of other people on photographs, where both are here: data, network, checkpoint.
 
     CIFAR-10, loaded before, and the standard ResNet-18 that the wheel of pyautoattack ships. The
-    names are those of :func:`ccnotes.data.load_photos`, :func:`network_named` and
+    names are those of :func:`ccnotes.data.photos.load_photos`, :func:`network_named` and
     :func:`checkpoints`; None where one of the two is missing.
 
     >>> at_hand() is None or len(at_hand()) == 3
