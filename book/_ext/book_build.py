@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import os
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -76,6 +77,19 @@ def copy_mathjax(app, error):
             shutil.copy(source, target)
 
 
+def search_later(app, error):
+    """The search's scripts, which grow with the book, wait until a page is shown."""
+    if error or app.builder.format != "html":
+        return
+    awaited = re.compile(
+        r'<script (src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*")>'
+    )
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text()
+        if (later := awaited.sub(r"<script defer \1>", text)) != text:
+            page.write_text(later)
+
+
 def setup(app):
     os.environ["CCNOTES_BOOK"] = "1"  # kernels inherit it: Altair charts become moving figures
     # Threads of small networks wait for one another: on a busy machine one is many times faster.
@@ -86,4 +100,5 @@ def setup(app):
     app.connect("html-page-context", tidy_scripts, priority=900)
     app.connect("autodoc-process-signature", tidy_signatures)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", search_later)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
