@@ -42,6 +42,7 @@ from ccnotes.records import (
     find,
     load,
     load_model,
+    provenance,
     publish,
     recall,
     run,
@@ -357,7 +358,9 @@ def attack(
     )
     table = found.table(source.classes)
     if json:
-        print_json({"accuracy": found.accuracy, "attacks": table.T.to_dict()})
+        said = {"data": source.title, "images": len(test), "norm": norm, "eps": eps}
+        said |= {"accuracy": found.accuracy, "attacks": table.T.to_dict()}
+        print_json(said | {"provenance": provenance(chosen, "float32")})
         return
     print(f"{len(test)} test images of {source.title}, {norm} ball of radius {eps:.4g}")
     print(table.T.to_string(float_format="{:.3f}".format))

@@ -361,6 +361,8 @@ def test_attack_gives_robust_accuracy_of_a_file_of_others_and_goes_on(
     found = json.loads(command("attack", tmp_path / "w.pth", *options, "--json"))
     assert f"robust accuracy: {found['accuracy']:.1%}" in said
     assert found["attacks"]["Square"]["all"] <= found["attacks"]["PGD-50"]["all"]
+    assert found["images"] == 12
+    assert {"commit", "hardware"} <= found["provenance"].keys()
     with pytest.raises(SystemExit, match="name the images by --data"):
         command("attack", tmp_path / "w.pth", "--network", f"{FILE}:Foreign")
 
