@@ -188,8 +188,52 @@ def check_teacher(name: str, teacher: Network, student: Network) -> None:
             )
 
 
+def convolutions(e: Experiment, dataset: Dataset) -> list[tuple[nn.Conv2d, torch.Size, int]]:
+    """Those of the experiment's network, the shape that each is given of an image, its operations.
+
+    On a device that computes nothing. A multiply-add is two operations.
+
+    >>> from ccnotes.experiments import dataset
+    >>> e = Experiment(train_size=12, width=4)
+    >>> [tuple(given[1:]) for _, given, _ in convolutions(e, dataset(e))]
+    [(3, 16, 16), (4, 8, 8), (8, 4, 4)]
+    """
+    found = []
+
+    def look(layer: nn.Conv2d, given: tuple[torch.Tensor], maps: torch.Tensor) -> None:
+        found.append((layer, given[0].shape, 2 * maps.numel() * layer.weight[0].numel()))
+
+    image = dataset.train.images[:1]
+    with torch.device("meta"):
+        grey, side = [0.5] * image.shape[1], image.shape[-1]
+        model = network_called(
+            e.model, len(dataset.classes), e.width, image_size=side, mean=grey, std=grey
+        ).eval()
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(look)
+        model(torch.empty(image.shape))
+    return found
+
+
+def bfloat16_is_sound(e: Experiment, dataset: Dataset, device: torch.device) -> bool:
+    """Whether the network's gradients can be trusted in bfloat16 there.
+
+    On processors oneDNN reads memory that nobody wrote for the weights' gradient of a convolution
+    with a stride that is given a single pixel: other numbers in each run, and now and then NaN.
+
+    >>> from ccnotes.experiments import dataset
+    >>> bfloat16_is_sound(Experiment(), dataset(Experiment()), torch.device("cpu"))
+    True
+    """
+    if device.type != "cpu":
+        return True
+    found = convolutions(e, dataset)
+    return not any(max(layer.stride) > 1 and given[2:].numel() == 1 for layer, given, _ in found)
+
+
 def operations(e: Experiment, dataset: Dataset) -> float:
-    """Those of the convolutions in the passes that train, a multiply-add being two.
+    """Those of the convolutions in the passes that train.
 
     By the experiment alone, so that what follows from them is the same in each of its runs. A
     step of the attack takes a pass forward and one back, learning one forward and two back.
@@ -200,23 +244,7 @@ def operations(e: Experiment, dataset: Dataset) -> float:
     >>> operations(e, dataset(e)) == 12 * forward * (2 * e.attack.steps + 3)
     True
     """
-    per_image = 0
-
-    def count(layer: nn.Conv2d, given: object, maps: torch.Tensor) -> None:
-        nonlocal per_image
-        per_image += 2 * maps.numel() * layer.weight[0].numel()
-
-    image = dataset.train.images[:1]
-    with torch.device("meta"):  # which computes nothing
-        grey = [0.5] * image.shape[1]
-        side = image.shape[-1]
-        model = network_called(
-            e.model, len(dataset.classes), e.width, image_size=side, mean=grey, std=grey
-        ).eval()
-        for layer in model.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.register_forward_hook(count)
-        model(torch.empty(image.shape))
+    per_image = sum(count for *_, count in convolutions(e, dataset))
     passes = 3 + (2 * e.attack.steps if e.attack.eps else 0)
     return float(per_image * passes * len(dataset.train) * e.epochs)
 

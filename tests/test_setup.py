@@ -14,6 +14,7 @@ from ccnotes.objectives import Objective
 from ccnotes.planted import Planted
 from ccnotes.records import PUBLISHED, find, run
 from ccnotes.setup import (
+    bfloat16_is_sound,
     build,
     channel_statistics,
     check_teacher,
@@ -171,3 +172,23 @@ def test_where_torch_cannot_compile_a_line_says_what_is_missed(monkeypatch, caps
     assert line.endswith("Compiled it would take up to a quarter less time.")
     with pytest.raises(RuntimeError, match=r"^torch.compile does not work here \(OSError"):
         run(SMALL, fresh=True, compile=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "sound"),
+    # Of 4 x 4 pixels the third stage leaves one, which the fourth is given with a stride of 2.
+    [("preactresnet", 4, False), ("preactresnet", 8, True), ("convnet", 4, True)],
+)
+def test_bfloat16_is_left_where_a_stride_is_given_a_single_pixel(model, size, sound, monkeypatch):
+    """oneDNN's gradient of such a convolution's weights has other numbers in each run."""
+    settings = Planted(image_size=size, pattern_size=4)
+    e = replace(SMALL, model=model, planted=settings, batch_size=12, precision="bfloat16")
+    cpu = torch.device("cpu")
+    assert bfloat16_is_sound(e, dataset(e), cpu) == sound
+    assert bfloat16_is_sound(e, dataset(e), torch.device("cuda"))
+    monkeypatch.setattr("ccnotes.records.runner.pick_precision", lambda *_: "bfloat16")
+    if not sound:
+        with pytest.raises(ValueError, match="a stride that is given a single pixel"):
+            run(e)
+    auto = run(replace(e, precision="auto", epochs=1, eval_every=1))
+    assert auto.provenance["precision"] == ("bfloat16" if sound else "float32")

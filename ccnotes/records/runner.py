@@ -39,7 +39,7 @@ from ccnotes.records.store import (
     recall,
     runs_dir,
 )
-from ccnotes.setup import compiling_pays
+from ccnotes.setup import bfloat16_is_sound, compiling_pays
 from ccnotes.sweeps import Cores, Workers, sweep, title
 from ccnotes.training import OutOfTime, fit
 
@@ -175,6 +175,14 @@ def run(
     precision = PRECISIONS[agreed(PRECISIONS.index(precision))]  # as "auto" measures it
     if not fresh:  # go on as begun, whatever "auto" would choose today
         precision = next(iter(precisions_begun(experiment, identity)), precision)
+    if precision == "bfloat16" and not bfloat16_is_sound(experiment, data, where):
+        if experiment.precision != "auto":
+            raise ValueError(
+                f"precision='bfloat16' gives wrong gradients here: {experiment.model} has a "
+                f"convolution with a stride that is given a single pixel. Use precision='float32', "
+                f"or larger images."
+            )
+        precision = "float32"
     key = fingerprint(experiment, precision, identity)
     folder = folder_of(experiment, key)
     first = ranks().rank == 0  # the one that writes
