@@ -3,9 +3,9 @@
 Of planted parts; every seed that there is counts. Each claim is oriented: above 0 bears it out.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from ccnotes.attribution import group_similarity
@@ -48,12 +48,12 @@ def figures(name: str) -> Figures:
     looks = [record.table.select_dtypes("number") for record in records]
     start, end = (pd.DataFrame([look.iloc[i] for look in looks], seeds) for i in (0, -1))
     near = pd.DataFrame([at_best(record).to_dict() for record in records], seeds)
-    return Figures(best, last, start.set_index(seeds), near, end.set_index(seeds))
+    return Figures(best, last, start, near, end)
 
 
-def less(first: "pd.Series[float]", second: "pd.Series[float]") -> np.ndarray:
-    """First less second, of the seeds that both have."""
-    return (first - second).dropna().to_numpy()
+def fall(of: Figures, column: str) -> "pd.Series[float]":
+    """What a column loses from the best epoch to the last, by seed."""
+    return of.best[column] - of.last[column]
 
 
 def dynamics() -> list[Judgement]:
@@ -62,59 +62,35 @@ def dynamics() -> list[Judgement]:
     >>> dynamics()[0].claim.says
     'Robust accuracy falls from the best epoch to the last'
     """
-    best, last, start, near, end = figures(PLAIN)
-    ball, bare = figures("parts-at-l2"), figures("parts-standard")
-    fall = "falls from the best epoch to the last"
-    return judgements(
-        [
-            Claim(
-                f"Robust accuracy {fall}",
-                ACCURACY,
-                less(best.robust_accuracy, last.robust_accuracy),
-                "0.478 to 0.425",
-            ),
-            Claim("Robust loss rises", LOSS, less(last.robust_loss, best.robust_loss)),
-            Claim(
-                "CAS rises before the best epoch",
-                "CAS",
-                less(near.test_robust_cas, start.test_robust_cas),
-                "16.7 to 25.6",
-            ),
-            Claim(f"CAS {fall}", "CAS", less(best.robust_cas, last.robust_cas), "25.6 to 9.0"),
-            Claim(
-                "So does CAS of training images",
-                "CAS",
-                less(near.train_robust_cas, end.train_robust_cas),
-            ),
-            Claim(
-                "CAS falls in an ℓ2 ball, too",
-                "CAS",
-                less(ball.best.robust_cas, ball.last.robust_cas),
-                "22.1 to 10.7",
-            ),
-            Claim(
-                "Clean CAS falls more with an attack than without",
-                "CAS",
-                less(
-                    start.test_clean_cas - end.test_clean_cas,
-                    bare.start.test_clean_cas - bare.end.test_clean_cas,
-                ),
-                "asked by reviewers",
-            ),
-            Claim(
-                "Classes that share grow more alike before the best epoch, beyond the others",
-                SIMILARITY,
-                less(near.inside - near.across, start.inside - start.across),
-            ),
-            Claim("They grow less alike after it", SIMILARITY, less(best.inside, last.inside)),
-            Claim(
-                "So do their single images",
-                SIMILARITY,
-                less(best.single, last.single),
-                "pictures",
-            ),
-        ]
-    )
+    plain, ball, bare = figures(PLAIN), figures("parts-at-l2"), figures("parts-standard")
+    start, near, end = plain.start, plain.near, plain.end
+    clean = [of.start.test_clean_cas - of.end.test_clean_cas for of in (plain, bare)]
+    apart = [of.inside - of.across for of in (near, start)]
+    grow = "Classes that share grow more alike before the best epoch, beyond the others"
+    falls = "falls from the best epoch to the last"
+    rows = [
+        (f"Robust accuracy {falls}", ACCURACY, fall(plain, "robust_accuracy"), "0.478 to 0.425"),
+        ("Robust loss rises", LOSS, -fall(plain, "robust_loss"), ""),
+        (
+            "CAS rises before the best epoch",
+            "CAS",
+            near.test_robust_cas - start.test_robust_cas,
+            "16.7 to 25.6",
+        ),
+        (f"CAS {falls}", "CAS", fall(plain, "robust_cas"), "25.6 to 9.0"),
+        ("So does CAS of training images", "CAS", near.train_robust_cas - end.train_robust_cas, ""),
+        ("CAS falls in an ℓ2 ball, too", "CAS", fall(ball, "robust_cas"), "22.1 to 10.7"),
+        (
+            "Clean CAS falls more with an attack than without",
+            "CAS",
+            clean[0] - clean[1],
+            "asked by reviewers",
+        ),
+        (grow, SIMILARITY, apart[0] - apart[1], ""),
+        ("They grow less alike after it", SIMILARITY, fall(plain, "inside"), ""),
+        ("So do their single images", SIMILARITY, fall(plain, "single"), "pictures"),
+    ]
+    return judged(rows)
 
 
 def heads() -> list[Judgement]:
@@ -124,35 +100,20 @@ def heads() -> list[Judgement]:
     'Frozen at the first drop, a head loses less CAS'
     """
     free, rows = figures(PLAIN), []
-    for title, name in {
-        "Frozen at the first drop": "frozen",
-        "Fixed as a simplex": "simplex",
-    }.items():
+    for title, name in (("Frozen at the first drop", "frozen"), ("Fixed as a simplex", "simplex")):
         of = figures(f"{PLAIN}-head-{name}")
-        rows += [
-            Claim(
-                f"{title}, a head loses less CAS",
-                "CAS",
-                less(
-                    of.last.robust_cas - of.best.robust_cas,
-                    free.last.robust_cas - free.best.robust_cas,
-                ),
-            ),
-            Claim(
-                f"{title}, it loses less robust accuracy",
-                ACCURACY,
-                less(
-                    of.last.robust_accuracy - of.best.robust_accuracy,
-                    free.last.robust_accuracy - free.best.robust_accuracy,
-                ),
-            ),
-            Claim(
-                f"{title}, it lets the loss rise less",
-                LOSS,
-                less(
-                    free.last.robust_loss - free.best.robust_loss,
-                    of.last.robust_loss - of.best.robust_loss,
-                ),
-            ),
-        ]
-    return judgements(rows)
+        for what, unit, column, sign in (
+            ("a head loses less CAS", "CAS", "robust_cas", 1),
+            ("it loses less robust accuracy", ACCURACY, "robust_accuracy", 1),
+            ("it lets the loss rise less", LOSS, "robust_loss", -1),
+        ):
+            spared = sign * (fall(free, column) - fall(of, column))
+            rows.append((f"{title}, {what}", unit, spared, ""))
+    return judged(rows)
+
+
+def judged(rows: Iterable[tuple[str, str, "pd.Series[float]", str]]) -> list[Judgement]:
+    """What the runs say of a family of claims, of the seeds that all of a claim's figures have."""
+    return judgements(
+        Claim(says, unit, of.dropna().to_numpy(), told) for says, unit, of, told in rows
+    )

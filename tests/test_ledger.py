@@ -93,4 +93,5 @@ def test_heads_are_compared_with_free_ones_seed_by_seed(records):
 
 def test_differences_are_of_the_seeds_that_both_have():
     first, second = pd.Series([3.0, 5.0], index=[1, 2]), pd.Series([1.0, 1.0], index=[2, 9])
-    assert ledger.less(first, second).tolist() == [4.0]
+    (found,) = ledger.judged([("more", "x", first - second, "")])
+    assert found.claim.differences.tolist() == [4.0]
