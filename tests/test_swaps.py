@@ -11,6 +11,7 @@ from ccnotes import records
 from ccnotes.attacks import PGD
 from ccnotes.data import Split, to_float
 from ccnotes.evaluation import evaluate, features_of, measure
+from ccnotes.experiments import dataset
 from ccnotes.models import ConvNet
 from ccnotes.records import run
 from ccnotes.swaps import calibrated, swapped, with_head_anew
@@ -116,7 +117,13 @@ def test_swaps_have_heads_trained_anew_on_held_out_images(monkeypatch):
     monkeypatch.setattr(records.afterwards, "with_head_anew", watched)
     records.write_swaps(made)
     assert [len(split) for split in seen] == [24, 24]
-    assert made.swaps["anew_accuracy"].shape == made.swaps["anew_loss"].shape == (2,)
+    e, test = made.configuration, dataset(made.configuration).test
+    for place, which in enumerate(("best", "last")):
+        model = anew(made.model(which), seen[0], e, "float32")
+        found = evaluate(model, test.images, test.labels, e.eval_attack, seed=e.seed).robust
+        assert made.swaps["anew_accuracy"][place] == found.accuracy
+        torch.testing.assert_close(made.swaps["anew_loss"][place], found.loss)
+    assert made.swaps["anew_loss"][0] != made.swaps["anew_loss"][1]
 
 
 def test_swaps_want_an_image_of_each_class():
