@@ -115,9 +115,15 @@ def won_back_anew(record: Record) -> float:
 
 
 def loss_won_back_anew(record: Record) -> float:
-    """The share of the rise of robust loss that a head trained anew takes away."""
+    """The share of the rise of robust loss that heads trained anew take away, at best and last."""
     loss, anew = record.swaps["loss"], record.swaps["anew_loss"]
-    return ((loss[1, 1] - anew[1]) / (loss[1, 1] - loss[0, 0])).item()
+    return (1 - (anew[1] - anew[0]) / (loss[1, 1] - loss[0, 0])).item()
+
+
+def accuracy_lost_by_the_head(record: Record) -> float:
+    """The share of the fall of robust accuracy that the last head brings to best features."""
+    accuracy = record.swaps["accuracy"]
+    return ((accuracy[0, 0] - accuracy[0, 1]) / (accuracy[0, 0] - accuracy[1, 1])).item()
 
 
 def loss_won_back(record: Record) -> float:
@@ -174,6 +180,7 @@ def second_prediction(records: Sequence[Record], full: Record) -> list[list[Any]
     A head was not trained anew for every record: of ``full`` there may be no number.
     """
     back = [accuracy_won_back(record) for record in records]
+    brought = [accuracy_lost_by_the_head(record) for record in records]
     anew = [won_back_anew(record) for record in records]
     loss = [loss_won_back(record) for record in records]
     return [
@@ -183,6 +190,13 @@ def second_prediction(records: Sequence[Record], full: Record) -> list[list[Any]
             back,
             accuracy_won_back(full),
             outcome(back, at_most=0.2, refuted=0.5),
+        ],
+        [
+            "of the fall, brought to best features by the last head",
+            "",
+            brought,
+            accuracy_lost_by_the_head(full),
+            "",
         ],
         [
             "of the fall of robust accuracy, by a head trained anew on other images",
@@ -199,7 +213,7 @@ def second_prediction(records: Sequence[Record], full: Record) -> list[list[Any]
             outcome(loss, at_least=0.5),
         ],
         [
-            "of the rise of robust loss, by a head trained anew on other images",
+            "of the rise of robust loss, by heads trained anew on other images",
             "",
             [loss_won_back_anew(record) for record in records],
             loss_won_back_anew(full) if "anew_loss" in full.swaps else "not made",

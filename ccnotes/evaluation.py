@@ -32,9 +32,7 @@ from ccnotes.verdicts import (  # where they were before they had a room of thei
     bootstrapped as bootstrapped,
     described as described,
     interval as interval,
-    judged as judged,
     mcnemar as mcnemar,
-    verdict as verdict,
 )
 
 BATCH = 500  # images that are evaluated together,

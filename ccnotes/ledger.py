@@ -6,6 +6,7 @@ Of planted parts; every seed that there is counts. Each claim is oriented: above
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ccnotes.attribution import group_similarity
@@ -15,6 +16,12 @@ from ccnotes.verdicts import Claim, Judgement, judgements
 
 PLAIN = "parts-at"
 ACCURACY, LOSS, SIMILARITY = "robust accuracy", "robust loss, nats", "similarity"
+RANK = "rank correlation"
+KINDS = (  # of training, of which ten seeds are on record
+    PLAIN,
+    *(f"{PLAIN}-{name}" for name in ("distilled-0.9", "smoothing-0.3", "uniform", "permuted")),
+    *(f"{PLAIN}-{name}" for name in ("averaged", "head-frozen", "head-simplex")),
+)
 
 
 class Figures(NamedTuple):
@@ -30,7 +37,7 @@ class Figures(NamedTuple):
 def figures(name: str) -> Figures:
     """The figures of a named experiment, of all seeds that are published.
 
-    >>> figures("planted-at-swa").last.robust_accuracy.index.tolist()
+    >>> figures("parts-at-l2").last.robust_accuracy.index.tolist()
     [0, 1, 2, 3, 4]
     """
     records = every_seed(name)
@@ -39,9 +46,13 @@ def figures(name: str) -> Figures:
     single = "robust_instance_similarity"
     best, last = (
         table[table.checkpoint == which].assign(
+            beyond=lambda of: of.inside - of.across,
             single=[
-                group_similarity(r.arrays[f"{which}_{single}"], r.groups)[0].item() for r in records
-            ]
+                inside.item() - across.item()
+                for inside, across in (
+                    group_similarity(r.arrays[f"{which}_{single}"], r.groups) for r in records
+                )
+            ],
         )
         for which in ("best", "last")
     )
@@ -87,23 +98,106 @@ def dynamics() -> list[Judgement]:
             "asked by reviewers",
         ),
         (grow, SIMILARITY, apart[0] - apart[1], ""),
-        ("They grow less alike after it", SIMILARITY, fall(plain, "inside"), ""),
+        ("They grow less alike after it, beyond the others", SIMILARITY, fall(plain, "beyond"), ""),
         ("So do their single images", SIMILARITY, fall(plain, "single"), "pictures"),
     ]
     return judged(rows)
 
 
-def heads() -> list[Judgement]:
-    """Chapter 7: does a head that cannot move keep CAS, and a network from overfitting?
+def soft_labels() -> list[Judgement]:
+    """Chapter 5: what soft labels keep, and whether by their entropy or by what they say.
 
-    >>> heads()[0].claim.says
-    'Frozen at the first drop, a head loses less CAS'
+    Each network at its last epoch, beside another one of its seed.
+
+    >>> soft_labels()[0].claim.says
+    'Distilled, a network ends more robust than plain'
     """
-    free, rows = figures(PLAIN), []
+    plain = figures(PLAIN).last
+    taught, smooth, even, permuted, averaged = (
+        figures(f"{PLAIN}-{name}").last
+        for name in ("distilled-0.9", "smoothing-0.3", "uniform", "permuted", "averaged")
+    )
+    rows = [
+        *beside("Distilled, a network", taught, "plain", plain, "0.462, 0.425"),
+        (
+            "Distilled, it keeps classes that share more alike",
+            SIMILARITY,
+            taught.inside - plain.inside,
+            "",
+        ),
+        *beside("Smoothed, a network", smooth, "plain", plain, "0.463, 0.425"),
+        (
+            "Smoothed, it keeps classes that share more alike",
+            SIMILARITY,
+            smooth.inside - plain.inside,
+            "",
+        ),
+        *beside("With even labels of a teacher's entropy it", even, "plain", plain),
+        *beside("Distilled, it", taught, "with even labels of that entropy", even),
+        *beside("Distilled, it", taught, "with labels of permuted classes", permuted),
+        *beside("Distilled, it", taught, "with labels averaged over a class", averaged),
+    ]
+    return judged(rows)
+
+
+def overfitting() -> list[Judgement]:
+    """Chapter 6: does what keeps shared features keep robust accuracy?
+
+    >>> overfitting()[0].claim.unit
+    'rank correlation'
+    """
+    plain, pushed = figures(PLAIN), figures(f"{PLAIN}-contrast-up-0.1")
+    alike = [of.last.inside - of.last.across for of in (pushed, plain)]
+    cas_kept, accuracy_kept = (
+        pd.DataFrame({name: -fall(figures(name), column) for name in KINDS}).dropna()
+        for column in ("robust_cas", "robust_accuracy")
+    )
+    ranks = cas_kept.corrwith(accuracy_kept, axis=1, method="spearman")
+    amount = {f"{PLAIN}-shared-0": 0, PLAIN: 1, f"{PLAIN}-shared-2": 2}
+    rows = [
+        (f"In {len(KINDS)} kinds of training CAS and accuracy are kept together", RANK, ranks, ""),
+        ("A push on the contrast leaves more of it", SIMILARITY, alike[0] - alike[1], ""),
+        *beside("Pushed so, a network", pushed.last, "plain", plain.last),
+    ]
+    for says, unit, column, sign in (
+        ("The more classes share, the more accuracy falls", ACCURACY, "robust_accuracy", 1),
+        ("The more classes share, the more loss rises", LOSS, "robust_loss", -1),
+    ):
+        falls = pd.DataFrame({name: sign * fall(figures(name), column) for name in amount}).dropna()
+        slopes = np.polyfit(list(amount.values()), falls.to_numpy().T, 1)[0]
+        rows.append((says, unit, pd.Series(slopes, falls.index), ""))
+    return judged(rows)
+
+
+def beside(
+    what: str, of: pd.DataFrame, than: str, other: pd.DataFrame, told: str = ""
+) -> list[tuple[str, str, "pd.Series[float]", str]]:
+    """Two rows of a family: one network ends more robust than another, and with less loss."""
+    accuracy = of.robust_accuracy - other.robust_accuracy
+    loss = other.robust_loss - of.robust_loss
+    return [
+        (f"{what} ends more robust than {than}", ACCURACY, accuracy, told),
+        (f"{what} ends with less loss than {than}", LOSS, loss, ""),
+    ]
+
+
+def heads() -> list[Judgement]:
+    """Chapter 7: is what classes share used less, and does a head that cannot move keep it?
+
+    Of CAS the share is judged that is left at the end: heads differ in how much they have at best.
+
+    >>> heads()[1].claim.says
+    'Frozen at the first drop, a head keeps more of its CAS'
+    """
+    free = figures(PLAIN)
+    best, last = (of.test_robust_accuracy - of.without_shared_robust_accuracy for of in free[3:])
+    used = "Leaving out the shared part costs less accuracy at the end than at the best epoch"
+    rows = [(used, ACCURACY, best - last, "features are dropped")]
     for title, name in (("Frozen at the first drop", "frozen"), ("Fixed as a simplex", "simplex")):
         of = figures(f"{PLAIN}-head-{name}")
+        kept, others = (f.last.robust_cas / f.best.robust_cas for f in (of, free))
+        rows.append((f"{title}, a head keeps more of its CAS", "share of CAS", kept - others, ""))
         for what, unit, column, sign in (
-            ("a head loses less CAS", "CAS", "robust_cas", 1),
             ("it loses less robust accuracy", ACCURACY, "robust_accuracy", 1),
             ("it lets the loss rise less", LOSS, "robust_loss", -1),
         ):

@@ -40,46 +40,6 @@ def per_run(values: Collection[float]) -> Float[np.ndarray, " runs"]:
     return runs
 
 
-def verdict(differences: Collection[float]) -> str:
-    """Whether runs bear out a claim that says their ``differences`` are positive.
-
-    "agree" where their 95 % interval lies above zero, "disagree" where it lies below,
-    else "cannot tell"; of a single run its sign, marked as such. Raises ValueError without any run,
-    and for NaN, of which no sign is known.
-
-    >>> for differences in ([1.0, 1.1, 1.2], [-1, 0, 1], [1]):
-    ...     print(*verdict(differences).split())
-    agree (n = 3)
-    cannot tell (n = 3)
-    agree (n = 1)
-    """
-    runs = per_run(differences)
-    if not np.isfinite(runs).all():
-        raise ValueError(
-            f"the differences of {len(runs)} runs are {runs.tolist()}, with NaN or infinity in it, "
-            f"so no verdict follows: look at what these runs measured, or leave them out."
-        )
-    low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
-    word = "agree" if low > 0 else "disagree" if high < 0 else "cannot tell"
-    return f"{word} ({n_of(runs)})"
-
-
-def judged(differences: Collection[float], form: str = "+.3f") -> str:
-    """The differences and the verdict on them: "+0.16 (+0.05 to +0.27, n = 5): **agree**".
-
-    Up to three more digits than in ``form`` show on which side of zero the interval ends.
-
-    >>> print(*judged([1.0, 1.1, 1.2], "+.2f").split())
-    +1.10 (+0.85 to +1.35, n = 3): **agree**
-    """
-    word = verdict(differences).partition(" (")[0]
-    ends = interval(differences) if len(differences) > 1 else ()
-    for _ in range(3):
-        if any(end and not re.search("[1-9]", format(end, form)) for end in ends):
-            form = re.sub(r"\d+", lambda digits: str(int(digits[0]) + 1), form)
-    return f"{described(differences, form)}: **{word}**"
-
-
 class Claim(NamedTuple):
     """What somebody says of runs, and one difference for each of them."""
 

@@ -50,11 +50,12 @@ def test_what_the_best_head_and_a_temperature_win_back():
         "calibrated_loss": torch.tensor([[0.9, 1.0], [1.0, 1.2]]),
     }
     assert claims.accuracy_won_back(record(swaps=swaps)) == pytest.approx(0.05 / 0.2)
+    assert claims.accuracy_lost_by_the_head(record(swaps=swaps)) == pytest.approx(0.1, 1e-5)
     assert claims.loss_won_back(record(swaps=swaps)) == pytest.approx(1 - 0.3 / 1.0)
     anew = record(swaps=swaps | {"anew_accuracy": torch.tensor([0.65, 0.5])})
     assert claims.won_back_anew(anew) == pytest.approx(0.1 / 0.2)
     better = record(swaps=swaps | {"anew_loss": torch.tensor([0.9, 1.3])})
-    assert claims.loss_won_back_anew(better) == pytest.approx(0.7 / 1.0)
+    assert claims.loss_won_back_anew(better) == pytest.approx(1 - (1.3 - 0.9) / 1.0)
 
 
 def ended(seed, best, last):

@@ -88,7 +88,8 @@ def test_attribute_takes_the_seed_and_the_radius_that_it_is_given(command):
 
 
 def test_attribute_takes_the_radius_that_it_is_given_for_a_standard_run_too(command):
-    folder = folder_of(command("run", "planted-standard", *SHORT, "--precision", "float32"))
+    standard = ("--attack.eps", "0", "--eval-eps", "0.06", "--precision", "float32")
+    folder = folder_of(command("run", "planted-at", *SHORT, *standard))
     found = json.loads(command("attribute", folder / "best.safetensors", "--json", "--eps", "0.2"))
     assert [found["robust_accuracy"], found["robust_cas"]] == by_hand(folder, 0, 0.2, 0.05)
 

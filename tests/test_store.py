@@ -379,12 +379,12 @@ def test_a_run_that_an_earlier_version_began_keeps_what_all_its_evaluations_have
 
 def test_looking_for_one_record_reads_no_other(made):
     """Nor do published ones wait for those of this machine."""
-    for name in ("other-seed0-0123456789abcdef", "planted-at-eps3-seed0-0123456789abcdef"):
+    for name in ("other-seed0-0123456789abcdef", "parts-at-head-seed0-0123456789abcdef"):
         (runs_dir() / name).mkdir()
         (runs_dir() / name / "record.json").write_text("{")
     with warnings.catch_warnings(action="error"):
         assert recall(SMALL).folder == made.folder
-        assert list(published("planted-at-eps")) == ["12", "16", "2", "4", "6"]
+        assert list(published("parts-at-head-")) == ["frozen", "simplex"]
     with pytest.warns(UserWarning, match="passed over"):
         find()
 
@@ -426,9 +426,9 @@ def test_only_recalling_refuses_to_train_and_says_what_is_missing(made, monkeypa
 
 
 def test_several_experiments_come_in_the_order_in_which_they_are_asked_for():
-    found = ccnotes.runs(["planted-at", "planted-at-ema"], seeds=(1, 0))
+    found = ccnotes.runs(["planted-at", "parts-at-l2"], seeds=(1, 0))
     named = [(record.experiment["name"], record.experiment["seed"]) for record in found]
-    assert named == [(n, s) for n in ("planted-at", "planted-at-ema") for s in (1, 0)]
+    assert named == [(n, s) for n in ("planted-at", "parts-at-l2") for s in (1, 0)]
 
 
 def test_published_records_are_recalled_where_there_is_no_home(monkeypatch):
@@ -464,12 +464,15 @@ def test_a_run_goes_on_in_the_precision_in_which_it_began(monkeypatch):
     assert_equal_records(run(e), whole)
 
 
-def test_records_of_the_first_edition_bear_their_fields_under_today_s_names():
-    record = next(r for r in find() if r.experiment["name"] == "planted-at-contrast-up-0.3")
-    assert record.content["experiment"]["objective"]["contrast"] == -0.3
-    assert record.experiment["objective"]["push_contrast"] == 0.3
-    taught = next(r for r in find() if r.experiment["name"] == "planted-at-distilled-0.9")
-    assert taught.experiment["objective"]["teacher_weights"] == (0.9,)
+def test_records_of_the_first_edition_bear_their_fields_under_today_s_names(tmp_path):
+    old = next(PUBLISHED.glob("planted-at-seed0-*"))
+    content = json.loads((old / "record.json").read_text())
+    taught = {"teachers": ["planted-at"], "weights": [0.9], "contrast": -0.3}
+    content["experiment"]["objective"] = taught
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    found = load(tmp_path).experiment["objective"]
+    assert found["push_contrast"] == 0.3
+    assert found["teacher_weights"] == (0.9,)
 
 
 def test_every_seed_of_an_experiment_as_it_is_today_is_found(monkeypatch, tmp_path):

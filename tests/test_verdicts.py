@@ -12,16 +12,14 @@ from ccnotes.verdicts import (
     described,
     holm,
     interval,
-    judged,
     judgements,
     mcnemar,
     sign_flip,
-    verdict,
 )
 
 
 def test_what_evaluation_had_before_it_still_has():
-    for name in ("bootstrapped", "described", "interval", "judged", "mcnemar", "verdict"):
+    for name in ("bootstrapped", "described", "interval", "mcnemar"):
         assert getattr(evaluation, name) is getattr(verdicts, name)
 
 
@@ -38,19 +36,10 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     assert np.mean(covered) == pytest.approx(0.95, abs=5 * (0.95 * 0.05 / 2000) ** 0.5)
 
 
-@pytest.mark.parametrize("ask", [interval, verdict, judged, described])
+@pytest.mark.parametrize("ask", [interval, described])
 @pytest.mark.parametrize("values", [[], np.empty(0), [[1.0, 2.0], [3.0, 4.0]], np.array(1.0)])
 def test_what_is_no_number_per_run_is_answered_by_one_line(ask, values, unchecked):
     with pytest.raises(ValueError, match=r"values of shape .* one number per run is wanted"):
-        ask(values)
-
-
-@pytest.mark.parametrize("ask", [verdict, judged])
-@pytest.mark.parametrize("values", [[math.nan], [1.0, math.nan, 1.0], [math.inf, 1.0]])
-def test_no_verdict_follows_from_what_is_no_number(ask, values):
-    with pytest.raises(
-        ValueError, match=rf"differences of {len(values)} runs are .*leave them out"
-    ):
         ask(values)
 
 
@@ -102,21 +91,6 @@ def test_without_digits_a_description_has_two_of_the_intervals_half_width(values
     assert described(values, "") == text
 
 
-def test_a_judgement_is_the_description_and_the_verdict():
-    for values in ([1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [0.3]):
-        word = verdict(values).split(" (")[0]
-        assert judged(values, "+.1f") == f"{described(values, '+.1f')}: **{word}**"
-    assert judged([0.0010, 0.0012, 0.0011], ".2f").startswith("0.001 (0.001 to 0.001, ")
-    assert judged([0.0, 0.0], ".2f").startswith("0.00 (0.00 to 0.00")
-
-
-def test_a_verdict_follows_the_interval_and_marks_a_single_run():
-    assert verdict([1.0, 1.1, 0.9]) == "agree (n\u00a0=\u00a03)"
-    assert verdict([-1.0, -1.1, -0.9]) == "disagree (n\u00a0=\u00a03)"
-    assert verdict([1.0, -1.0, 0.5]) == "cannot tell (n\u00a0=\u00a03)"
-    assert verdict([0.3]) == "agree (n\u00a0=\u00a01)"
-
-
 def test_mcnemar_counts_the_images_that_one_model_alone_has_right():
     """By hand: of six such images all six for one model is 2 / 2^6 on both sides."""
     first = torch.tensor([1, 1, 1, 1, 1, 1, 1, 0], dtype=torch.uint8)
@@ -130,21 +104,6 @@ def test_draws_are_described_by_their_middle_95_percent():
     draws = torch.arange(1001.0) / 100  # 0 to 10
     assert bootstrapped(4.0, draws) == "4.0 (0.2 to 9.8)"
     assert bootstrapped(-4.0, draws - 5, "+.2f") == "-4.00 (-4.75 to +4.75)"
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        # Half the interval is 4.303 * 0.1 / sqrt(3) = 0.248 of the mean.
-        (1e-2, "0.01 (0.01 to 0.01, "),
-        (1e-3, "0.001 (0.001 to 0.001, "),
-        (1e-4, "0.0001 (0.0001 to 0.0001, "),
-        (1e-5, "0.00001 (0.00001 to 0.00001, "),
-        (1e-6, "0.00000 (0.00000 to 0.00000, "),
-    ],
-)
-def test_a_judgement_shows_up_to_three_more_digits_until_its_interval_leaves_zero(size, text):
-    assert judged([0.9 * size, 1.0 * size, 1.1 * size], ".2f").startswith(text)
 
 
 def test_the_exact_p_value_is_that_of_scipy_s_permutation_test():

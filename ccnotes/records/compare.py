@@ -91,7 +91,7 @@ def at_equal_loss(
     common.
 
     >>> import ccnotes
-    >>> groups = {name: ccnotes.runs(name) for name in ("planted-at", "planted-at-swa")}
+    >>> groups = {name: ccnotes.runs(name) for name in ("parts-at", "parts-at-l2")}
     >>> at_equal_loss(groups, ["test_robust_cas"]).columns.tolist()
     ['experiment', 'seed', 'checkpoint', 'test_robust_cas']
     """

@@ -272,8 +272,8 @@ def teacher_networks(
 def teacher_names(experiment: Experiment) -> list[str]:
     """Those of the objective's teachers that are experiments.
 
-    >>> teacher_names(named("planted-at-two-teachers"))
-    ['planted-at', 'planted-standard']
+    >>> teacher_names(named("parts-at-two-teachers"))
+    ['parts-at', 'parts-standard']
     """
     own = (OWN_BEST, OWN_AVERAGE)
     names = experiment.objective.teachers

@@ -124,8 +124,8 @@ def published(start: str, seed: int = 0) -> dict[str, Record]:
 
     Of named experiments as they are today; a record of other settings is passed over.
 
-    >>> list(published("planted-at-eps"))
-    ['12', '16', '2', '4', '6']
+    >>> list(published("parts-at-head-"))
+    ['frozen', 'simplex']
     """
 
     def suits(record: Record) -> bool:
@@ -139,7 +139,7 @@ def published(start: str, seed: int = 0) -> dict[str, Record]:
 def every_seed(name: str) -> list[Record]:
     """The published records of a named experiment as it is today, those of the least seeds first.
 
-    >>> [record.experiment["seed"] for record in every_seed("planted-at-swa")]
+    >>> [record.experiment["seed"] for record in every_seed("parts-at-l2")]
     [0, 1, 2, 3, 4]
     """
     folders = [folder.name for folder in PUBLISHED.glob(f"{name}-seed*-*")]
