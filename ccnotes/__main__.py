@@ -65,7 +65,7 @@ Named = tyro.extras.subcommand_type_from_defaults(
     descriptions={
         "planted-at": "adversarial training on planted images: about a minute on two cores",
         "parts-at": "adversarial training on planted parts: about two minutes on two cores",
-        "cifar10-at": "adversarial training on photographs: about 45 minutes on one core",
+        "cifar10-at": "adversarial training on photographs: an hour or two on one core",
     },
 )
 STOPPED_IN_TIME = 75  # exit status: try again later

@@ -148,14 +148,24 @@ def overfitting() -> list[Judgement]:
     """
     plain, pushed = figures(PLAIN), figures(f"{PLAIN}-contrast-up-0.1")
     alike = [of.last.inside - of.last.across for of in (pushed, plain)]
-    cas_kept, accuracy_kept = (
-        pd.DataFrame({name: -fall(figures(name), column) for name in KINDS}).dropna()
-        for column in ("robust_cas", "robust_accuracy")
+    kinds = {name: figures(name) for name in KINDS}
+    accuracy_kept, cas_kept, similarity_kept = (
+        pd.DataFrame({name: -fall(of, column) for name, of in kinds.items()}).dropna()
+        for column in ("robust_accuracy", "robust_cas", "beyond")
     )
-    ranks = cas_kept.corrwith(accuracy_kept, axis=1, method="spearman")
+    ranks = [
+        kept.corrwith(accuracy_kept, axis=1, method="spearman")
+        for kept in (cas_kept, similarity_kept)
+    ]
     amount = {f"{PLAIN}-shared-0": 0, PLAIN: 1, f"{PLAIN}-shared-2": 2}
     rows = [
-        (f"In {len(KINDS)} kinds of training CAS and accuracy are kept together", RANK, ranks, ""),
+        (
+            f"In {len(KINDS)} kinds of training CAS and accuracy are kept together",
+            RANK,
+            ranks[0],
+            "",
+        ),
+        ("So are the similarity of pairs, beyond the others, and accuracy", RANK, ranks[1], ""),
         ("A push on the contrast leaves more of it", SIMILARITY, alike[0] - alike[1], ""),
         *beside("Pushed so, a network", pushed.last, "plain", plain.last),
     ]

@@ -131,6 +131,9 @@ def test_what_is_kept_is_ranked_within_a_seed_that_all_kinds_have(records):
     accuracy = [-0.16, -0.04, -0.06, -0.08, -0.1, -0.1, -0.1, -0.2]
     (ranks,) = found["In 8 kinds of training CAS and accuracy are kept together"]
     assert ranks == pytest.approx(spearmanr(cas, accuracy).statistic)
+    similarity = [-0.5, -0.2, -0.4, -0.6, -0.1, -0.1, 0, 0]
+    (ranks,) = found["So are the similarity of pairs, beyond the others, and accuracy"]
+    assert ranks == pytest.approx(spearmanr(similarity, accuracy).statistic)
     assert found["A push on the contrast leaves more of it"] == pytest.approx([0.7 - 0.3])
     assert found["Pushed so, a network ends more robust than plain"] == pytest.approx([0.06])
     # Falls of 0.1, 0.16 and 0.3: the line of least squares rises by half of what parts the ends.
