@@ -128,7 +128,7 @@ def notebook(executed: nbformat.NotebookNode, link: Link, note: str) -> nbformat
             shown = [] if "remove-output" in tags else cell.outputs
             cell.outputs = [still(o, link) for o in shown if o.get("name") != "stderr"]
     first = copy.cells[0]
-    first.source = re.sub(r"^# .*$", lambda title: f"{title[0]}\n\n{note}", first.source, count=1)
+    first.source = re.sub(r"\A# .*", lambda title: f"{title[0]}\n\n{note}", first.source, count=1)
     return copy
 
 
