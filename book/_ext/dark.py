@@ -23,7 +23,8 @@ def grey(found: re.Match[str]) -> str:
 def box(axes: ElementTree.Element) -> tuple[float, float, float, float] | None:
     """Left, top, right, bottom of a panel, that of its first patch."""
     path = axes.find(f"{SVG}g/{SVG}path")
-    numbers = [float(n) for n in re.findall(r"-?[\d.]+", path.get("d", ""))] if path is not None else []
+    drawn = "" if path is None else path.get("d", "")
+    numbers = [float(n) for n in re.findall(r"-?[\d.]+", drawn)]
     across, down = numbers[::2], numbers[1::2]
     return (min(across), min(down), max(across), max(down)) if down else None
 
@@ -34,7 +35,8 @@ def on_colours(axes: ElementTree.Element) -> set[ElementTree.Element]:
     if not meshes and axes.find(f".//{SVG}image") is None:
         return set()
     for text in axes.findall(f"{SVG}g"):
-        place = re.search(r"translate\((-?[\d.]+) (-?[\d.]+)\)", ElementTree.tostring(text, "unicode"))
+        source = ElementTree.tostring(text, "unicode")
+        place = re.search(r"translate\((-?[\d.]+) (-?[\d.]+)\)", source)
         if text.get("id", "").startswith("text") and place and (edges := box(axes)):
             x, y = map(float, place.groups())
             if edges[0] <= x <= edges[2] and edges[1] <= y <= edges[3]:
@@ -78,7 +80,7 @@ def twin(image: re.Match[str]) -> str:
         return tag.replace("<img", f'<img class="{classes}"', 1)
 
     dark = of("only-dark pst-js-only", image[0]).replace(".svg", "-dark.svg")
-    dark = re.sub(r'(<img\b)(?![^>]*loading=)', r'\1 loading="lazy"', dark)
+    dark = re.sub(r"(<img\b)(?![^>]*loading=)", r'\1 loading="lazy"', dark)
     return of("only-light", image[0]) + dark
 
 

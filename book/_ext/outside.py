@@ -27,8 +27,11 @@ def opened_by(app, page):
 
 def link_from_the_page(app, pagename, templatename, context, doctree):
     """Below the title and among the buttons above it; the PDF among what can be downloaded."""
-    groups = {group["label"]: group["buttons"] for group in context.get("header_buttons", [])
-              if group["type"] == "group"}
+    groups = {
+        group["label"]: group["buttons"]
+        for group in context.get("header_buttons", [])
+        if group["type"] == "group"
+    }
     pdf = {"type": "link", "text": "whole book, .pdf", "icon": "fas fa-book"}
     pdf |= {"url": f"{app.config.html_baseurl}ccnotes.pdf", "tooltip": "All pages in one file"}
     groups.get("download-buttons", []).append(pdf | {"label": "download-book-button"})

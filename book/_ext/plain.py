@@ -19,7 +19,7 @@ OPTION = re.compile(r":([\w-]+): *(.*)")
 ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`")
 EXPLICIT = re.compile(r"(.*?) *<([^<>]+)>$")
 PAGE = re.compile(r"(?<=\]\()([\w./-]+\.(?:md|ipynb)(?:#[\w-]+)?)(?=\))")
-NOTHING = re.compile(r"^(?:\([\w-]+\)=|\{[.#][^}]*\}|\+\+\+.*|%.*)\n?", re.M)  # targets and the like
+NOTHING = re.compile(r"^(?:\([\w-]+\)=|\{[.#][^}]*\}|\+\+\+.*|%.*)\n?", re.M)  # targets
 
 NUMBERED = {"exercise"}  # and what sphinx-proof brings, prf:theorem and its kin
 BOXES = {"note", "tip", "hint", "important", "warning", "caution", "attention", "seealso"}
