@@ -51,7 +51,8 @@ def link(role, target):
         ),
         (
             "::::{dropdown} a < b\nx\n\n:::{note}\nInside.\n:::\n::::\nafter",
-            "<details>\n<summary><b>a &lt; b</b></summary>\n\nx\n\n> **Note**\n>\n> Inside.\n\n</details>\nafter",
+            "<details>\n<summary><b>a &lt; b</b></summary>\n\nx\n\n"
+            "> **Note**\n>\n> Inside.\n\n</details>\nafter",
         ),
         (":::{prf:theorem} Two\nBody\n:::", "#### Theorem (Two)\n\nBody"),
         ("::::{grid} 1 3\n:gutter: 2\n\n:::{grid-item}\none\n:::\n::::", "one"),
@@ -73,9 +74,8 @@ def test_a_directive_without_a_plain_form_is_refused():
 
 def test_a_plain_notebook_has_outputs_that_need_no_book_and_hides_the_code_that_the_page_hides():
     new = nbformat.v4
-    still = (
-        '<moving-figure><img src="data:image/png;base64,QUJD"><script>{}</script></moving-figure>'
-    )
+    picture = '<img src="data:image/png;base64,QUJD">'
+    still = f"<moving-figure>{picture}<script>{{}}</script></moving-figure>"
     outputs = [
         new.new_output("stream", name="stderr", text="80 %"),
         new.new_output("display_data", {"text/html": still, "text/plain": "<Chart>"}),
@@ -94,7 +94,7 @@ def test_a_plain_notebook_has_outputs_that_need_no_book_and_hides_the_code_that_
     title, shown, silent = copy.cells
     assert title.source == "# Title\n\n*Note*\n\nText"
     assert shown.metadata.cellView == "form"
-    assert shown.metadata.jupyter.source_hidden
+    assert shown.metadata.jupyter["source_hidden"]
     assert [output.data for output in shown.outputs] == [
         {"image/png": "QUJD", "text/plain": "<Chart>"},
         {"text/markdown": "See [Z](https://x/doc#z)."},
@@ -105,9 +105,8 @@ def test_a_plain_notebook_has_outputs_that_need_no_book_and_hides_the_code_that_
 
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg">{}</svg>'
-PANEL = (
-    '<g id="axes_1"><g id="patch_2"><path d="M 0 0 L 9 0 L 9 9 z" style="fill: #ffffff"/></g>{}</g>'
-)
+GROUND = '<g id="patch_2"><path d="M 0 0 L 9 0 L 9 9 z" style="fill: #ffffff"/></g>'
+PANEL = f'<g id="axes_1">{GROUND}{{}}</g>'
 SAID = '<g id="text_{}"><g style="fill: {}" transform="translate({}) scale(0.1 -0.1)"/></g>'
 
 
@@ -156,9 +155,9 @@ def texts(book):
 @pytest.mark.rendered
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_no_plain_notebook_shows_a_role_or_a_directive(name):
-    """By the book's own parser: what it takes for a role, a directive or a target, a reader sees raw."""
+    """By the book's own parser: what it takes for a role, a directive or a target is raw."""
     from myst_parser.config.main import MdParserConfig
-    from myst_parser.mdit_to_docutils.base import DocutilsRenderer  # fmt: skip
+    from myst_parser.mdit_to_docutils.base import DocutilsRenderer
     from myst_parser.parsers.mdit import create_md_parser
 
     parser = create_md_parser(
