@@ -135,9 +135,8 @@ def it_is_no_wider_than_its_window(tab):
 def what_is_too_wide_for_a_phone_scrolls(tab):
     """Formulas, tables, figures and code: none is cut off, folded parts included."""
     show(tab, PHONE)
-    tab.evaluate(
-        "document.querySelectorAll('details').forEach(d => d.toggleAttribute('open', true))"
-    )
+    folded = tab.locator("details:not([open])").element_handles()
+    tab.evaluate("folded => folded.forEach(part => part.open = true)", folded)
     cut = """[...document.querySelectorAll(
           '.bd-article :is(mjx-container, table, img, pre, .moving-view svg)')]
         .filter(e => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1)
@@ -151,7 +150,9 @@ def what_is_too_wide_for_a_phone_scrolls(tab):
           return true;
         })
         .map(e => e.outerHTML.slice(0, 150))"""
-    assert not tab.evaluate(cut)
+    found = tab.evaluate(cut)
+    tab.evaluate("folded => folded.forEach(part => part.open = false)", folded)
+    assert not found
 
 
 def figures_follow_the_page_s_colours(tab):
