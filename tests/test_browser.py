@@ -145,7 +145,7 @@ def what_is_too_wide_for_a_phone_scrolls(tab):
             const how = getComputedStyle(box).overflowX;
             if (['auto', 'scroll'].includes(how) && box.clientWidth < box.scrollWidth)
               return box.getBoundingClientRect().right > innerWidth + 1;
-            if (['hidden', 'clip'].includes(how)) return true;
+            if (box != e && ['hidden', 'clip'].includes(how)) return true;
           }
           return true;
         })

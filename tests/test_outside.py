@@ -81,6 +81,7 @@ def test_a_plain_notebook_has_outputs_that_need_no_book_and_hides_the_code_that_
         new.new_output("display_data", {"text/html": still, "text/plain": "<Chart>"}),
         new.new_output("display_data", {"text/markdown": "See {doc}`z`."}),
         new.new_output("display_data", {"text/html": "<b>kept</b>"}),
+        new.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}}),
     ]
     cells = [
         new.new_markdown_cell("# Title\n\nText"),

@@ -21,6 +21,7 @@ EXPLICIT = re.compile(r"(.*?) *<([^<>]+)>$")
 PAGE = re.compile(r"(?<=\]\()([\w./-]+\.(?:md|ipynb)(?:#[\w-]+)?)(?=\))")
 NOTHING = re.compile(r"^(?:\([\w-]+\)=|\{[.#][^}]*\}|\+\+\+.*|%.*)\n?", re.M)  # targets
 
+WIDGET = "application/vnd.jupyter.widget-view+json"  # dead without its kernel
 NUMBERED = {"exercise"}  # and what sphinx-proof brings, prf:theorem and its kin
 BOXES = {"note", "tip", "hint", "important", "warning", "caution", "attention", "seealso"}
 BARE = {"grid", "grid-item", "grid-item-card", "card", "div", "container", "margin", "admonition"}
@@ -125,8 +126,11 @@ def notebook(executed: nbformat.NotebookNode, link: Link, note: str) -> nbformat
         elif "hide-input" in tags or "remove-input" in tags:  # for Colab, and for Jupyter
             cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
         if cell.cell_type == "code":
-            shown = [] if "remove-output" in tags else cell.outputs
-            cell.outputs = [still(o, link) for o in shown if o.get("name") != "stderr"]
+            cell.outputs = [
+                still(output, link)
+                for output in ([] if "remove-output" in tags else cell.outputs)
+                if output.get("name") != "stderr" and WIDGET not in output.get("data", {})
+            ]
     first = copy.cells[0]
     first.source = re.sub(r"\A# .*", lambda title: f"{title[0]}\n\n{note}", first.source, count=1)
     return copy

@@ -2,6 +2,7 @@
 
 import html
 import json
+import posixpath
 import re
 from pathlib import Path
 
@@ -18,15 +19,24 @@ def is_place(node):
     return titled or isinstance(node, addnodes.desc)
 
 
-def words(node):
-    """The text below a node, less formulas, code, and what stands in a section of its own."""
+def words(node, titles):
+    """The text below a node, less formulas, code, and what stands in a section of its own.
+
+    ``titles`` are the pages'; other references without words of their own have theirs only later.
+    """
     if isinstance(node, nodes.Text):
         return str(node)
+    if isinstance(node, addnodes.pending_xref) and not node.get("refexplicit"):
+        page = posixpath.join(posixpath.dirname(node.get("refdoc", "")), node["reftarget"])
+        if node["reftype"] == "doc" and page in titles:
+            return titles[page].astext()
+        if node["refdomain"] in ("std", "prf", "cite") and node["reftype"] != "term":
+            return "…"
     if isinstance(node, nodes.math):
         return "…"
     inner = (n for n in node.children if not (isinstance(n, NO_WORDS) or is_place(n)))
     space = "" if isinstance(node, nodes.TextElement | nodes.Inline) else " "
-    return space + space.join(map(words, inner)) + space
+    return space + space.join(words(inside, titles) for inside in inner) + space
 
 
 def sections(env):
@@ -37,7 +47,7 @@ def sections(env):
             head = part if isinstance(part, nodes.section) else part[0]
             title = head.get("fullname") or part.next_node(nodes.title).astext()
             place = f"#{head['ids'][0]}" if head["ids"] and name != title else ""
-            yield name, title, f"{page}.html{place}", " ".join(words(part).split())
+            yield name, title, f"{page}.html{place}", " ".join(words(part, env.titles).split())
 
 
 def write_index(app, error):
