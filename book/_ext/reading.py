@@ -14,9 +14,11 @@ NO_WORDS += (nodes.title, addnodes.desc_signature, addnodes.toctree, addnodes.in
 
 
 def is_place(node):
-    """Whether a node is a section with a title, or a function of the package."""
-    titled = isinstance(node, nodes.section) and isinstance(node.next_node(), nodes.title)
-    return titled or isinstance(node, addnodes.desc)
+    """Whether a node is a section with a title, a term, or a function of the package."""
+    if isinstance(node, nodes.section):
+        return isinstance(node.next_node(), nodes.title)
+    term = isinstance(node, nodes.definition_list_item) and node[0]["ids"]
+    return term or isinstance(node, addnodes.desc)
 
 
 def words(node, titles):
@@ -45,9 +47,10 @@ def sections(env):
         name = env.titles[page].astext()
         for part in env.get_doctree(page).findall(is_place):
             head = part if isinstance(part, nodes.section) else part[0]
-            title = head.get("fullname") or part.next_node(nodes.title).astext()
+            title = head.get("fullname") or part[0].astext()
+            body = part[-1] if isinstance(head, nodes.term) else part
             place = f"#{head['ids'][0]}" if head["ids"] and name != title else ""
-            yield name, title, f"{page}.html{place}", " ".join(words(part, env.titles).split())
+            yield name, title, f"{page}.html{place}", " ".join(words(body, env.titles).split())
 
 
 def write_index(app, error):
