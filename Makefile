@@ -9,11 +9,13 @@ help:
 	@echo "make test    .venv, lint, types, unit tests, every notebook, a strict rendering, a browser"
 	@echo "make serve   _build/html on http://127.0.0.1:$(PORT)/  (PORT=8000)"
 	@echo "make pdf     the built book as one file, _build/ccnotes.pdf, printed by Chromium"
+	@echo "make notebooks  the chapters with outputs, in plain Markdown for GitHub and Colab"
 	@echo "make links   what each link to another host answers: 200 is well, 000 none; a report, no test"
 	@echo "make clean   remove what was built; .venv stays"
 	@echo "make readme  write the README's figure and table anew from the records"
 	@echo "make pin     write the newest versions that fit to constraints.txt; prove them with make test"
-	@echo "make colab   every notebook with what Colab ships: Python 3.12, several GB, a few minutes"
+	@echo "make colab   every notebook with what Colab ships: Python 3.13, several GB, a few minutes"
+	@echo "make address URL=https://github.com/...  the public repository, set in every file"
 	@echo "Another Python for .venv:  make book PYTHON=/path/to/python3.12"
 
 book: .venv/book
@@ -48,6 +50,13 @@ serve:
 pdf: .venv/test
 	@$(built)
 	@.venv/bin/python book/_ext/pdf.py _build/html _build/ccnotes.pdf
+
+notebooks: book
+	@echo "$$(pwd)/_build/html/notebooks"
+
+# In every file that names the public repository; `make test` holds that they agree.
+address:
+	@$(or $(PYTHON),python3) .ci/address.py "$$URL"
 
 links:
 	@$(built)
@@ -103,4 +112,4 @@ pip = .venv/bin/python -m pip install --quiet
 	@$(uv) --no-deps torchattacks==3.5.1 || $(pip) --no-deps torchattacks==3.5.1
 	@touch $@
 
-.PHONY: help book test serve pdf links clean readme pin colab
+.PHONY: help book test serve pdf notebooks address links clean readme pin colab

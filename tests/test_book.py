@@ -1,6 +1,7 @@
 """The chapters keep the house rules, before they run and as they are rendered."""
 
 import functools
+import json
 import re
 import tomllib
 from html.parser import HTMLParser
@@ -239,9 +240,71 @@ def test_preview_elsewhere_shows_title_first_words_and_picture(page):
 
 @pytest.mark.rendered
 @each_page
-def test_launch_links_lead_to_files_of_this_repository(page):
+def test_links_to_colab_open_plain_notebooks_that_are_published(page):
+    """CI puts them on the branch ``notebooks``, below the tag; see test_outside.py."""
     links = [a.get("href", "") for a in Tags(page, "a").found]
     launch = [unquote(link) for link in links if "colab.research.google.com" in link]
     assert bool(launch) == (ROOT / f"{page}.ipynb").exists()
     for link in launch:
-        assert (ROOT / link.split("/blob/main/")[1]).is_file(), link
+        assert (HTML / "notebooks" / link.split("/blob/notebooks/v")[1].split("/")[1]).is_file()
+
+
+@pytest.mark.rendered
+@each_page
+def test_pages_without_a_formula_do_without_mathjax(page):
+    text = (HTML / f"{page}.html").read_text() if Tags(page, "html").found else ""
+    assert ("mathjax/tex-chtml.js" in text) == ('class="math' in text)
+
+
+@pytest.mark.rendered
+@each_page
+def test_terms_say_on_hover_what_they_mean(page):
+    """In one sentence, without the source of a formula."""
+    for link in Tags(page, "a").found:
+        if "glossary.html#term-" in link.get("href", "") and page != "book/glossary":
+            assert 20 < len(link["title"]) < 300, link
+            assert not re.search(r"[\\{}]|\w\.\s+[A-Z]", link["title"]), link
+            if link["href"].endswith("#term-class-specific-feature"):
+                assert link["title"] == "A feature that a single class has: a frog\u2019s eyes."
+
+
+@pytest.mark.rendered
+@each_page
+def test_every_page_links_the_book_as_one_pdf(page):
+    owner, name = REPOSITORY.split("/")[-2:]
+    pdf = f"https://{owner.lower()}.github.io/{name}/ccnotes.pdf"
+    assert pdf in [a.get("href") for a in Tags(page, "a").found]
+    assert "_build/ccnotes.pdf _build/html/" in (ROOT / ".github/workflows/pages.yml").read_text()
+
+
+@pytest.mark.rendered
+def test_the_root_has_title_and_card_and_leads_to_the_book():
+    tags = {t.get("property", t.get("name")): t.get("content") for t in Tags("index", "meta").found}
+    first = {
+        t.get("property", t.get("name")): t.get("content") for t in Tags("book/index", "meta").found
+    }
+    for name in ("og:title", "og:description", "og:image", "og:image:alt", "twitter:card"):
+        assert tags[name] == first[name]
+    assert tags["og:url"] == first["og:url"].removesuffix("book/index.html")
+    assert "<title>Cross-class features" in (HTML / "index.html").read_text()
+    assert [a["href"] for a in Tags("index", "a").found] == ["book/index.html"]
+
+
+@pytest.mark.rendered
+def test_the_search_knows_sections_their_places_and_no_formulas_or_code():
+    if not (script := HTML / "_static/sections.js").exists():
+        pytest.skip("no rendered copy: `make test` makes it")
+    listed = json.loads(re.match(r"const sections = (.*);\n", script.read_text())[1])
+    assert {href.split(".html")[0] for *_, href, _ in listed} >= set(PAGES)
+    titles = {(page, title) for page, title, *_ in listed}
+    assert ("A model you can solve", "Three classes, six features") in titles
+    assert ("Glossary", "perturbation ball") in titles
+    assert ("The package", "ccnotes.attacks.pgd") in titles or ("The package", "pgd") in titles
+    for _, title, href, text in listed:
+        page, _, place = href.partition("#")
+        assert (HTML / page).is_file(), href
+        assert not place or place in places(HTML / page), href
+        assert title, href
+        assert not re.search(r"\\[a-z]{3}|\$[^A-Z]|^import |>>>|\d_[a-z]+_", text), (
+            f"{href}: {text}"
+        )

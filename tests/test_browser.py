@@ -132,6 +132,42 @@ def it_is_no_wider_than_its_window(tab):
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def what_is_too_wide_for_a_phone_scrolls(tab):
+    """Formulas, tables, figures and code: none is cut off, folded parts included."""
+    show(tab, PHONE)
+    folded = tab.locator("details:not([open])").element_handles()
+    tab.evaluate("folded => folded.forEach(part => part.open = true)", folded)
+    cut = """[...document.querySelectorAll(
+          '.bd-article :is(mjx-container, table, img, pre, .moving-view svg)')]
+        .filter(e => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1)
+        .filter(e => {
+          for (let box = e; box && box != document.body; box = box.parentElement) {
+            const how = getComputedStyle(box).overflowX;
+            if (['auto', 'scroll'].includes(how) && box.clientWidth < box.scrollWidth)
+              return box.getBoundingClientRect().right > innerWidth + 1;
+            if (box != e && ['hidden', 'clip'].includes(how)) return true;
+          }
+          return true;
+        })
+        .map(e => e.outerHTML.slice(0, 150))"""
+    found = tab.evaluate(cut)
+    tab.evaluate("folded => folded.forEach(part => part.open = false)", folded)
+    assert not found
+
+
+def figures_follow_the_page_s_colours(tab):
+    """One of the two drawings shows, on the page's own ground."""
+    for scheme in ("light", "dark"):
+        show(tab, scheme=scheme)
+        wrong = """scheme => [...document.querySelectorAll('.bd-article img[src*="_images/"]')]
+            .filter(e => e.src.endsWith('.svg') && !e.closest('details:not([open])'))
+            .filter(e => (getComputedStyle(e).display != 'none')
+                           != (e.src.includes('-dark.svg') == (scheme == 'dark'))
+                         || getComputedStyle(e).backgroundColor != 'rgba(0, 0, 0, 0)')
+            .map(e => e.outerHTML.slice(0, 200))"""
+        assert not tab.evaluate(wrong, scheme), scheme
+
+
 def moving_figures_move_by_keyboard_and_by_mouse(tab):
     """A key's step, then a click near the other end of the slider's track."""
     show(tab)
@@ -218,6 +254,8 @@ def solutions_are_folded_and_open_by_keyboard(tab):
 CHECKS = (
     all_is_there,
     it_is_no_wider_than_its_window,
+    what_is_too_wide_for_a_phone_scrolls,
+    figures_follow_the_page_s_colours,
     moving_figures_move_by_keyboard_and_by_mouse,
     paper_shows_what_the_page_folds_and_cuts_nothing_off,
     solutions_are_folded_and_open_by_keyboard,
@@ -254,6 +292,20 @@ def test_search_finds_a_term(visit):
     tab.locator("#search-results li a").first.wait_for()
     assert "glossary" in " ".join(a.get_attribute("href") for a in tab.locator("li a").all())
     assert not wrong
+
+
+def test_search_leads_to_sections_and_says_so_when_there_is_none(visit):
+    """Of all words, whatever their endings, those in a title first; then of a word that is none."""
+    tab, wrong = visit("search.html?q=disjoint+group")
+    hit = tab.locator("#search-results li").first
+    assert "#" in hit.locator("a").get_attribute("href")
+    assert {"disjoint", "groups"} <= {m.lower() for m in tab.locator("mark").all_inner_texts()}
+    assert hit.locator(".search-page").inner_text()
+    hit.locator("a").click()
+    tab.wait_for_url("**/book/*.html#*")
+    tab, more = visit("search.html?q=zzzyx")
+    tab.get_by_text("No section has “zzzyx”").wait_for()
+    assert not wrong + more
 
 
 @pytest.mark.parametrize("page", ["nothing.html", "book/nothing.html", "book/far/away/"])

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -36,21 +37,80 @@ def texts():
             yield name, content.decode()
 
 
-def test_the_repository_address_is_the_same_everywhere():
+def assert_one_address(root):
     """Other repositories may be named; this one only by the address in pyproject.toml."""
-    path = REPOSITORY.removeprefix("https://github.com/")
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    repository, tag = project["urls"]["Repository"], f"v{project['version']}"
+    path = repository.removeprefix("https://github.com/")
+    owner, name = path.split("/")
     placeholder = "/".join(["OWNER", "REPO"])
-    config = yaml.safe_load((ROOT / "_config.yml").read_text())
-    assert config["repository"]["url"] == REPOSITORY
-    assert CITATION["repository-code"] == REPOSITORY
-    assert REPOSITORY in (ROOT / "README.md").read_text()
-    for name, text in texts():
-        assert path == placeholder or placeholder not in text, f"{name} has the placeholder still"
-        for link in re.findall(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)", text):
-            assert link == path, f"{name} links Colab to {link}"
-        for link, tag in re.findall(r"git\+(https://[\w./-]+)(?:@v([\w.]+))?", text):
-            assert link.removesuffix(".git") == REPOSITORY, f"{name} installs from {link}"
-            assert tag in ("", PROJECT["version"]), f"{name} installs {tag}"
+    config = yaml.safe_load((root / "_config.yml").read_text())
+    assert config["repository"]["url"] == repository
+    assert yaml.safe_load((root / "CITATION.cff").read_text())["repository-code"] == repository
+    readme = (root / "README.md").read_text()
+    assert repository in readme
+    assert f"(https://{owner.lower()}.github.io/{name}/)" in readme
+    for file, _ in texts():
+        text = (root / file).read_text()
+        assert path == placeholder or placeholder not in text, f"{file} has the placeholder still"
+        for link in re.findall(r"colab\.research\.google\.com/github/([\w./-]+)", text):
+            assert link.startswith(f"{path}/blob/notebooks/{tag}/"), f"{file} links Colab to {link}"
+        for link, at in re.findall(r"git\+(https://[\w./-]+)(?:@([\w.]+))?", text):
+            assert link.removesuffix(".git") == repository, f"{file} installs from {link}"
+            assert at in ("", tag), f"{file} installs {at}"
+
+
+def test_the_repository_address_is_the_same_everywhere():
+    assert_one_address(ROOT)
+
+
+def address(root, url):
+    """``make address`` in a folder; whether it was content, and what it said."""
+    command = ["make", "-s", "address", f"PYTHON={sys.executable}", f"URL={url}"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
+def test_make_address_sets_the_address_in_every_file_and_again(tmp_path):
+    for name, _ in texts():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for url in ("https://github.com/ann/cross.class/", "https://github.com/Bob-2/notes.git"):
+        done = address(tmp_path, url)
+        assert not done.returncode, done.stderr
+        assert_one_address(tmp_path)
+        new = url.removesuffix("/").removesuffix(".git")
+        assert f'Repository = "{new}"' in (tmp_path / "pyproject.toml").read_text()
+    for path in sorted((tmp_path / "book").glob("*.ipynb")):
+        nbformat.validate(nbformat.read(path, as_version=4))
+        assert f"git+{new}@v{PROJECT['version']}" in path.read_text()
+        assert "stands for the repository" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("", "Give one like https://github.com/ann-example/my-book."),
+        ("git@github.com:ann/book.git", "Did you mean https://github.com/ann/book?"),
+        ("http://github.com/ann/book", "Give one like"),
+        ("https://gitlab.com/ann/book", "Give one like"),
+        ("https://github.com/ann", "Give one like"),
+        ("https://github.com/ann/..", "Give one like"),
+        ("https://github.com/ann/.git", "Give one like"),
+        ("https://github.com/ann/book/tree/main", "Give one like"),
+        ("https://github.com/-ann/book", "Give one like"),
+        ("https://github.com/ann/bo ok", "Give one like"),
+        ("https://github.com/ann/b'; false '", "Give one like"),
+    ],
+)
+def test_make_address_refuses_what_is_no_address_and_writes_nothing(url, remedy, tmp_path):
+    (tmp_path / ".ci").mkdir()
+    for name in ("Makefile", "pyproject.toml", ".ci/address.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    done = address(tmp_path, url)
+    assert done.returncode
+    assert f"URL={url!r} is no address" in done.stderr
+    assert remedy in done.stderr
+    assert (tmp_path / "pyproject.toml").read_text() == (ROOT / "pyproject.toml").read_text()
 
 
 def test_no_package_index_is_named():

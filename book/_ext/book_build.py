@@ -50,10 +50,16 @@ def tidy_descriptions(app, pagename, templatename, context, doctree):
 
 
 def tidy_scripts(app, pagename, templatename, context, doctree):
-    """No widget states, dead without a kernel; nothing twice ("THEBE_JS_URL already declared")."""
+    """No widget states, dead without a kernel; nothing twice ("THEBE_JS_URL already declared").
+
+    And MathJax, 1.1 MB, only where a formula is: Sphinx gives it to the first page, too, since
+    other pages are listed there.
+    """
     files = context.get("script_files", [])
     once = {(f.filename or "", f.priority, str(f.attributes)): f for f in files}
-    files[:] = [f for f in once.values() if "widget" not in f.attributes.get("type", "")]
+    formulas = 'class="math' in (context.get("body") or "")
+    needless = re.compile("widget" if formulas else "widget|(?i:mathjax)")
+    files[:] = [f for f in once.values() if not needless.search(f"{f.filename}{f.attributes}")]
 
 
 def tidy_signatures(app, what, name, obj, options, signature, returns):
@@ -81,9 +87,7 @@ def search_later(app, error):
     """The search's scripts, which grow with the book, wait until a page is shown."""
     if error or app.builder.format != "html":
         return
-    awaited = re.compile(
-        r'<script (src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*")>'
-    )
+    awaited = re.compile(r'<script (src="[^"]*(?:searchtools|language_data|sections)\.js[^"]*")>')
     for page in Path(app.outdir).rglob("*.html"):
         text = page.read_text()
         if (later := awaited.sub(r"<script defer \1>", text)) != text:
@@ -100,5 +104,5 @@ def setup(app):
     app.connect("html-page-context", tidy_scripts, priority=900)
     app.connect("autodoc-process-signature", tidy_signatures)
     app.connect("build-finished", copy_mathjax)
-    app.connect("build-finished", search_later)
+    app.connect("build-finished", search_later, priority=950)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
