@@ -2,9 +2,12 @@
 customElements.define("moving-figure", class extends HTMLElement {
   async connectedCallback() {
     const $ = (selector) => this.querySelector(selector);
-    const [view, controls] = [$(".moving-view"), $(".moving-controls")];
+    const [view, controls] = [$(".moving-view"), $(".moving-controls")], spec = JSON.parse($("script").textContent);
+    if (spec.columns && view.clientWidth < 600) spec.columns = 1; // panels stack on a phone
     controls.replaceChildren();
-    await vegaEmbed(view, JSON.parse($("script").textContent), { actions: false, renderer: "svg", bind: controls });
+    await vegaEmbed(view, spec, { actions: false, renderer: "svg", bind: controls });
+    for (const group of controls.querySelectorAll(".vega-bind-radio"))
+      Object.assign(group, { role: "radiogroup", ariaLabel: group.parentElement.firstElementChild.textContent });
     this.classList.add("moving-on");
     if (view.scrollWidth > view.clientWidth) view.tabIndex = 0; // so that the keyboard scrolls it, too
   }

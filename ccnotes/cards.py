@@ -1,0 +1,105 @@
+"""A claim at a glance: a card with a small curve, and the verdict on it as a chip. HTML."""
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ccnotes.verdicts import Judgement, n_of
+
+WIDTH, HEIGHT, EDGE = 240, 76, 5  # of a sparkline, in its own units
+
+
+class Card(NamedTuple):
+    """One step of an argument."""
+
+    title: str
+    says: str
+    curve: str  # as :func:`sparkline` draws it
+    judgements: Sequence[Judgement]
+
+
+def cards(them: Iterable[Card]) -> str:
+    """Cards side by side, one below the other where there is little room.
+
+    >>> cards([Card("Rise", "It rises.", "", [])]).count("claim-card")
+    2
+    """
+    made = []
+    for card in them:
+        lines = "".join(
+            f"<li>{html.escape(j.claim.says)} {chip(j)}</li>" for j in card.judgements
+        )
+        made.append(
+            f'<div class="claim-card"><p><b>{html.escape(card.title)}</b> '
+            f"{html.escape(card.says)}</p>{card.curve}<ul>{lines}</ul></div>"
+        )
+    return f'<div class="claim-cards">{"".join(made)}</div>'
+
+
+def chip(judgement: Judgement) -> str:
+    """The verdict with the number of runs; hollow where these are too few for one.
+
+    >>> from ccnotes.verdicts import Claim, judgements
+    >>> (judged,) = judgements([Claim("accuracy falls", "accuracy", [0.1, 0.2])])
+    >>> chip(judged).replace("\u00a0", " ")
+    '<span class="chip chip-none">no verdict, n = 2</span>'
+    """
+    word = judgement.word or "no verdict"
+    kind = judgement.word or "none"
+    return f'<span class="chip chip-{kind}">{word}, {n_of(judgement.claim.differences)}</span>'
+
+
+def sparkline(
+    runs: Float[np.ndarray, "runs epochs"],
+    epochs: Sequence[float],
+    alt: str,
+    *,
+    lit: tuple[float, float],
+    form: str = ".1f",
+) -> str:
+    """A small curve as SVG: the mean of runs over epochs, thin lines for single runs.
+
+    The part of the mean from the first to the second epoch of ``lit`` stands out, its ends with
+    dots and their values in ``form``. ``alt`` is the text for those who do not see it. Raises
+    ValueError for curves that do not fit the epochs, or hold NaN, and where nothing is lit.
+
+    >>> curve = sparkline(np.array([[1.0, 3.0, 2.0]]), [4, 8, 12], "Up and down.", lit=(8, 12))
+    >>> curve.count("<circle"), "3.0" in curve, "2.0" in curve
+    (2, True, True)
+    """
+    at = np.asarray(epochs, dtype=float)
+    part = np.flatnonzero((at >= lit[0]) & (at <= lit[1]))
+    if runs.shape[1:] != at.shape or not len(runs) or not np.isfinite(runs).all():
+        raise ValueError(
+            f"curves of shape {runs.shape} for {len(at)} epochs: give one finite value per run "
+            f"and epoch."
+        )
+    if len(part) < 2:
+        raise ValueError(f"lit={lit} has fewer than two of the epochs {list(epochs)}.")
+    low, high = runs.min(), runs.max()
+    x = EDGE + (WIDTH - 2 * EDGE) * (at - at[0]) / (at[-1] - at[0])
+    scale = (HEIGHT - 2 * EDGE) / ((high - low) or 1)
+
+    def line(values: Float[np.ndarray, " epochs"], kind: str) -> str:
+        y = HEIGHT - EDGE - scale * (values - low)
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[: len(y)], y, strict=True))
+        return f'<polyline class="{kind}" points="{points}"/>'
+
+    mean = runs.mean(0)
+    thin = "".join(line(run, "one") for run in runs)
+    bold = line(mean, "mean")
+    ends = [part[0], part[-1]]
+    y = HEIGHT - EDGE - scale * (mean - low)
+    points = " ".join(f"{x[i]:.1f},{y[i]:.1f}" for i in part)
+    dots = "".join(f'<circle cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="4"/>' for i in ends)
+    first, last = (format(mean[i], form) for i in ends)
+    return (
+        f'<figure><svg class="spark" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{html.escape(alt)}">{thin}{bold}'
+        f'<polyline class="lit" points="{points}"/>{dots}</svg>'
+        f"<figcaption>epoch {at[ends[0]]:g}: {first}, epoch {at[ends[1]]:g}: {last}</figcaption>"
+        "</figure>"
+    )
