@@ -1,7 +1,7 @@
 """A claim at a glance: a card with a small curve, and the verdict on it as a chip. HTML."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,19 +18,20 @@ class Card(NamedTuple):
     title: str
     says: str
     curve: str  # as :func:`sparkline` draws it
-    judgements: Sequence[Judgement]
+    verdicts: Mapping[str, Judgement]  # by what they are on, in the card's words
 
 
 def cards(them: Iterable[Card]) -> str:
     """Cards side by side, one below the other where there is little room.
 
-    >>> cards([Card("Rise", "It rises.", "", [])]).count("claim-card")
-    2
+    >>> cards([Card("Rise", "It rises.", "", {})])
+    '<div class="claim-cards"><div class="claim-card"><p><b>Rise</b> It rises.</p><ul></ul></div></div>'
     """
     made = []
     for card in them:
         lines = "".join(
-            f"<li>{html.escape(j.claim.says)} {chip(j)}</li>" for j in card.judgements
+            f"<li>{html.escape(says)} {chip(judgement)}</li>"
+            for says, judgement in card.verdicts.items()
         )
         made.append(
             f'<div class="claim-card"><p><b>{html.escape(card.title)}</b> '

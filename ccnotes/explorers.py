@@ -39,17 +39,19 @@ def builder(model: Network, description: str, *, seed: int = 0) -> alt.ConcatCha
     >>> builder(ConvNet(6, width=2), "Parts come and go.").description
     'Parts come and go.'
     """
-    rows, classes = [], parts(1).classes
-    for there in itertools.product((True, False), repeat=4):
-        drawn = built(dict(zip(INGREDIENTS, there, strict=True)), len(classes), seed)
+    rows = []
+    for switches in itertools.product((True, False), repeat=len(INGREDIENTS)):
+        there = dict(zip(INGREDIENTS, switches, strict=True))
+        drawn = built(there, DEFAULT.num_classes, seed)
         with evaluating(model), torch.no_grad():
             p = model(to_float(drawn.images)).softmax(1)
-        for y, image in enumerate(drawn.images):
-            ingredients = dict(zip(INGREDIENTS, there, strict=True))
-            rows.append(
-                {"y": y, "picture": pixels_of(image), "p": hundredths(p[[y], None])[0]}
-                | ingredients
+        rows += [
+            {"y": y, "picture": pixels_of(image), "p": of_image} | there
+            for y, (image, of_image) in enumerate(
+                zip(drawn.images, hundredths(p[:, None]), strict=True)
             )
+        ]
+    classes = drawn.classes
     names = [visible(name) for name in classes]
     which = chosen("image", "Image of ", 0, range(len(names)), names)
     switches = [
@@ -76,12 +78,13 @@ def builder(model: Network, description: str, *, seed: int = 0) -> alt.ConcatCha
     told = flat.transform_calculate(
         name=name_at(classes, "datum.place - 1"), share="datum.p / 100", true="datum.place-1==image"
     )
-    bars = told.mark_bar().encode(
-        x=alt.X("share:Q", title="probability").scale(domain=[0, 1]).axis(format="%"),
+    base = told.encode(
+        x=alt.X("share:Q", title="probability").scale(domain=[0, 1.15]).axis(None),
         y=alt.Y("name:N", title=None, sort=None),
-        color=alt.condition("datum.true", alt.value(BLUE), alt.value(ORANGE)),
-        tooltip=["name:N", alt.Tooltip("share:Q", format=".0%")],
     )
+    bars = base.mark_bar().encode(
+        color=alt.condition("datum.true", alt.value(BLUE), alt.value(ORANGE))
+    ) + base.mark_text(align="left", dx=4, fontSize=13).encode(text=alt.Text("share:Q", format=".0%"))
     chart: alt.ConcatChart = (
         alt.concat(
             grid.properties(width=240, height=240, title="the image"),
@@ -222,12 +225,16 @@ def shared(
         labels=False, ticks=False
     )
 
-    def bars(column: str, colour: str, opacity: float) -> alt.Chart:
+    kinds, hues = ["above", "below", "what they share"], [BLUE, ORANGE, GREEN]
+
+    def bars(column: str, kind: str, opacity: float) -> alt.Chart:
         y = alt.Y(f"{column}:Q", title="contribution to the own logit").scale(
             domain=[-reach, reach]
         )
-        found: alt.Chart = base.mark_bar(color=colour, opacity=opacity).encode(
-            x=x, y=y.axis(labelExpr="abs(datum.value)")
+        key = alt.Legend(orient="top", title=None)
+        hue = alt.Color(datum=kind, type="nominal", legend=key).scale(domain=kinds, range=hues)
+        found: alt.Chart = base.mark_bar(opacity=opacity).encode(
+            x=x, y=y.axis(labelExpr="abs(datum.value)"), color=hue
         )
         return found
 
@@ -240,10 +247,10 @@ def shared(
         .encode(x=alt.value("width"), y=alt.value(4), text="text:N")
     )
     chart: alt.LayerChart = (
-        bars("up", BLUE, 0.45)
-        + bars("down", ORANGE, 0.45)
-        + bars("both", GREEN, 1)
-        + bars("mirrored", GREEN, 1)
+        bars("up", kinds[0], 0.45)
+        + bars("down", kinds[1], 0.45)
+        + bars("both", kinds[2], 1)
+        + bars("mirrored", kinds[2], 1)
         + title
     ).add_params(*params)
     return chart.properties(width=560, height=260, description=description)
@@ -294,12 +301,12 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
         base = alt.Chart(table).encode(
             x=alt.X(f"{column}:Q", title=column).scale(zero=True),
             y=alt.Y("network:N", sort=None, title=None).axis(labelLimit=200),
-            opacity=alt.condition(now, alt.value(1), alt.value(0.3)),
         )
         number = base.mark_text(align="left", dx=4, fontSize=12).encode(
             text=alt.Text(f"{column}:Q", format=form)
         )
-        found: alt.LayerChart = base.mark_bar(color=colour) + number
+        lit = alt.condition(now, alt.value(1), alt.value(0.3))
+        found: alt.LayerChart = base.mark_bar(color=colour).encode(opacity=lit) + number
         return found.properties(width=170, height=88)
 
     chart: alt.ConcatChart = (
