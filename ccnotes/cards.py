@@ -24,8 +24,8 @@ class Card(NamedTuple):
 def cards(them: Iterable[Card]) -> str:
     """Cards side by side, one below the other where there is little room.
 
-    >>> cards([Card("Rise", "It rises.", "", {})])
-    '<div class="claim-cards"><div class="claim-card"><p><b>Rise</b> It rises.</p><ul></ul></div></div>'
+    >>> cards([Card("Rise", "It rises.", "", {})]).count("<p><b>Rise</b> It rises.</p>")
+    1
     """
     made = []
     for card in them:

@@ -1,6 +1,5 @@
 """Figures to try an idea on: native controls, and what follows from them, drawn by the page."""
 
-import base64
 import itertools
 import json
 from collections.abc import Sequence
@@ -84,7 +83,9 @@ def builder(model: Network, description: str, *, seed: int = 0) -> alt.ConcatCha
     )
     bars = base.mark_bar().encode(
         color=alt.condition("datum.true", alt.value(BLUE), alt.value(ORANGE))
-    ) + base.mark_text(align="left", dx=4, fontSize=13).encode(text=alt.Text("share:Q", format=".0%"))
+    ) + base.mark_text(align="left", dx=4, fontSize=13).encode(
+        text=alt.Text("share:Q", format=".0%")
+    )
     chart: alt.ConcatChart = (
         alt.concat(
             grid.properties(width=240, height=240, title="the image"),

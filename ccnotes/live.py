@@ -23,7 +23,7 @@ from ccnotes.networks import ConvNet
 from ccnotes.tables import visible
 
 STEPS = 10  # of PGD, each a quarter of the radius
-LARGEST = 24  # 255ths, at the slider's right end
+LARGEST = 30  # 255ths, at the slider's right end
 TIMES = 8  # as strong a change is shown
 KEY = "data-lm-suppress-shortcuts"  # on the control itself, else JupyterLab takes its arrow keys
 
@@ -151,6 +151,7 @@ class LiveAttack:
             radio("image", i, canvas, f"{names[y]}, image {i + 1}")
             for i, y in enumerate(self.labels.tolist())
         ]
+        group = 'role="radiogroup" aria-label='
         networks = [
             radio("network", i, f"<span>{html.escape(visible(name))}</span>")
             for i, name in enumerate(self.networks)
@@ -163,8 +164,8 @@ class LiveAttack:
 <ol class="live-bars" aria-label="Probability of each class">{rows}</ol></div>
 <label class="live-eps"><b>Drag until it is wrong.</b> <span class="live-radius">ε = 0/255</span>
 <input {KEY} type="range" name="eps" min="0" max="{LARGEST}" step="0.5" value="0"></label>
-<fieldset class="live-networks"><legend>Network</legend>{"".join(networks)}</fieldset>
-<fieldset class="live-images"><legend>Image</legend>{"".join(images)}</fieldset>
+<div class="live-networks" {group}"Network"><b>Network</b>{"".join(networks)}</div>
+<div class="live-images" {group}"Image"><b>Image</b>{"".join(images)}</div>
 <p class="live-says" role="status"></p></fieldset></form>
 <div class="live-still">{picture(still, html.escape(told))}<p>{html.escape(told)}</p></div>
 <figcaption>{html.escape(self.caption)}</figcaption></figure>

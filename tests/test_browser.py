@@ -170,7 +170,9 @@ def networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves(tab):
             figure.and_(tab.locator("[data-ready]")).wait_for()
             verdict, slider = figure.locator(".live-verdict"), figure.get_by_role("slider")
             heights = {figure.evaluate("e => e.offsetHeight")}
-            assert slider.evaluate("e => e.labels[0].innerText").startswith("Drag until it is wrong")
+            assert slider.evaluate("e => e.labels[0].innerText").startswith(
+                "Drag until it is wrong"
+            )
             assert verdict.get_attribute("data-right") == "true"
             slider.focus()
             tab.keyboard.press("End")
@@ -198,7 +200,8 @@ def networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves(tab):
             slider.fill("0")
             figure.locator(".live-verdict[data-right=true]").wait_for()
         assert not tab.evaluate("""() => new Promise((done) => {
-            const ours = (shift) => shift.sources.some((s) => s.node?.parentElement?.closest('live-attack'));
+            const inside = ({ node }) => node?.parentElement?.closest('live-attack');
+            const ours = (shift) => shift.sources.some(inside);
             new PerformanceObserver((list) => done(list.getEntries().filter(ours).length))
                 .observe({ type: 'layout-shift', buffered: true });
             setTimeout(done, 300, 0);

@@ -1,4 +1,4 @@
-"""Networks in the page against torch: the same logits, gradients, attacks; and what a page holds."""
+"""Networks in the page against torch: the same logits, gradients, attacks; and their figure."""
 
 import base64
 import json
@@ -52,8 +52,9 @@ def in_browser(tab, model, x, y, eps=4):
         """([network, images, labels, eps, steps]) => {
           const net = liveAttack.unpack(network);
           return images.map((image, i) => {
-            const x = Float32Array.from(image), adv = liveAttack.pgd(net, x, labels[i], eps / 255, steps);
-            return [liveAttack.forward(net, x).logits, [...liveAttack.gradient(net, x, labels[i])],
+            const x = Float32Array.from(image), y = labels[i];
+            const adv = liveAttack.pgd(net, x, y, eps / 255, steps);
+            return [liveAttack.forward(net, x).logits, [...liveAttack.gradient(net, x, y)],
                     [...adv], liveAttack.forward(net, adv).probabilities];
           });
         }""",
@@ -149,7 +150,9 @@ def test_the_still_figure_says_what_torch_says(drawn):
     for name, model in networks.items():
         with torch.no_grad():
             p = model(pgd(model, x, y, attack_of(8))).softmax(1)[0]
-        assert f"the {name} network says {drawn.classes[p.argmax()]} ({100 * p.max():.0f} %)" in told
+        assert (
+            f"the {name} network says {drawn.classes[p.argmax()]} ({100 * p.max():.0f} %)" in told
+        )
     assert told.startswith("An image of car, each pixel changed by at most 8/255: ")
 
 
@@ -166,8 +169,8 @@ def test_what_cannot_be_attacked_in_a_page_is_named(drawn):
         figure(drawn, classes=drawn.classes[:5])
     with pytest.raises(ValueError, match="6 images and labels of shape"):
         figure(drawn, labels=drawn.labels[:5])
-    with pytest.raises(ValueError, match="eps=30 is in 255ths"):
-        figure(drawn, eps=30)
+    with pytest.raises(ValueError, match="eps=31 is in 255ths"):
+        figure(drawn, eps=31)
 
 
 def test_names_are_shown_letter_by_letter(browser, drawn, tab):
