@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ccnotes.attribution import cas, class_similarity
+from ccnotes.checks import few
 from ccnotes.data import to_float
 from ccnotes.models import Network
 from ccnotes.modes import evaluating
@@ -27,23 +28,25 @@ TOP = 40  # features shown of two classes
 ENDS = ("best", "last")
 
 
-def builder(model: Network, description: str, *, seed: int = 0) -> alt.ConcatChart:
+def builder(model: Network, description: str, *, first: int = 0) -> alt.ConcatChart:
     """Four switches, the ingredients of a planted image, and what a network makes of it.
 
     The first test image of each class, built from own part, shared part, clutter and noise, each
-    of them there or not; all else stays as it is. ``description`` is the text for those who do
-    not see the chart.
+    of them there or not; all else stays as it is. It starts with the class ``first``.
+    ``description`` is the text for those who do not see the chart. Raises ValueError for a network
+    of other classes.
 
     >>> from ccnotes.models import ConvNet
     >>> builder(ConvNet(6, width=2), "Parts come and go.").description
     'Parts come and go.'
     """
     rows = []
-    for switches in itertools.product((True, False), repeat=len(INGREDIENTS)):
-        there = dict(zip(INGREDIENTS, switches, strict=True))
-        drawn = built(there, DEFAULT.num_classes, seed)
+    for on in itertools.product((True, False), repeat=len(INGREDIENTS)):
+        there = dict(zip(INGREDIENTS, on, strict=True))
+        drawn = built(there, DEFAULT.num_classes)
         with evaluating(model), torch.no_grad():
             p = model(to_float(drawn.images)).softmax(1)
+        check_fits(p.shape[1], drawn.classes, first)
         rows += [
             {"y": y, "picture": pixels_of(image), "p": of_image} | there
             for y, (image, of_image) in enumerate(
@@ -52,7 +55,7 @@ def builder(model: Network, description: str, *, seed: int = 0) -> alt.ConcatCha
         ]
     classes = drawn.classes
     names = [visible(name) for name in classes]
-    which = chosen("image", "Image of ", 0, range(len(names)), names)
+    which = chosen("image", "Image of ", first, range(len(names)), names)
     switches = [
         alt.param(name=kind, value=True, bind=alt.binding_checkbox(name=f"{TITLES[kind]} "))
         for kind in INGREDIENTS
@@ -98,19 +101,19 @@ def builder(model: Network, description: str, *, seed: int = 0) -> alt.ConcatCha
     return chart.properties(description=description)
 
 
-def built(there: dict[str, bool], count: int, seed: int = 0) -> PartImages:
+def built(there: dict[str, bool], count: int) -> PartImages:
     """Test images with only those ingredients that are ``there``.
 
     >>> bare = built(dict.fromkeys(INGREDIENTS, False), 6)
     >>> bare.images.unique()  # mid-grey
     tensor([128], dtype=torch.uint8)
     """
-    absent = {
+    absent: dict[str, Any] = {
         kind if kind == "noise" else f"{kind}_amplitude": 0.0
         for kind, is_there in there.items()
         if not is_there
     }
-    return parts(count, replace(DEFAULT, **absent), seed=seed, split="test")
+    return parts(count, replace(DEFAULT, **absent), seed=0, split="test")
 
 
 def pixels_of(image: Tensor) -> list[str]:
@@ -142,7 +145,7 @@ def angles(description: str) -> alt.ConcatChart:
     arrows = classes.transform_calculate(
         x=f"cos({turn}[datum.k] * PI / 180)", y=f"sin({turn}[datum.k] * PI / 180)"
     )
-    plane = {"domain": [-1.15, 1.15], "nice": False}
+    plane: dict[str, Any] = {"domain": [-1.15, 1.15], "nice": False}
     x = alt.X("x:Q", title="feature 1").scale(**plane).axis(values=[-1, 0, 1])
     y = alt.Y("y:Q", title="feature 2").scale(**plane).axis(values=[-1, 0, 1])
     hue = alt.Color("name:N", legend=None).scale(domain=names, range=hues)
@@ -201,11 +204,13 @@ def shared(
 
     Shown are the features that contribute most to any class; what two classes share of a feature
     is the smaller of their contributions, where both are above 0. The cosine is of all features.
+    Raises ValueError unless there is a name for each class, and more than one.
 
     >>> chart = shared(torch.eye(2), ["cat", "dog"], "Nothing is shared.")
     >>> chart.description
     'Nothing is shared.'
     """
+    check_fits(len(attribution), classes, 1)
     used = attribution.abs().amax(0).argsort(descending=True)[:TOP]
     order = used[attribution[:, used].argmax(0).argsort(stable=True)]
     rows = pd.DataFrame({f"c{k}": a[order].tolist() for k, a in enumerate(attribution)})
@@ -233,8 +238,9 @@ def shared(
             domain=[-reach, reach]
         )
         key = alt.Legend(orient="top", title=None)
-        hue = alt.Color(datum=kind, type="nominal", legend=key).scale(domain=kinds, range=hues)
-        found: alt.Chart = base.mark_bar(opacity=opacity).encode(
+        hue = alt.Color("kind:N", legend=key).scale(domain=kinds, range=hues)
+        named = base.transform_calculate(kind=json.dumps(kind))
+        found: alt.Chart = named.mark_bar(opacity=opacity).encode(
             x=x, y=y.axis(labelExpr="abs(datum.value)"), color=hue
         )
         return found
@@ -320,6 +326,14 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
         .add_params(*params)
     )
     return chart.properties(description=description)
+
+
+def check_fits(count: int, classes: Sequence[str], first: int) -> None:
+    if count != len(classes) or not 0 <= first < count:
+        raise ValueError(
+            f"{count} classes, of which number {first} is shown first, called {few(classes)}: "
+            f"give one name for each, and a class that there is."
+        )
 
 
 def chosen(name: str, title: str, value: int, options: Any, labels: Sequence[str]) -> Any:

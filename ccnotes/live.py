@@ -201,8 +201,9 @@ def folded(model: ConvNet) -> dict[str, Any]:
     >>> [layer["stride"] for layer in folded(ConvNet(6, width=2))["layers"]]
     [2, 2, 1]
     """
-    normalize, layers = model.body[0], []
-    for conv, norm in zip(model.body[1::3], model.body[2::3], strict=True):
+    body: Any = model.body
+    normalize, layers = body[0], list[dict[str, Any]]()
+    for conv, norm in zip(body[1::3], body[2::3], strict=True):
         gain = norm.weight / (norm.running_var + norm.eps).sqrt()
         weight = conv.weight * gain[:, None, None, None]
         if not layers:

@@ -156,6 +156,7 @@ def test_the_still_figure_says_what_torch_says(drawn):
     assert told.startswith("An image of car, each pixel changed by at most 8/255: ")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_attacked_in_a_page_is_named(drawn):
     with pytest.raises(ValueError, match="'deep' is a PreActResNet, which the page's script"):
         figure(drawn, networks={"deep": PreActResNet(6, width=4)})
