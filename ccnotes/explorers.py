@@ -306,7 +306,7 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
 
     def bars(column: str, colour: str, form: str) -> alt.LayerChart:
         base = alt.Chart(table).encode(
-            x=alt.X(f"{column}:Q", title=column).scale(zero=True),
+            x=alt.X(f"{column}:Q", title=column).axis(tickCount=4),
             y=alt.Y("network:N", sort=None, title=None).axis(labelLimit=200),
         )
         number = base.mark_text(align="left", dx=4, fontSize=12).encode(
