@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from ccnotes.verdicts import Judgement, n_of
 
-WIDTH, HEIGHT, EDGE = 240, 76, 5  # of a sparkline, in its own units
+WIDTH, HEIGHT, EDGE = 240, 96, 6  # of a sparkline, in its own units
 
 
 class Card(NamedTuple):
@@ -63,9 +63,10 @@ def sparkline(
 ) -> str:
     """A small curve as SVG: the mean of runs over epochs, thin lines for single runs.
 
-    The part of the mean from the first to the second epoch of ``lit`` stands out, its ends with
-    dots and their values in ``form``. ``alt`` is the text for those who do not see it. Raises
-    ValueError for curves that do not fit the epochs, or hold NaN, and where nothing is lit.
+    The mean takes the middle half of the height. Its part from the first to the second epoch of
+    ``lit`` stands out, with dots at its ends and their values in ``form`` below. ``alt`` is the
+    text for those who do not see it. Raises ValueError for curves that do not fit the epochs, or
+    hold NaN, and where less than two epochs are lit.
 
     >>> curve = sparkline(np.array([[1.0, 3.0, 2.0]]), [4, 8, 12], "Up and down.", lit=(8, 12))
     >>> curve.count("<circle"), "3.0" in curve, "2.0" in curve
@@ -80,27 +81,28 @@ def sparkline(
         )
     if len(part) < 2:
         raise ValueError(f"lit={lit} has fewer than two of the epochs {list(epochs)}.")
-    low, high = runs.min(), runs.max()
-    x = EDGE + (WIDTH - 2 * EDGE) * (at - at[0]) / (at[-1] - at[0])
-    scale = (HEIGHT - 2 * EDGE) / ((high - low) or 1)
-
-    def line(values: Float[np.ndarray, " epochs"], kind: str) -> str:
-        y = HEIGHT - EDGE - scale * (values - low)
-        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[: len(y)], y, strict=True))
-        return f'<polyline class="{kind}" points="{points}"/>'
-
     mean = runs.mean(0)
-    thin = "".join(line(run, "one") for run in runs)
-    bold = line(mean, "mean")
+    low, high = mean.min(), mean.max()
+    x = EDGE + (WIDTH - 2 * EDGE) * (at - at[0]) / (at[-1] - at[0])
+    scale = HEIGHT / 2 / ((high - low) or 1)
+    base = HEIGHT * (3 / 4 if high > low else 1 / 2)
+
+    def points(values: Float[np.ndarray, " epochs"], where: slice) -> list[str]:
+        y = base - scale * (values - low)
+        return [f"{a:.1f},{b:.1f}" for a, b in zip(x[where], y[where], strict=True)]
+
+    all_of_it, its_part = slice(None), slice(part[0], part[-1] + 1)
+    lines = [("one", run, all_of_it) for run in runs]
+    lines += [("mean", mean, all_of_it), ("lit", mean, its_part)]
+    drawn = "".join(
+        f'<polyline class="{kind}" points="{" ".join(points(values, where))}"/>'
+        for kind, values, where in lines
+    )
     ends = [part[0], part[-1]]
-    y = HEIGHT - EDGE - scale * (mean - low)
-    points = " ".join(f"{x[i]:.1f},{y[i]:.1f}" for i in part)
-    dots = "".join(f'<circle cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="4"/>' for i in ends)
-    first, last = (format(mean[i], form) for i in ends)
+    for point in (points(mean, its_part)[0], points(mean, its_part)[-1]):
+        drawn += '<circle r="4" cx="{}" cy="{}"/>'.format(*point.split(","))
+    told = ", ".join(f"epoch {at[i]:g}: {format(mean[i], form)}" for i in ends)
     return (
         f'<figure><svg class="spark" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{html.escape(alt)}">{thin}{bold}'
-        f'<polyline class="lit" points="{points}"/>{dots}</svg>'
-        f"<figcaption>epoch {at[ends[0]]:g}: {first}, epoch {at[ends[1]]:g}: {last}</figcaption>"
-        "</figure>"
+        f'aria-label="{html.escape(alt)}">{drawn}</svg><figcaption>{told}</figcaption></figure>'
     )

@@ -91,8 +91,8 @@ def builder(model: Network, description: str, *, first: int = 0) -> alt.ConcatCh
     )
     chart: alt.ConcatChart = (
         alt.concat(
-            grid.properties(width=240, height=240, title="the image"),
-            bars.properties(width=280, height=240, title="what the network says"),
+            grid.properties(width=280, height=280, title="the image"),
+            bars.properties(width=300, height=280, title="what the network says"),
             columns=2,
         )
         .resolve_scale(color="independent", x="independent", y="independent")
@@ -184,10 +184,10 @@ def angles(description: str) -> alt.ConcatChart:
     )
     chart: alt.ConcatChart = (
         alt.concat(
-            (line + head + label).properties(width=240, height=240, title="attribution vectors"),
+            (line + head + label).properties(width=280, height=280, title="attribution vectors"),
             alt.vconcat(
-                (heat + numbers).properties(width=200, height=150, title="their cosines"),
-                (bar + number).properties(width=200, height=24),
+                (heat + numbers).properties(width=240, height=180, title="their cosines"),
+                (bar + number).properties(width=240, height=24),
             ),
             columns=2,
         )
@@ -260,7 +260,7 @@ def shared(
         + bars("mirrored", kinds[2], 1)
         + title
     ).add_params(*params)
-    return chart.properties(width=560, height=260, description=description)
+    return chart.properties(width=680, height=260, description=description)
 
 
 def swaps(record: Record, description: str) -> alt.ConcatChart:
@@ -282,7 +282,7 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
             {
                 "features": features,
                 "head": head,
-                "network": f"{features} features, {head} head",
+                "network": f"{features}, {head}",
                 "CAS": cas(matrix).item(),
                 "robust accuracy": record.swaps["accuracy"][i, j].item(),
                 "matrix": hundredths(matrix[None])[0],
@@ -307,14 +307,14 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
     def bars(column: str, colour: str, form: str) -> alt.LayerChart:
         base = alt.Chart(table).encode(
             x=alt.X(f"{column}:Q", title=column).axis(tickCount=4),
-            y=alt.Y("network:N", sort=None, title=None).axis(labelLimit=200),
+            y=alt.Y("network:N", sort=None, title="features, head"),
         )
         number = base.mark_text(align="left", dx=4, fontSize=12).encode(
             text=alt.Text(f"{column}:Q", format=form)
         )
         lit = alt.condition(now, alt.value(1), alt.value(0.3))
         found: alt.LayerChart = base.mark_bar(color=colour).encode(opacity=lit) + number
-        return found.properties(width=170, height=88)
+        return found.properties(width=230, height=88)
 
     chart: alt.ConcatChart = (
         alt.concat(

@@ -3,7 +3,7 @@ customElements.define("moving-figure", class extends HTMLElement {
   async connectedCallback() {
     const $ = (selector) => this.querySelector(selector);
     const [view, controls] = [$(".moving-view"), $(".moving-controls")], spec = JSON.parse($("script").textContent);
-    if (spec.columns && view.clientWidth < 600) spec.columns = 1; // panels stack on a phone
+    if (spec.columns && view.clientWidth < 600) Object.assign(spec, { columns: 1, align: "none" }); // panels stack on a phone
     if (spec.width) spec.width = Math.min(spec.width, view.clientWidth - 70); // less axis and title
     controls.replaceChildren();
     await vegaEmbed(view, spec, { actions: false, renderer: "svg", bind: controls });
