@@ -46,7 +46,7 @@ def rows(x):
     return x.permute(0, 2, 3, 1).flatten(1).tolist()
 
 
-def in_browser(tab, model, x, y, eps=4):
+def in_browser(tab, model, x, y, eps=0):
     """Logits, gradients, attacked images, and the probabilities of these."""
     found = tab.evaluate(
         """([network, images, labels, eps, steps]) => {
