@@ -15,6 +15,20 @@ import pytest  # noqa: E402
 pytest.register_assert_rewrite("tests.helpers")
 
 
+@pytest.fixture(scope="session")
+def browser():
+    from tests.helpers import CHROMIUM
+
+    if not CHROMIUM:
+        pytest.skip("no chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    flags = "--headless --no-sandbox --disable-gpu --disable-background-networking".split()
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
 def no_published(tmp_path, monkeypatch):
     """No published records: every run would read them all, to say how long such runs took."""

@@ -5,9 +5,9 @@ and the colours that it is about.
 """
 
 import functools
+import gzip
 import http.server
 import importlib.util
-import shutil
 import threading
 import tomllib
 from contextlib import contextmanager
@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import CHROMIUM
+
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_check" / "_build" / "html"
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 BELOW = f"/{REPOSITORY.split('/')[-1]}"
 PAGES = sorted(str(p.relative_to(HTML)) for p in HTML.rglob("*.html") if "_static" not in p.parts)
 MOVING = [page for page in PAGES if "<moving-figure" in (HTML / page).read_text()]
+LIVE = [page for page in PAGES if "<live-attack" in (HTML / page).read_text()]
 EXERCISES = [page for page in PAGES if 'class="solution' in (HTML / page).read_text()]
 PHONE, TABLET, DESK = 390, 700, 1280
-NAMES = ["chromium", "chromium-browser", "google-chrome"]
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-background-networking".split()
 
 pytestmark = [
     pytest.mark.rendered,
@@ -57,15 +57,6 @@ def site():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}{BELOW}"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -169,7 +160,7 @@ def figures_follow_the_page_s_colours(tab):
 
 
 def moving_figures_move_by_keyboard_and_by_mouse(tab):
-    """A key's step, then a click near the other end of the slider's track."""
+    """Of a slider: a key's step, then a click near the other end of its track."""
     show(tab)
     for figure in tab.locator("moving-figure").all():
         figure.locator("svg").first.wait_for()
@@ -184,6 +175,73 @@ def moving_figures_move_by_keyboard_and_by_mouse(tab):
             far = 0.9 if slider.evaluate("e => e.value < (+e.min + +e.max) / 2") else 0.1
             with picture_changes(tab, figure):
                 slider.click(position={"x": far * box["width"], "y": box["height"] / 2})
+        for box in figure.get_by_role("checkbox").all():
+            assert box.evaluate("e => e.labels[0].innerText.trim()")
+            box.focus()
+            with picture_changes(tab, figure):
+                tab.keyboard.press("Space")
+            with picture_changes(tab, figure):
+                box.click()
+        for group in figure.get_by_role("radiogroup").all():
+            assert group.get_attribute("aria-label")
+            group.locator(":checked").focus()
+            with picture_changes(tab, figure):
+                tab.keyboard.press("ArrowDown")
+            with picture_changes(tab, figure):
+                group.get_by_role("radio").first.click()
+        for choice in figure.get_by_role("combobox").all():
+            assert choice.evaluate("e => e.labels[0].innerText.trim()")
+            choice.focus()
+            with picture_changes(tab, figure):
+                tab.keyboard.press("ArrowDown")
+            with picture_changes(tab, figure):
+                choice.select_option(index=3)
+
+
+def networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves(tab):
+    """From radius 0 to one at which the first network is wrong, another network, another image."""
+    for width in (PHONE, DESK):
+        show(tab, width)
+        for figure in tab.locator("live-attack").all():
+            figure.and_(tab.locator("[data-ready]")).wait_for()
+            verdict, slider = figure.locator(".live-verdict"), figure.get_by_role("slider")
+            heights = {figure.evaluate("e => e.offsetHeight")}
+            assert slider.evaluate("e => e.labels[0].innerText").startswith(
+                "Drag until it is wrong"
+            )
+            assert verdict.get_attribute("data-right") == "true"
+            slider.focus()
+            tab.keyboard.press("End")
+            figure.locator(".live-verdict[data-right=false]").wait_for()
+            heights.add(figure.evaluate("e => e.offsetHeight"))
+            tab.keyboard.press("Home")
+            figure.locator(".live-verdict[data-right=true]").wait_for()
+            box = slider.bounding_box()
+            slider.click(position={"x": box["width"] - 9, "y": box["height"] / 2})
+            figure.locator(".live-verdict[data-right=false]").wait_for()
+            for name in ("network", "image"):
+                chosen = figure.locator(f"[name={name}]")
+                before = figure.locator(".live-bars").inner_text()
+                chosen.first.focus()
+                tab.keyboard.press("ArrowRight")
+                changed = "([e, text]) => e.innerText != text"
+                bars = figure.locator(".live-bars")
+                tab.wait_for_function(changed, arg=[bars.element_handle(), before])
+                heights.add(figure.evaluate("e => e.offsetHeight"))
+                chosen.first.check()
+            tab.keyboard.press("Enter")  # sends no form
+            says = figure.get_by_role("status")
+            tab.wait_for_function(changed, arg=[says.element_handle(), ""])
+            assert len(heights) == 1
+            slider.fill("0")
+            figure.locator(".live-verdict[data-right=true]").wait_for()
+        assert not tab.evaluate("""() => new Promise((done) => {
+            const inside = ({ node }) => node?.parentElement?.closest('live-attack');
+            const ours = (shift) => shift.sources.some(inside);
+            new PerformanceObserver((list) => done(list.getEntries().filter(ours).length))
+                .observe({ type: 'layout-shift', buffered: true });
+            setTimeout(done, 300, 0);
+        })""")
 
 
 @contextmanager
@@ -257,13 +315,15 @@ CHECKS = (
     what_is_too_wide_for_a_phone_scrolls,
     figures_follow_the_page_s_colours,
     moving_figures_move_by_keyboard_and_by_mouse,
+    networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves,
     paper_shows_what_the_page_folds_and_cuts_nothing_off,
     solutions_are_folded_and_open_by_keyboard,
 )
 
 
-def test_there_are_moving_figures_and_exercises_to_try():
+def test_there_are_figures_and_exercises_to_try():
     assert MOVING
+    assert LIVE
     assert EXERCISES
 
 
@@ -325,3 +385,23 @@ def test_without_scripts_moving_figures_show_their_still(visit, page):
     tab, _ = visit(page, java_script_enabled=False)
     for figure in tab.locator("moving-figure").all():
         assert figure.locator(".moving-still").is_visible()
+
+
+@pytest.mark.parametrize("page", LIVE)
+def test_without_scripts_a_network_to_attack_shows_its_still(visit, page):
+    tab, _ = visit(page, java_script_enabled=False)
+    for figure in tab.locator("live-attack").all():
+        assert figure.locator(".live-still img").is_visible()
+        assert "the robust network says" in figure.locator(".live-still p").inner_text()
+        assert not figure.locator("form").is_visible()
+
+
+@pytest.mark.parametrize("page", LIVE)
+def test_a_page_with_networks_in_it_weighs_less_than_1200_kB(visit, page):
+    """With all that it asks for, as a server sends it, compressed."""
+    bodies = []
+    tab, _ = visit("search.html")
+    tab.on("response", lambda response: bodies.append(response.body()))
+    tab.goto(f"{tab.url.partition('/search')[0]}/{page}", wait_until="networkidle")
+    assert len(bodies) > 10
+    assert sum(len(gzip.compress(body)) for body in bodies) < 1_200_000

@@ -1,9 +1,11 @@
-"""Moving figures: one script, made from vl-convert's bundle, linked where it is needed."""
+"""Moving figures and networks to attack: one script of each, linked where it is needed."""
 
+import hashlib
+import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPT, STYLE = "vendor/moving.js", "vendor/moving.css"
+DATA = re.compile(r'<script class="live-data" type="application/json">(.+?)</script>', re.DOTALL)
 
 
 def write(app):
@@ -12,20 +14,43 @@ def write(app):
         return
     import vl_convert
 
-    from ccnotes.moving import VEGA_LITE
+    from ccnotes import live, moving
 
-    out = Path(app.outdir, "_static")
-    (out / SCRIPT).parent.mkdir(parents=True, exist_ok=True)
-    bundle = vl_convert.javascript_bundle((HERE / "moving.js").read_text(), vl_version=VEGA_LITE)
-    bundle = "(()=>{" + bundle + "})()"  # its names clash with the theme's
-    (out / SCRIPT).write_text(bundle, encoding="utf-8")
-    (out / STYLE).write_text((HERE / "moving.css").read_text())
+    bundle = vl_convert.javascript_bundle(
+        (HERE / "moving.js").read_text(), vl_version=moving.VEGA_LITE
+    )
+    package = Path(live.__file__).parent
+    vendor = {
+        "moving.js": "(()=>{" + bundle + "})()",  # its names clash with the theme's
+        "moving.css": (HERE / "moving.css").read_text(),
+        "live.js": (package / "live.js").read_text(),
+        "live.css": (package / "live.css").read_text(),
+    }
+    (out := Path(app.outdir, "_static/vendor")).mkdir(parents=True, exist_ok=True)
+    for name, text in vendor.items():
+        (out / name).write_text(text, encoding="utf-8")
 
 
 def link(app, pagename, templatename, context, doctree):
-    if "<moving-figure" in (context.get("body") or ""):
-        app.add_js_file(SCRIPT, loading_method="defer")
-        app.add_css_file(STYLE)
+    body = context.get("body") or ""
+    # Figures that move wait for the page; the first thing to do on a page does not.
+    for name, loading in (("moving", "defer"), ("live", "async")):
+        if re.search(f"<{name}-(figure|attack)", body):
+            app.add_js_file(f"vendor/{name}.js", loading_method=loading)
+            app.add_css_file(f"vendor/{name}.css")
+
+    def to_file(data):
+        """Data beside the page, under their hash; as a script, the one form that file:// loads."""
+        name = hashlib.sha256(data[1].encode()).hexdigest()[:12]
+        Path(app.outdir, f"_static/vendor/{name}.js").write_text(
+            f'liveAttack.data["{name}"]={data[1]};'
+        )
+        address = context["pathto"](f"_static/vendor/{name}.js", resource=True)
+        where = f'data-name="{name}" data-src="{address}"'
+        return f'<script class="live-data" type="text/plain" {where}></script>'
+
+    if "<live-attack" in body:
+        context["body"] = DATA.sub(to_file, body)
 
 
 def setup(app):

@@ -1,0 +1,342 @@
+"""Figures to try an idea on: native controls, and what follows from them, drawn by the page."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+import altair as alt
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ccnotes.attribution import cas, class_similarity
+from ccnotes.checks import few
+from ccnotes.data import to_float
+from ccnotes.models import Network
+from ccnotes.modes import evaluating
+from ccnotes.moving import BLUE, GREEN, ORANGE, PURPLE, cells, hundredths, name_at
+from ccnotes.parts import DEFAULT, Kind, PartImages, parts
+from ccnotes.records import Record
+from ccnotes.tables import visible
+
+INGREDIENTS = (*get_args(Kind), "noise")
+TITLES = {"own": "own part", "shared": "shared part", "clutter": "clutter", "noise": "noise"}
+TOP = 40  # features shown of two classes
+ENDS = ("best", "last")
+
+
+def builder(model: Network, description: str, *, first: int = 0) -> alt.ConcatChart:
+    """Four switches, the ingredients of a planted image, and what a network makes of it.
+
+    The first test image of each class, built from own part, shared part, clutter and noise, each
+    of them there or not; all else stays as it is. It starts with the class ``first``.
+    ``description`` is the text for those who do not see the chart. Raises ValueError for a network
+    of other classes.
+
+    >>> from ccnotes.models import ConvNet
+    >>> builder(ConvNet(6, width=2), "Parts come and go.").description
+    'Parts come and go.'
+    """
+    rows = []
+    for on in itertools.product((True, False), repeat=len(INGREDIENTS)):
+        there = dict(zip(INGREDIENTS, on, strict=True))
+        drawn = built(there, DEFAULT.num_classes)
+        with evaluating(model), torch.no_grad():
+            p = model(to_float(drawn.images)).softmax(1)
+        check_fits(p.shape[1], drawn.classes, first)
+        rows += [
+            {"y": y, "picture": pixels_of(image), "p": of_image} | there
+            for y, (image, of_image) in enumerate(
+                zip(drawn.images, hundredths(p[:, None]), strict=True)
+            )
+        ]
+    classes = drawn.classes
+    names = [visible(name) for name in classes]
+    which = chosen("image", "Image of ", first, range(len(names)), names)
+    switches = [
+        alt.param(name=kind, value=True, bind=alt.binding_checkbox(name=f"{TITLES[kind]} "))
+        for kind in INGREDIENTS
+    ]
+    now = " && ".join(["datum.y == image", *(f"datum.{kind} == {kind}" for kind in INGREDIENTS)])
+    base = alt.Chart(pd.DataFrame(rows)).transform_filter(now)
+    grid = (
+        base.transform_flatten(["picture"])
+        .transform_window(place="row_number()")
+        .transform_calculate(
+            row=f"floor((datum.place - 1) / {DEFAULT.image_size})",
+            column=f"(datum.place - 1) % {DEFAULT.image_size}",
+        )
+        .mark_rect()
+        .encode(
+            x=alt.X("column:O", axis=None),
+            y=alt.Y("row:O", axis=None),
+            color=alt.Color("picture:N", scale=None),
+        )
+    )
+    flat = base.transform_flatten(["p"]).transform_window(place="row_number()")
+    told = flat.transform_calculate(
+        name=name_at(classes, "datum.place - 1"), share="datum.p / 100", true="datum.place-1==image"
+    )
+    base = told.encode(
+        x=alt.X("share:Q", title="probability").scale(domain=[0, 1.15]).axis(None),
+        y=alt.Y("name:N", title=None, sort=None),
+    )
+    bars = base.mark_bar().encode(
+        color=alt.condition("datum.true", alt.value(BLUE), alt.value(ORANGE))
+    ) + base.mark_text(align="left", dx=4, fontSize=13).encode(
+        text=alt.Text("share:Q", format=".0%")
+    )
+    chart: alt.ConcatChart = (
+        alt.concat(
+            grid.properties(width=280, height=280, title="the image"),
+            bars.properties(width=300, height=280, title="what the network says"),
+            columns=2,
+        )
+        .resolve_scale(color="independent", x="independent", y="independent")
+        .add_params(which, *switches)
+    )
+    return chart.properties(description=description)
+
+
+def built(there: dict[str, bool], count: int) -> PartImages:
+    """Test images with only those ingredients that are ``there``.
+
+    >>> bare = built(dict.fromkeys(INGREDIENTS, False), 6)
+    >>> bare.images.unique()  # mid-grey
+    tensor([128], dtype=torch.uint8)
+    """
+    absent: dict[str, Any] = {
+        kind if kind == "noise" else f"{kind}_amplitude": 0.0
+        for kind, is_there in there.items()
+        if not is_there
+    }
+    return parts(count, replace(DEFAULT, **absent), seed=0, split="test")
+
+
+def pixels_of(image: Tensor) -> list[str]:
+    """The colours of an image, row by row.
+
+    >>> pixels_of(torch.tensor([[[255]], [[0]], [[16]]], dtype=torch.uint8))
+    ['#ff0010']
+    """
+    return [f"#{bytes(pixel).hex()}" for pixel in image.flatten(1).T.tolist()]
+
+
+def angles(description: str) -> alt.ConcatChart:
+    """Three sliders, the directions of three classes' vectors, and their cosines and CAS.
+
+    >>> angles("Three arrows in a plane.").description
+    'Three arrows in a plane.'
+    """
+    names, hues = ["A", "B", "C"], [BLUE, ORANGE, GREEN]
+    params = [
+        alt.param(
+            name=f"angle{name}",
+            value=value,
+            bind=alt.binding_range(min=-180, max=180, step=5, name=f"Class {name}, degrees "),
+        )
+        for name, value in zip(names, (20, 50, 110), strict=True)
+    ]
+    turn = "[angleA, angleB, angleC]"
+    classes = alt.Chart(pd.DataFrame({"k": range(3), "name": names, "zero": 0.0}))
+    arrows = classes.transform_calculate(
+        x=f"cos({turn}[datum.k] * PI / 180)", y=f"sin({turn}[datum.k] * PI / 180)"
+    )
+    plane: dict[str, Any] = {"domain": [-1.15, 1.15], "nice": False}
+    x = alt.X("x:Q", title="feature 1").scale(**plane).axis(values=[-1, 0, 1])
+    y = alt.Y("y:Q", title="feature 2").scale(**plane).axis(values=[-1, 0, 1])
+    hue = alt.Color("name:N", legend=None).scale(domain=names, range=hues)
+    line = arrows.mark_rule(strokeWidth=3).encode(x=x, y=y, x2="zero", y2="zero", color=hue)
+    head = arrows.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, color=hue)
+    label = arrows.mark_text(dx=13, dy=-9, fontSize=14, fontWeight="bold").encode(
+        x=x, y=y, text="name:N"
+    )
+    pairs = pd.DataFrame([{"i": i, "j": j} for i in range(3) for j in range(3)])
+    cosines = alt.Chart(pairs).transform_calculate(
+        value=f"cos(({turn}[datum.i] - {turn}[datum.j]) * PI / 180)",
+        row=name_at(names, "datum.i"),
+        column=name_at(names, "datum.j"),
+    )
+    heat = cosines.mark_rect().encode(
+        x=alt.X("column:N", title=None).axis(labelAngle=0),
+        y=alt.Y("row:N", title=None),
+        color=alt.Color("value:Q", legend=None).scale(
+            domain=[-1, 1], scheme="redblue", reverse=True
+        ),
+    )
+    numbers = heat.mark_text(fontSize=14).encode(
+        text=alt.Text("value:Q", format=".2f"),
+        color=alt.condition("abs(datum.value) > 0.6", alt.value("white"), alt.value("black")),
+    )
+    total = (
+        cosines.transform_filter("datum.i != datum.j")
+        .transform_calculate(positive="max(datum.value, 0)")
+        .transform_aggregate(cas="sum(positive)")
+    )
+    bar = total.mark_bar(color=PURPLE).encode(
+        x=alt.X("cas:Q", title="CAS: what is positive off the diagonal").scale(domain=[0, 6])
+    )
+    number = total.mark_text(align="left", dx=5, fontSize=14, fontWeight="bold").encode(
+        x="cas:Q", text=alt.Text("cas:Q", format=".2f")
+    )
+    chart: alt.ConcatChart = (
+        alt.concat(
+            (line + head + label).properties(width=280, height=280, title="attribution vectors"),
+            alt.vconcat(
+                (heat + numbers).properties(width=240, height=180, title="their cosines"),
+                (bar + number).properties(width=240, height=24),
+            ),
+            columns=2,
+        )
+        .resolve_scale(color="independent", x="independent", y="independent")
+        .add_params(*params)
+    )
+    return chart.properties(description=description)
+
+
+def shared(
+    attribution: Float[Tensor, "classes features"], classes: Sequence[str], description: str
+) -> alt.LayerChart:
+    """Two classes to choose, their attributions as mirrored bars, and what they share lit.
+
+    Shown are the features that contribute most to any class; what two classes share of a feature
+    is the smaller of their contributions, where both are above 0. The cosine is of all features.
+    Raises ValueError unless there is a name for each class, and more than one.
+
+    >>> chart = shared(torch.eye(2), ["cat", "dog"], "Nothing is shared.")
+    >>> chart.description
+    'Nothing is shared.'
+    """
+    check_fits(len(attribution), classes, 1)
+    used = attribution.abs().amax(0).argsort(descending=True)[:TOP]
+    order = used[attribution[:, used].argmax(0).argsort(stable=True)]
+    rows = pd.DataFrame({f"c{k}": a[order].tolist() for k, a in enumerate(attribution)})
+    names = [visible(name) for name in classes]
+    params = [
+        chosen(name, title, value, range(len(names)), names)
+        for name, title, value in (("above", "Above ", 0), ("below", "Below ", 1))
+    ]
+    cosines = json.dumps([round(c, 4) for c in class_similarity(attribution).flatten().tolist()])
+    base = alt.Chart(rows.assign(feature=range(len(rows)))).transform_calculate(
+        up="datum['c' + above]",
+        down="-datum['c' + below]",
+        both="max(min(datum['c' + above], datum['c' + below]), 0)",
+        mirrored="-datum.both",
+    )
+    reach = 1.05 * attribution.abs().max().item()
+    x = alt.X("feature:O", title="feature, sorted by the class that uses it most").axis(
+        labels=False, ticks=False
+    )
+
+    kinds, hues = ["above", "below", "what they share"], [BLUE, ORANGE, GREEN]
+
+    def bars(column: str, kind: str, opacity: float) -> alt.Chart:
+        y = alt.Y(f"{column}:Q", title="contribution to the own logit").scale(
+            domain=[-reach, reach]
+        )
+        key = alt.Legend(orient="top", title=None)
+        hue = alt.Color("kind:N", legend=key).scale(domain=kinds, range=hues)
+        named = base.transform_calculate(kind=json.dumps(kind))
+        found: alt.Chart = named.mark_bar(opacity=opacity).encode(
+            x=x, y=y.axis(labelExpr="abs(datum.value)"), color=hue
+        )
+        return found
+
+    title = (
+        alt.Chart(pd.DataFrame({"one": [1]}))
+        .transform_calculate(
+            text=f"'cosine ' + format({cosines}[above * {len(names)} + below], '.2f')"
+        )
+        .mark_text(align="right", baseline="top", fontSize=16, fontWeight="bold")
+        .encode(x=alt.value("width"), y=alt.value(4), text="text:N")
+    )
+    chart: alt.LayerChart = (
+        bars("up", kinds[0], 0.45)
+        + bars("down", kinds[1], 0.45)
+        + bars("both", kinds[2], 1)
+        + bars("mirrored", kinds[2], 1)
+        + title
+    ).add_params(*params)
+    return chart.properties(width=680, height=260, description=description)
+
+
+def swaps(record: Record, description: str) -> alt.ConcatChart:
+    """Features and head, each of the best or of the last epoch: similarity, CAS, accuracy.
+
+    The matrix and CAS are of the class means of attacked test images times the head, each network
+    attacked as its own features' was; each of the four networks is attacked itself for the
+    accuracy. Raises ValueError for a record without swaps.
+
+    >>> from ccnotes.records import runs
+    >>> swaps(runs("parts-at")[0], "Four networks.").description
+    'Four networks.'
+    """
+    classes, rows = list(record.content["dataset"]["classes"]), []
+    for (i, features), (j, head) in itertools.product(enumerate(ENDS), repeat=2):
+        means = record.arrays[f"{features}_robust_class_means"].float()
+        matrix = class_similarity(means * record.arrays[f"{head}_head.weight"].float())
+        rows.append(
+            {
+                "features": features,
+                "head": head,
+                "network": f"{features}, {head}",
+                "CAS": cas(matrix).item(),
+                "robust accuracy": record.swaps["accuracy"][i, j].item(),
+                "matrix": hundredths(matrix[None])[0],
+            }
+        )
+    table = pd.DataFrame(rows)
+    params = [
+        alt.param(
+            name=name, value="best", bind=alt.binding_radio(options=list(ENDS), name=f"{title} ")
+        )
+        for name, title in (("features", "Features of the epoch"), ("head", "Head of the epoch"))
+    ]
+    now = "datum.features == features && datum.head == head"
+    heat = cells(table, now, "matrix", classes, len(classes), "cosine").encode(
+        x=alt.X("column:O", title=None).axis(labelExpr=name_at(classes, "datum.value"))
+    )
+    numbers = heat.mark_text(fontSize=12).encode(
+        text=alt.Text("value:Q", format=".1f"),
+        color=alt.condition("abs(datum.value) > 0.6", alt.value("white"), alt.value("black")),
+    )
+
+    def bars(column: str, colour: str, form: str) -> alt.LayerChart:
+        base = alt.Chart(table).encode(
+            x=alt.X(f"{column}:Q", title=column).axis(tickCount=4),
+            y=alt.Y("network:N", sort=None, title="features, head"),
+        )
+        number = base.mark_text(align="left", dx=4, fontSize=12).encode(
+            text=alt.Text(f"{column}:Q", format=form)
+        )
+        lit = alt.condition(now, alt.value(1), alt.value(0.3))
+        found: alt.LayerChart = base.mark_bar(color=colour).encode(opacity=lit) + number
+        return found.properties(width=230, height=88)
+
+    chart: alt.ConcatChart = (
+        alt.concat(
+            (heat + numbers).properties(width=230, height=230),
+            alt.vconcat(bars("CAS", PURPLE, ".2f"), bars("robust accuracy", BLUE, ".1%")),
+            columns=2,
+        )
+        .resolve_scale(color="independent", x="independent", y="independent")
+        .add_params(*params)
+    )
+    return chart.properties(description=description)
+
+
+def check_fits(count: int, classes: Sequence[str], first: int) -> None:
+    if count != len(classes) or not 0 <= first < count:
+        raise ValueError(
+            f"{count} classes, of which number {first} is shown first, called {few(classes)}: "
+            f"give one name for each, and a class that there is."
+        )
+
+
+def chosen(name: str, title: str, value: int, options: Any, labels: Sequence[str]) -> Any:
+    """A parameter that the reader chooses from a list."""
+    bind = alt.binding_select(options=list(options), labels=list(labels), name=title)
+    return alt.param(name=name, value=value, bind=bind)

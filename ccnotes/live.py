@@ -1,0 +1,257 @@
+"""Networks that a reader attacks in the browser: a display object for the last line of a cell."""
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from ccnotes.attacks import PGD, pgd
+from ccnotes.checks import check_bytes, checked_labels, few
+from ccnotes.data import to_float
+from ccnotes.modes import evaluating
+from ccnotes.networks import ConvNet
+from ccnotes.tables import visible
+
+STEPS = 10  # of PGD, each a quarter of the radius
+LARGEST = 30  # 255ths, at the slider's right end
+TIMES = 8  # as strong a change is shown
+KEY = "data-lm-suppress-shortcuts"  # on the control itself, else JupyterLab takes its arrow keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveAttack:
+    """A slider for the radius of an attack, on images and networks of the reader's choice.
+
+    The page itself computes logits, gradients and attacks, of an l-inf ball by ten steps of PGD
+    from the image, without a server or a kernel. It starts with the first image and network at
+    radius 0. On paper and without scripts the first image is shown as attacked at ``eps``, in
+    255ths of the pixel range. Raises ValueError for networks other than ConvNets, and for images,
+    labels and classes that do not fit them.
+
+    >>> from ccnotes.parts import parts
+    >>> drawn = parts(6)
+    >>> few = {"images": drawn.images, "labels": drawn.labels, "classes": drawn.classes}
+    >>> LiveAttack(networks={"standard": ConvNet(6, width=2)}, caption="Drag.", **few).eps
+    4
+    """
+
+    networks: Mapping[str, ConvNet]
+    images: UInt8[Tensor, "images channels size size"]
+    labels: Int[Tensor, " images"]
+    classes: Sequence[str]
+    caption: str
+    eps: float = 4
+
+    def __post_init__(self) -> None:
+        check_bytes(self.images, self.labels)
+        checked_labels(self.labels, len(self.classes))
+        shape = self.images.shape[1:]
+        if not self.networks or shape[0] != 3 or shape[1] != shape[2]:
+            raise ValueError(
+                f"{len(self.networks)} networks and images of shape {tuple(self.images.shape)}: "
+                f"give at least one network, and images that are square and in colour."
+            )
+        if not 0 <= self.eps <= LARGEST:
+            raise ValueError(f"eps={self.eps!r} is in 255ths, from 0 to {LARGEST}.")
+        for name, model in self.networks.items():
+            if not isinstance(model, ConvNet):
+                raise ValueError(
+                    f"{name!r} is a {type(model).__name__}, which the page's script cannot "
+                    f"compute: give a ccnotes.models.ConvNet."
+                )
+            if (outputs := model.head.out_features) != len(self.classes):
+                raise ValueError(
+                    f"{name!r} has {outputs} logits for {len(self.classes)} classes "
+                    f"({few(self.classes)}): give it their images."
+                )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        page = self.markup()
+        if not os.environ.get("CCNOTES_BOOK"):  # there, book/_ext links one copy for all pages
+            home = Path(__file__).parent
+            page += f"<style>{(home / 'live.css').read_text()}</style>"
+            page += f"<script>{(home / 'live.js').read_text()}</script>"
+        return {"text/html": page, "text/plain": self.told()[0]}
+
+    def data(self) -> str:
+        """What the script needs, as JSON that stands inside a page's script."""
+        found = {
+            "networks": [folded(model) for model in self.networks.values()],
+            "classes": [visible(name) for name in self.classes],
+            "size": self.images.shape[-1],
+            "pixels": in_base64(self.images.permute(0, 2, 3, 1)),
+            "labels": self.labels.tolist(),
+            "steps": STEPS,
+            "times": TIMES,
+        }
+        return json.dumps(found, separators=(",", ":")).replace("<", "\\u003c")
+
+    def answers(self, eps: float) -> tuple[Tensor, list[Float[Tensor, " classes"]]]:
+        """The first image as attacked on the first network, and what each makes of its attack."""
+        x, y, attack = to_float(self.images[:1]), self.labels[:1], attack_of(eps)
+        attacked = [pgd(model, x, y, attack) for model in self.networks.values()]
+        found = []
+        for model, adv in zip(self.networks.values(), attacked, strict=True):
+            with evaluating(model), torch.no_grad():
+                found.append(model(adv).softmax(1)[0])
+        return attacked[0], found
+
+    def told(self) -> tuple[str, Tensor]:
+        """In a sentence what the networks say of the attacked first image, and that image."""
+        attacked, found = self.answers(self.eps)
+        says = [
+            f"the {visible(name)} network says {answer(p, self.classes)}"
+            for name, p in zip(self.networks, found, strict=True)
+        ]
+        true = visible(self.classes[int(self.labels[0])])
+        return (
+            f"An image of {true}, each pixel changed by at most {self.eps:g}/255: "
+            f"{'; '.join(says)}.",
+            attacked,
+        )
+
+    def markup(self) -> str:
+        """The figure at radius 0, and the still one, which paper and browsers without scripts get.
+
+        The script takes the first over as it stands, so that nothing on the page moves.
+        """
+        x, p = to_float(self.images[:1]), self.answers(0)[1][0]
+        told, attacked = self.told()
+        change = 0.5 + TIMES * (attacked - x)
+        still = torch.cat([x, change, attacked], dim=3)
+        true = int(self.labels[0])
+        names = [html.escape(visible(name)) for name in self.classes]
+        pictures = {
+            "image": (x, f"An image of {names[true]}."),
+            f"change × {TIMES}": (torch.full_like(x, 0.5), "No change yet."),
+            "attacked": (x, "The image, not changed yet."),
+        }
+        shown = "".join(
+            f"<div>{picture(image, alt)}<span aria-hidden='true'>{name}</span></div>"
+            for name, (image, alt) in pictures.items()
+        )
+        said = int(p.argmax())
+        rows = "".join(
+            bar(name, value, "live-true " * (y == true) + "live-said" * (y == said))
+            for y, (name, value) in enumerate(zip(names, p.tolist(), strict=True))
+        )
+        side = self.images.shape[-1]
+        canvas = f'<canvas width="{side}" height="{side}"></canvas>'
+        images = [
+            radio("image", i, canvas, f"{names[y]}, image {i + 1}")
+            for i, y in enumerate(self.labels.tolist())
+        ]
+        group = 'role="radiogroup" aria-label='
+        networks = [
+            radio("network", i, f"<span>{html.escape(visible(name))}</span>")
+            for i, name in enumerate(self.networks)
+        ]
+        return f"""<live-attack><figure>
+<form autocomplete="off"><fieldset disabled>
+<div class="live-pictures">{shown}</div>
+<div class="live-answer"><p class="live-verdict" data-right="{str(said == true).lower()}">\
+{html.escape(answer(p, self.classes))}</p>
+<ol class="live-bars" aria-label="Probability of each class">{rows}</ol></div>
+<label class="live-eps"><b>Drag until it is wrong.</b> <span class="live-radius">ε = 0/255</span>
+<input {KEY} type="range" name="eps" min="0" max="{LARGEST}" step="0.5" value="0"></label>
+<div class="live-networks" {group}"Network"><b>Network</b>{"".join(networks)}</div>
+<div class="live-images" {group}"Image"><b>Image</b>{"".join(images)}</div>
+<p class="live-says" role="status"></p></fieldset></form>
+<div class="live-still">{picture(still, html.escape(told))}<p>{html.escape(told)}</p></div>
+<figcaption>{html.escape(self.caption)}</figcaption></figure>
+<script class="live-data" type="application/json">{self.data()}</script></live-attack>"""
+
+
+def attack_of(eps: float) -> PGD:
+    """The attack of the page, at a radius in 255ths.
+
+    >>> attack_of(4).step_size == 1 / 255
+    True
+    """
+    radius = eps / 255
+    return PGD(eps=radius, step_size=radius / 4, steps=STEPS, random_start=False)
+
+
+def answer(p: Float[Tensor, " classes"], classes: Sequence[str]) -> str:
+    """The likeliest class with its probability.
+
+    >>> answer(torch.tensor([0.25, 0.75]), ["cat", "dog"])
+    'dog (75 %)'
+    """
+    return f"{visible(classes[int(p.argmax())])} ({100 * p.max():.0f} %)"
+
+
+@torch.no_grad()
+def folded(model: ConvNet) -> dict[str, Any]:
+    """The network as live.js has it: ``mean``, three convolutions with biases, and the head.
+
+    BatchNorm and the input's standard deviation are part of the weights. The mean cannot be part
+    of the bias, since the padding is zero *after* it is taken off: the page subtracts it first.
+
+    >>> [layer["stride"] for layer in folded(ConvNet(6, width=2))["layers"]]
+    [2, 2, 1]
+    """
+    body: Any = model.body
+    normalize, layers = body[0], list[dict[str, Any]]()
+    for conv, norm in zip(body[1::3], body[2::3], strict=True):
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        weight = conv.weight * gain[:, None, None, None]
+        if not layers:
+            weight = weight / normalize.std.view(-1, 1, 1)
+        bias = norm.bias - norm.running_mean * gain
+        layers.append({"stride": conv.stride[0], **packed(weight, bias)})
+    head = packed(model.head.weight, model.head.bias)
+    return {"mean": rounded(normalize.mean.flatten()), "layers": layers, "head": head}
+
+
+def packed(weight: Tensor, bias: Tensor) -> dict[str, Any]:
+    """Weights as whole numbers of 16 bits times one scale per output; the output comes last.
+
+    >>> packed(torch.tensor([[0.5, -1.0]]), torch.tensor([0.25]))["bias"]
+    [0.25]
+    """
+    scale = weight.flatten(1).abs().amax(1).clamp_min(1e-9) / 32767
+    whole = (weight.movedim(0, -1) / scale).round().short()  # inputs x rows x columns x outputs
+    last = whole.movedim(0, -2)  # rows x columns x inputs x outputs
+    return {"whole": in_base64(last), "scale": rounded(scale), "bias": rounded(bias)}
+
+
+def in_base64(values: Tensor) -> str:
+    return base64.b64encode(values.cpu().contiguous().numpy().tobytes()).decode()
+
+
+def rounded(values: Tensor) -> list[float]:
+    return [float(f"{value:.7g}") for value in values.tolist()]
+
+
+def picture(image: Float[Tensor, "1 channels height width"], alt: str) -> str:
+    """An image in [0, 1] as ``<img>``, a pixel of the file for each of its own."""
+    pixels = (image[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+    height, width = pixels.shape[:2]
+    Image.fromarray(pixels.numpy()).save(file := io.BytesIO(), "png", optimize=True)
+    source = base64.b64encode(file.getvalue()).decode()
+    size = f'width="{width}" height="{height}"'
+    return f'<img {size} alt="{alt}" src="data:image/png;base64,{source}">'
+
+
+def bar(name: str, p: float, kind: str) -> str:
+    number = f'<span class="live-number">{100 * p:.0f} %</span>'
+    track = '<span class="live-track"></span>'
+    return f'<li class="{kind}" style="--p:{p:.3f}"><span>{name}</span>{track}{number}</li>'
+
+
+def radio(group: str, value: int, content: str, name: str = "") -> str:
+    label = f' aria-label="{name}"' if name else ""
+    state = " checked" if value == 0 else ""
+    button = f'<input {KEY} type="radio" name="{group}" value="{value}"{label}{state}>'
+    return f"<label>{button}{content}</label>"

@@ -1,0 +1,149 @@
+"""What an explorer shows of a choice, from its data and from the picture that Vega draws of it."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+import vl_convert
+
+import ccnotes
+from ccnotes import claims, explorers, moving
+from ccnotes.data import to_float
+from ccnotes.models import ConvNet
+from ccnotes.parts import Parts, parts
+from ccnotes.tables import visible
+from tests.test_moving import NAMES
+from tests.test_moving_drawn import marks
+
+
+def svg(chart, **chosen):
+    """The chart as drawn once these parameters are chosen."""
+    spec = chart.to_dict()
+    for param in spec["params"]:
+        param["value"] = chosen.pop(param["name"], param.get("value"))
+    assert not chosen
+    return vl_convert.vegalite_to_svg(spec, vl_version=moving.VEGA_LITE)
+
+
+def rows_of(chart, field):
+    (rows,) = [data for data in chart.to_dict()["datasets"].values() if field in data[0]]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def builder():
+    torch.manual_seed(0)
+    model = ConvNet(6, width=2).eval()
+    return model, explorers.builder(model, "text", first=2)
+
+
+def colours(image):
+    """Row by row, as a page writes them."""
+    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in image.permute(1, 2, 0).flatten(0, 1).tolist()]
+
+
+@pytest.mark.parametrize("kind", ["own", "shared", "clutter"])
+def test_what_is_switched_off_is_left_out_of_the_very_same_image(builder, kind):
+    there = dict.fromkeys(explorers.INGREDIENTS, True) | {kind: False}
+    expected = parts(6, seed=0, split="test", without=kind).images
+    for row in rows_of(builder[1], "picture"):
+        if all(row[name] == there[name] for name in there):
+            assert row["picture"] == colours(expected[row["y"]])
+
+
+def test_without_noise_the_parts_stand_on_grey_and_without_all_it_is_grey(builder):
+    bare = parts(6, Parts(noise=0), seed=0, split="test").images
+    rows = {
+        (row["y"], *(row[kind] for kind in explorers.INGREDIENTS)): row["picture"]
+        for row in rows_of(builder[1], "picture")
+    }
+    assert len(rows) == 6 * 16
+    assert rows[4, True, True, True, False] == colours(bare[4])
+    assert set(rows[4, False, False, False, False]) == {"#808080"}
+
+
+def test_the_builder_shows_what_the_network_says_of_the_image_that_is_built(builder):
+    model, chart = builder
+    drawn = svg(chart, image=3, own=False)
+    without = parts(6, seed=0, split="test", without="own")
+    with torch.no_grad():
+        p = model(to_float(without.images[3:4])).softmax(1)[0]
+    texts = re.findall(r">(\d+)%</text>", drawn)
+    assert [int(text) for text in texts] == [round(100 * value) for value in p.tolist()]
+    fills = re.findall(r'fill="(#[0-9a-f]{6})"', drawn)
+    expected = colours(without.images[3])
+    assert [fill for fill in fills if fill in expected] == expected
+
+
+@pytest.mark.parametrize(
+    ("turned", "cosines", "cas"),
+    [
+        ({"angleA": 0, "angleB": 60, "angleC": 180}, {"AB": 0.5, "AC": -1, "BC": -0.5}, 1.0),
+        ({"angleA": -45, "angleB": 45, "angleC": 0}, {"AB": 0, "AC": 0.5**0.5}, 4 * 0.5**0.5),
+    ],
+)
+def test_cas_adds_what_is_positive_off_the_diagonal_for_both_orders(turned, cosines, cas):
+    drawn = svg(explorers.angles("text"), **turned)
+    pattern = r"column: ([ABC]); row: ([ABC]); value: (\S+)"
+    found = {a + b: float(value) for a, b, value in marks(drawn, pattern)}
+    assert len(found) == 9
+    for pair, value in cosines.items():
+        assert found[pair] == found[pair[::-1]] == pytest.approx(value, abs=0.005)  # as written
+    assert f">{cas:.2f}</text>" in drawn
+
+
+ATTRIBUTION = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, -1.0], [-1.0, 0.0, 2.0]])
+
+
+def test_what_two_classes_share_is_the_smaller_contribution_and_only_where_both_are_positive():
+    chart = explorers.shared(ATTRIBUTION, ["a", "b", "c"], "text")
+    drawn = svg(chart, above=0, below=1)
+    pattern = r"feature, sorted .*: (\d); contribution to the own logit: (\S+); kind: (.*)"
+    heights = {}
+    for feature, height, kind in marks(drawn, pattern):
+        heights.setdefault(kind, {}).setdefault(int(feature), []).append(float(height))
+    # Features 0, 1 and 2 are used most by a, b and c, so they stand in their own order.
+    assert heights["above"] == {0: [3], 1: [1], 2: [0]}
+    assert heights["below"] == {0: [-1], 1: [-2], 2: [1]}
+    assert heights["what they share"] == {0: [1, -1], 1: [1, -1], 2: [0, 0]}
+    assert f"cosine {F.cosine_similarity(*ATTRIBUTION[:2], dim=0):.2f}" in drawn
+    other = svg(chart, above=2, below=0)
+    assert "cosine \N{MINUS SIGN}0.42" in other  # -3 / (sqrt 5 * sqrt 10)
+
+
+def test_names_of_classes_stand_in_the_list_letter_by_letter():
+    spec = explorers.shared(torch.eye(6), NAMES, "text").to_dict()
+    (labels, _) = [p["bind"]["labels"] for p in spec["params"]]
+    assert labels == [visible(name) for name in NAMES]
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(
+        ValueError, match="3 classes, of which number 1 is shown first, called a, b"
+    ):
+        explorers.shared(ATTRIBUTION, ["a", "b"], "text")
+    with pytest.raises(ValueError, match="1 classes, of which number 1"):
+        explorers.shared(ATTRIBUTION[:1], ["a"], "text")
+    with pytest.raises(ValueError, match="4 classes, of which number 0 is shown first, called car"):
+        explorers.builder(ConvNet(4, width=2), "text")
+    with pytest.raises(ValueError, match="6 classes, of which number 6"):
+        explorers.builder(ConvNet(6, width=2), "text", first=6)
+
+
+def test_swapped_networks_have_the_cas_and_the_accuracy_of_the_record():
+    record = ccnotes.runs("parts-at")[0]
+    chart = explorers.swaps(record, "text")
+    rows = {(row["features"], row["head"]): row for row in rows_of(chart, "matrix")}
+    for kept, ends in {"neither": ("last", "last"), "features": ("last", "best")}.items():
+        expected = claims.cas_kept_by(record, kept) * record.best["robust_cas"]
+        assert rows[ends]["CAS"] == pytest.approx(expected)
+    assert rows["best", "last"]["robust accuracy"] == record.swaps["accuracy"][0, 1]
+    assert rows["last", "best"]["robust accuracy"] == record.swaps["accuracy"][1, 0]
+    best = torch.tensor(rows["best", "best"]["matrix"]).view(6, 6) / 100
+    # Hundredths, of vectors that the record keeps in half precision.
+    assert (best - record.arrays["best_robust_similarity"]).abs().max() <= 0.01
+    drawn = svg(chart, features="last", head="best")
+    pattern = r"column: 1; row: car; cosine: (\S+); .*"
+    ((shown,),) = set(marks(drawn, pattern))
+    assert float(shown) == rows["last", "best"]["matrix"][1] / 100
