@@ -110,32 +110,23 @@ def soft_labels() -> list[Judgement]:
     Each network at its last epoch, beside another one of its seed.
 
     >>> soft_labels()[0].claim.says
-    'Distilled, a network ends more robust than plain'
+    'Distilled: more robust than plain'
     """
     plain = figures(PLAIN).last
     taught, smooth, even, permuted, averaged = (
         figures(f"{PLAIN}-{name}").last
         for name in ("distilled-0.9", "smoothing-0.3", "uniform", "permuted", "averaged")
     )
+    alike = "classes that share stay more alike"
     rows = [
-        *beside("Distilled, a network", taught, "plain", plain, "0.462, 0.425"),
-        (
-            "Distilled, it keeps classes that share more alike",
-            SIMILARITY,
-            taught.inside - plain.inside,
-            "",
-        ),
-        *beside("Smoothed, a network", smooth, "plain", plain, "0.463, 0.425"),
-        (
-            "Smoothed, it keeps classes that share more alike",
-            SIMILARITY,
-            smooth.inside - plain.inside,
-            "",
-        ),
-        *beside("With even labels of a teacher's entropy it", even, "plain", plain),
-        *beside("Distilled, it", taught, "with even labels of that entropy", even),
-        *beside("Distilled, it", taught, "with labels of permuted classes", permuted),
-        *beside("Distilled, it", taught, "with labels averaged over a class", averaged),
+        *beside("Distilled", taught, "plain", plain, "0.462, 0.425"),
+        (f"Distilled: {alike}", SIMILARITY, taught.inside - plain.inside, ""),
+        *beside("Smoothed", smooth, "plain", plain, "0.463, 0.425"),
+        (f"Smoothed: {alike}", SIMILARITY, smooth.inside - plain.inside, ""),
+        *beside("Even labels", even, "plain", plain),
+        *beside("Distilled", taught, "even labels", even),
+        *beside("Distilled", taught, "permuted labels", permuted),
+        *beside("Distilled", taught, "averaged labels", averaged),
     ]
     return judged(rows)
 
@@ -167,7 +158,7 @@ def overfitting() -> list[Judgement]:
         ),
         ("So are the similarity of pairs, beyond the others, and accuracy", RANK, ranks[1], ""),
         ("A push on the contrast leaves more of it", SIMILARITY, alike[0] - alike[1], ""),
-        *beside("Pushed so, a network", pushed.last, "plain", plain.last),
+        *beside("Pushed so", pushed.last, "plain", plain.last),
     ]
     for says, unit, column, sign in (
         ("The more classes share, the more accuracy falls", ACCURACY, "robust_accuracy", 1),
@@ -182,12 +173,12 @@ def overfitting() -> list[Judgement]:
 def beside(
     what: str, of: pd.DataFrame, than: str, other: pd.DataFrame, told: str = ""
 ) -> list[tuple[str, str, "pd.Series[float]", str]]:
-    """Two rows of a family: one network ends more robust than another, and with less loss."""
+    """Two rows of a family: networks end more robust than others, and with less loss."""
     accuracy = of.robust_accuracy - other.robust_accuracy
     loss = other.robust_loss - of.robust_loss
     return [
-        (f"{what} ends more robust than {than}", ACCURACY, accuracy, told),
-        (f"{what} ends with less loss than {than}", LOSS, loss, ""),
+        (f"{what}: more robust than {than}", ACCURACY, accuracy, told),
+        (f"{what}: less loss than {than}", LOSS, loss, ""),
     ]
 
 

@@ -107,21 +107,16 @@ def test_heads_are_compared_with_free_ones_seed_by_seed(records):
 def test_soft_labels_are_compared_at_the_last_epoch(records):
     """Plain networks of seeds 1 and 6 end at 0.49 and 0.44, and at a similarity of 0.3."""
     found = by_claim(ledger.soft_labels())
-    for says in ("more robust", "with less loss"):
-        got = found[f"Distilled, a network ends {says} than plain"]
-        assert got == pytest.approx([0.56 - 0.49, 0.56 - 0.44])
-        assert found[f"Smoothed, a network ends {says} than plain"] == pytest.approx([0.05, 0.1])
-        even = "with even labels"
-        got = found[f"{even.capitalize()} of a teacher's entropy it ends {says} than plain"]
-        assert got == pytest.approx([0.52 - 0.49, 0.52 - 0.44])
-        assert found[f"Distilled, it ends {says} than {even} of that entropy"] == pytest.approx(
-            [0.04, 0.04]
-        )
-        for others in ("with labels of permuted classes", "with labels averaged over a class"):
-            assert found[f"Distilled, it ends {says} than {others}"] == pytest.approx([0.06])
-    kept = "it keeps classes that share more alike"
-    assert found[f"Distilled, {kept}"] == pytest.approx([0.3, 0.3])
-    assert found[f"Smoothed, {kept}"] == pytest.approx([0.1, 0.1])
+    for says in ("more robust", "less loss"):
+        assert found[f"Distilled: {says} than plain"] == pytest.approx([0.56 - 0.49, 0.56 - 0.44])
+        assert found[f"Smoothed: {says} than plain"] == pytest.approx([0.05, 0.1])
+        assert found[f"Even labels: {says} than plain"] == pytest.approx([0.03, 0.08])
+        assert found[f"Distilled: {says} than even labels"] == pytest.approx([0.04, 0.04])
+        for others in ("permuted", "averaged"):
+            assert found[f"Distilled: {says} than {others} labels"] == pytest.approx([0.06])
+    kept = "classes that share stay more alike"
+    assert found[f"Distilled: {kept}"] == pytest.approx([0.3, 0.3])
+    assert found[f"Smoothed: {kept}"] == pytest.approx([0.1, 0.1])
 
 
 def test_what_is_kept_is_ranked_within_a_seed_that_all_kinds_have(records):
@@ -135,7 +130,7 @@ def test_what_is_kept_is_ranked_within_a_seed_that_all_kinds_have(records):
     (ranks,) = found["So are the similarity of pairs, beyond the others, and accuracy"]
     assert ranks == pytest.approx(spearmanr(similarity, accuracy).statistic)
     assert found["A push on the contrast leaves more of it"] == pytest.approx([0.7 - 0.3])
-    assert found["Pushed so, a network ends more robust than plain"] == pytest.approx([0.06])
+    assert found["Pushed so: more robust than plain"] == pytest.approx([0.06])
     # Falls of 0.1, 0.16 and 0.3: the line of least squares rises by half of what parts the ends.
     for says in ("accuracy falls", "loss rises"):
         assert found[f"The more classes share, the more {says}"] == pytest.approx([0.1])
