@@ -83,15 +83,18 @@ def copy_mathjax(app, error):
             shutil.copy(source, target)
 
 
-def search_later(app, error):
-    """The search's scripts, which grow with the book, wait until a page is shown."""
+def search_where_it_is(app, error):
+    """The search's scripts, which grow with the book: on its own page alone, after the paint."""
     if error or app.builder.format != "html":
         return
-    awaited = re.compile(r'<script (src="[^"]*(?:searchtools|language_data|sections)\.js[^"]*")>')
+    scripts = re.compile(
+        r'<script (src="[^"]*(?:searchtools|language_data|searchindex|sections)\.js[^"]*")></script>'
+    )
     for page in Path(app.outdir).rglob("*.html"):
+        kept = r"<script defer \1></script>" if page.name == "search.html" else ""
         text = page.read_text()
-        if (later := awaited.sub(r"<script defer \1>", text)) != text:
-            page.write_text(later)
+        if (tidied := scripts.sub(kept, text)) != text:
+            page.write_text(tidied)
 
 
 def setup(app):
@@ -104,5 +107,5 @@ def setup(app):
     app.connect("html-page-context", tidy_scripts, priority=900)
     app.connect("autodoc-process-signature", tidy_signatures)
     app.connect("build-finished", copy_mathjax)
-    app.connect("build-finished", search_later, priority=950)
+    app.connect("build-finished", search_where_it_is, priority=950)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -59,9 +59,14 @@ def write_index(app, error):
         return
     listed = json.dumps([*sections(app.env)], ensure_ascii=False)
     script = (Path(__file__).parent / "search.js").read_text()
-    Path(app.outdir, "_static/sections.js").write_text(f"const sections = {listed};\n{script}")
+    # Not in _static itself, whose scripts Jupyter Book links on every page.
+    target = Path(app.outdir, "_static/vendor/sections.js")
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(f"const sections = {listed};\n{script}")
     page = Path(app.outdir, "search.html")
-    page.write_text(re.sub(r'"searchindex\.js[^"]*"', '"_static/sections.js"', page.read_text()))
+    page.write_text(
+        re.sub(r'"searchindex\.js[^"]*"', '"_static/vendor/sections.js"', page.read_text())
+    )
 
 
 def explained(env):
