@@ -50,10 +50,15 @@ def tidy_descriptions(app, pagename, templatename, context, doctree):
 
 
 def tidy_scripts(app, pagename, templatename, context, doctree):
-    """No widget states, dead without a kernel; nothing twice ("THEBE_JS_URL already declared")."""
+    """No widget states, dead without a kernel; nothing twice ("THEBE_JS_URL already declared").
+
+    And no MathJax, a megabyte, on a page without a formula.
+    """
     files = context.get("script_files", [])
     once = {(f.filename or "", f.priority, str(f.attributes)): f for f in files}
     files[:] = [f for f in once.values() if "widget" not in f.attributes.get("type", "")]
+    if 'class="math' not in (context.get("body") or ""):
+        files[:] = [f for f in files if "mathjax" not in str(f.filename)]
 
 
 def tidy_signatures(app, what, name, obj, options, signature, returns):
