@@ -159,6 +159,17 @@ def figures_follow_the_page_s_colours(tab):
         assert not tab.evaluate(wrong, scheme), scheme
 
 
+def panels_of_figures_stack_on_a_phone(tab):
+    """As they were drawn when the page was opened on one."""
+    show(tab, PHONE)
+    for figure in tab.locator("moving-figure").all():
+        figure.locator("svg").first.wait_for()
+        of_panels = "e => 'columns' in JSON.parse(e.querySelector('script').textContent)"
+        if figure.evaluate(of_panels):
+            view = figure.locator(".moving-view")
+            assert view.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
 def moving_figures_move_by_keyboard_and_by_mouse(tab):
     """Of a slider: a key's step, then a click near the other end of its track."""
     show(tab)
@@ -314,6 +325,7 @@ CHECKS = (
     it_is_no_wider_than_its_window,
     what_is_too_wide_for_a_phone_scrolls,
     figures_follow_the_page_s_colours,
+    panels_of_figures_stack_on_a_phone,
     moving_figures_move_by_keyboard_and_by_mouse,
     networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves,
     paper_shows_what_the_page_folds_and_cuts_nothing_off,
