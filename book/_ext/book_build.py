@@ -88,7 +88,8 @@ def search_where_it_is(app, error):
     if error or app.builder.format != "html":
         return
     scripts = re.compile(
-        r'<script (src="[^"]*(?:searchtools|language_data|searchindex|sections)\.js[^"]*")></script>'
+        r'<script (src="[^"]*(?:searchtools|language_data|searchindex|sections)\.js[^"]*")>'
+        r"</script>"
     )
     for page in Path(app.outdir).rglob("*.html"):
         kept = r"<script defer \1></script>" if page.name == "search.html" else ""
