@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ccnotes.attribution import group_similarity
+from ccnotes.attribution import group_similarity, spread
 from ccnotes.claims import at_best
 from ccnotes.records import best_and_last, every_seed
 from ccnotes.verdicts import Claim, Judgement, judgements
@@ -17,6 +17,7 @@ from ccnotes.verdicts import Claim, Judgement, judgements
 PLAIN = "parts-at"
 ACCURACY, LOSS, SIMILARITY = "robust accuracy", "robust loss, nats", "similarity"
 RANK = "rank correlation"
+MAPPED = 10  # seeds of plain AT whose Grad-CAM maps are on record
 KINDS = (  # of training, of which ten seeds are on record
     PLAIN,
     *(f"{PLAIN}-{name}" for name in ("distilled-0.9", "smoothing-0.3", "uniform", "permuted")),
@@ -167,6 +168,10 @@ def overfitting() -> list[Judgement]:
         falls = pd.DataFrame({name: sign * fall(figures(name), column) for name in amount}).dropna()
         slopes = np.polyfit(list(amount.values()), falls.to_numpy().T, 1)[0]
         rows.append((says, unit, pd.Series(slopes, falls.index), ""))
+    maps = [record.cams for record in every_seed(PLAIN)[:MAPPED]]
+    covered = [{end: spread(of).nanmean().item() for end, of in cams.items()} for cams in maps]
+    less = pd.Series([of["best"] - of["last"] for of in covered])
+    rows.append(("Grad-CAM maps cover less at the last epoch", "share of places", less, "pictures"))
     return judged(rows)
 
 

@@ -43,7 +43,8 @@ def made(seed, accuracy, cas, similarity, name="parts-at"):
         for kind, share in (("robust", 1), ("clean", 1), ("robust_instance", 2))
     }
     table = pd.DataFrame({"epoch": [2, 4, 6], **columns})
-    vars(record).update({"table": table, "arrays": arrays})
+    cams = {"best": torch.ones(2, 2, 2), "last": torch.tensor([[[3.0, 0.0], [0.0, 3.0]]] * 2)}
+    vars(record).update({"table": table, "arrays": arrays, "cams": cams})
     return record
 
 
@@ -134,6 +135,12 @@ def test_what_is_kept_is_ranked_within_a_seed_that_all_kinds_have(records):
     # Falls of 0.1, 0.16 and 0.3: the line of least squares rises by half of what parts the ends.
     for says in ("accuracy falls", "loss rises"):
         assert found[f"The more classes share, the more {says}"] == pytest.approx([0.1])
+
+
+def test_maps_are_compared_by_the_places_that_they_cover(records):
+    """All of four places at the best epoch, two of them at the last."""
+    found = by_claim(ledger.overfitting())
+    assert found["Grad-CAM maps cover less at the last epoch"] == pytest.approx([0.5] * 7)
 
 
 def test_differences_are_of_the_seeds_that_both_have():
