@@ -210,6 +210,7 @@ def networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves(tab):
             assert len(heights) == 1
             slider.fill("0")
             figure.locator(".live-verdict[data-right=true]").wait_for()
+        tab.mouse.move(0, 0)  # over nothing that would light up
         assert not tab.evaluate("""() => new Promise((done) => {
             const inside = ({ node }) => node?.parentElement?.closest('live-attack');
             const ours = (shift) => shift.sources.some(inside);
