@@ -164,8 +164,9 @@ class LiveAttack:
 <ol class="live-bars" aria-label="Probability of each class">{rows}</ol></div>
 <label class="live-eps"><b>Drag until it is wrong.</b> <span class="live-radius">ε = 0/255</span>
 <input {KEY} type="range" name="eps" min="0" max="{LARGEST}" step="0.5" value="0"></label>
+<div class="live-choices">
 <div class="live-networks" {group}"Network"><b>Network</b>{"".join(networks)}</div>
-<div class="live-images" {group}"Image"><b>Image</b>{"".join(images)}</div>
+<div class="live-images" {group}"Image"><b>Image</b>{"".join(images)}</div></div>
 <p class="live-says" role="status"></p></fieldset></form>
 <div class="live-still">{picture(still, html.escape(told))}<p>{html.escape(told)}</p></div>
 <figcaption>{html.escape(self.caption)}</figcaption></figure>
