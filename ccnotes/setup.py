@@ -167,7 +167,8 @@ def check_ranks(e: Experiment) -> None:
     if count > 1 and whole:
         raise ValueError(
             f"push_cas, push_placebo, push_contrast, grad_align, elle, virtual and replays are "
-            f"about a whole batch, of which {count} processes see a part each: run this without torchrun."
+            f"about a whole batch, of which {count} processes see a part each: run this without "
+            f"torchrun."
         )
 
 

@@ -22,7 +22,8 @@ from ccnotes.experiments import (
     rebuilt,
     teacher,
 )
-from ccnotes.onestep import n_fgsm
+from ccnotes.objectives import Objective
+from ccnotes.onestep import fgsm, n_fgsm
 from ccnotes.parts import Parts, parts
 from ccnotes.planted import Planted, planted
 from ccnotes.training import rate

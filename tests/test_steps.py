@@ -183,7 +183,8 @@ def test_free_at_stays_in_the_ball_and_in_the_pixel_range():
     train_step(learner, x, split.labels)
     assert learner.delta.abs().max() == pytest.approx(0.06)
     attacked = to_float(x) + learner.delta
-    assert attacked.min() >= -1e-6 and attacked.max() <= 1 + 1e-6  # a difference, rounded
+    assert attacked.min() >= -1e-6  # a difference, rounded
+    assert attacked.max() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "mart"])
