@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,6 @@ from ccnotes.checks import check_bytes
 from ccnotes.claims import group_accuracy
 from ccnotes.data import Split, to_float
 from ccnotes.experiments import dataset
-from ccnotes.models import Network
 from ccnotes.modes import evaluating, recording
 from ccnotes.monitor import accuracy, final_part, part
 from ccnotes.records import PUBLISHED, Record
@@ -33,8 +31,10 @@ from ccnotes.types import Labels, Pixels
 
 RUNS, SURFACES = PUBLISHED / "one-step.json", PUBLISHED / "surfaces.json"
 STEPS = 50  # of the attack on what the run's own left
-SIGNS = ("clean_accuracy", "robust_accuracy", "fgsm_accuracy", "gradient_alignment")
-SIGNS += ("robust_cas", "clean_cas", "robust_nc2", "robust_nc3")  # of test and training images
+SIGNS = (  # of test and of training images
+    *("clean_accuracy", "robust_accuracy", "fgsm_accuracy", "gradient_alignment"),
+    *("robust_cas", "clean_cas", "robust_nc2", "robust_nc3"),
+)
 ENDS = ("epoch", "clean_accuracy", "robust_accuracy", "robust_loss", "clean_cas", "robust_cas")
 ALONG = tuple(i / 8 for i in range(13))  # of a perturbation: from the image to one and a half
 ACROSS = tuple(i / 4 for i in range(-4, 5))

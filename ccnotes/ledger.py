@@ -10,6 +10,7 @@ import pandas as pd
 
 from ccnotes.attribution import group_similarity
 from ccnotes.claims import at_best
+from ccnotes.collapse import curves, ends
 from ccnotes.records import best_and_last, every_seed
 from ccnotes.verdicts import Claim, Judgement, judgements
 
@@ -110,6 +111,50 @@ def heads() -> list[Judgement]:
             spared = sign * (fall(free, column) - fall(of, column))
             rows.append((f"{title}, {what}", unit, spared, ""))
     return judged(rows)
+
+
+def neighbours() -> tuple[list[Judgement], list[str]]:
+    """Chapter 8: what others say of one step and of smoothing, and which of it no run here tests.
+
+    >>> judgements, untested = neighbours()
+    >>> untested[0]
+    'Without projection FGSM-RS holds to 11/255'
+    """
+    rows, untested = list[tuple[str, str, "pd.Series[float]", str]](), []
+    untested.append("Without projection FGSM-RS holds to 11/255")
+
+    def last(name: str, column: str) -> "pd.Series[float] | None":
+        found = ends([name])
+        return found.set_index("seed")[column] if len(found) else None
+
+    def compare(says: str, better: str, worse: str, column: str, told: str = "") -> None:
+        one, other = last(better, column), last(worse, column)
+        if one is None or other is None:
+            untested.append(says)
+        else:
+            rows.append((says, ACCURACY, one - other, told))
+
+    for eps, at, told in ((8, "", "0 %"), (12, "-eps12", ""), (16, "-eps16", "0 %")):
+        where, fgsm = f"at {eps}/255", f"fast-fgsm{at}"
+        if last(fgsm, "longer_accuracy") is None:
+            untested.append(f"FGSM collapses {where}")
+        else:
+            end = curves([fgsm]).groupby("seed").last()
+            gap = end.test_fgsm_accuracy - end.test_robust_accuracy
+            rows.append(
+                (f"FGSM collapses {where}: it fools one step, not many", ACCURACY, gap, told)
+            )
+        for name, title in (("n-fgsm", "N-FGSM"), ("gradalign", "GradAlign"), ("pgd2", "PGD-2")):
+            says = f"{title} stays more robust than FGSM {where}"
+            compare(says, f"fast-{name}{at}", fgsm, "longer_accuracy")
+    steps = "VAT errs less than random steps as long"
+    compare(steps, "parts-vat", "parts-vat-random", "clean_accuracy")
+    compare(
+        "VAT errs less than labels alone", "parts-vat", "parts-vat-supervised", "clean_accuracy"
+    )
+    says = "With entropy it errs less still"
+    compare(says, "parts-vat-entropy", "parts-vat", "clean_accuracy")
+    return judged(rows), untested
 
 
 def judged(rows: Iterable[tuple[str, str, "pd.Series[float]", str]]) -> list[Judgement]:
