@@ -204,6 +204,7 @@ def surfaces(record: Record, data_dir: Path | str | None = None, *, images: int 
         for epoch in range(e.epochs + 1):
             if epoch:
                 learn(keeper, epoch)
+                keeper.state.batch = 0  # of the next epoch
             surface = loss_surface(run.model, test.images, test.labels, eps, seed=e.seed)
             found.append([[short(v) for v in row] for row in surface.tolist()])
     return {
