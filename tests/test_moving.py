@@ -67,7 +67,10 @@ def test_the_surface_holds_every_loss_where_it_belongs():
     (slider,) = [p for p in spec["params"] if p["name"] == "epoch"]
     assert (slider["bind"]["min"], slider["bind"]["max"]) == (0, 1)
     drawn = "".join(element.get("aria-label") or "" for element in svg(spec))
-    for place in ("across it: -1; mean loss, nats: 3; along: 0.5", "nats: 7.12; along: 1; across: 0"):
+    for place in (
+        "across it: -1; mean loss, nats: 3; along: 0.5",
+        "nats: 7.12; along: 1; across: 0",
+    ):
         assert place in drawn
 
 
