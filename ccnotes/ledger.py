@@ -10,7 +10,7 @@ import pandas as pd
 
 from ccnotes.attribution import group_similarity
 from ccnotes.claims import at_best
-from ccnotes.collapse import curves, ends
+from ccnotes.collapse import ends
 from ccnotes.records import best_and_last, every_seed
 from ccnotes.verdicts import Claim, Judgement, judgements
 
@@ -114,46 +114,45 @@ def heads() -> list[Judgement]:
 
 
 def neighbours() -> tuple[list[Judgement], list[str]]:
-    """Chapter 8: what others say of one step and of smoothing, and which of it no run here tests.
+    """Chapter 8: what is said of one step and of smoothing, and which of it no run here tests.
 
     >>> judgements, untested = neighbours()
     >>> untested[0]
     'Without projection FGSM-RS holds to 11/255'
     """
-    rows, untested = list[tuple[str, str, "pd.Series[float]", str]](), []
-    untested.append("Without projection FGSM-RS holds to 11/255")
-
-    def last(name: str, column: str) -> "pd.Series[float] | None":
-        found = ends([name])
-        return found.set_index("seed")[column] if len(found) else None
-
-    def compare(says: str, better: str, worse: str, column: str, told: str = "") -> None:
-        one, other = last(better, column), last(worse, column)
-        if one is None or other is None:
-            untested.append(says)
-        else:
-            rows.append((says, ACCURACY, one - other, told))
-
-    for eps, at, told in ((8, "", "0 %"), (12, "-eps12", ""), (16, "-eps16", "0 %")):
+    others = {"n-fgsm": "N-FGSM", "gradalign": "GradAlign", "pgd2": "PGD-2"}
+    planted, two, vat = "parts-fast-fgsm", "parts-fast-pgd2", "parts-vat"
+    told: list[tuple[str, str, str, str, str]] = []  # a column of some runs, less that of others
+    for eps, at in ((8, ""), (12, "-eps12"), (16, "-eps16")):
         where, fgsm = f"at {eps}/255", f"fast-fgsm{at}"
-        if last(fgsm, "longer_accuracy") is None:
-            untested.append(f"FGSM collapses {where}")
-        else:
-            end = curves([fgsm]).groupby("seed").last()
-            gap = end.test_fgsm_accuracy - end.test_robust_accuracy
-            rows.append(
-                (f"FGSM collapses {where}: it fools one step, not many", ACCURACY, gap, told)
-            )
-        for name, title in (("n-fgsm", "N-FGSM"), ("gradalign", "GradAlign"), ("pgd2", "PGD-2")):
+        told.append((f"FGSM collapses {where}", ACCURACY, "fooled", fgsm, ""))
+        for name, title in others.items():
             says = f"{title} stays more robust than FGSM {where}"
-            compare(says, f"fast-{name}{at}", fgsm, "longer_accuracy")
-    steps = "VAT errs less than random steps as long"
-    compare(steps, "parts-vat", "parts-vat-random", "clean_accuracy")
-    compare(
-        "VAT errs less than labels alone", "parts-vat", "parts-vat-supervised", "clean_accuracy"
-    )
-    says = "With entropy it errs less still"
-    compare(says, "parts-vat-entropy", "parts-vat", "clean_accuracy")
+            told.append((says, ACCURACY, "longer_accuracy", f"fast-{name}{at}", fgsm))
+    told += [
+        (
+            "CAS is lower after it, at 12/255",
+            "CAS",
+            "robust_cas",
+            "fast-n-fgsm-eps12",
+            "fast-fgsm-eps12",
+        ),
+        ("FGSM collapses on planted parts", ACCURACY, "fooled", planted, ""),
+        ("PGD-2 stays more robust there", ACCURACY, "longer_accuracy", two, planted),
+        ("There CAS is lower after it", "CAS", "robust_cas", two, planted),
+        ("And similarity of classes that share", SIMILARITY, "inside", two, planted),
+        ("VAT errs less than random steps", ACCURACY, "clean_accuracy", vat, f"{vat}-random"),
+        ("VAT errs less than labels alone", ACCURACY, "clean_accuracy", vat, f"{vat}-supervised"),
+        ("VAT with entropy errs less still", ACCURACY, "clean_accuracy", f"{vat}-entropy", vat),
+    ]
+    rows, untested = [], ["Without projection FGSM-RS holds to 11/255"]
+    for says, unit, column, more, less in told:
+        found = [ends([name]) for name in (more, less) if name]
+        if all(map(len, found)):
+            values = [of.set_index("seed")[column] for of in found]
+            rows.append((says, unit, values[0] - values[1] if less else values[0], ""))
+        else:
+            untested.append(says)
     return judged(rows), untested
 
 
