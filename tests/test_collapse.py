@@ -127,3 +127,16 @@ def test_what_is_published_is_of_named_experiments_each_seed_once():
     assert {name for name, _ in runs} <= EXPERIMENTS.keys()
     (told,) = json.loads(collapse.SURFACES.read_text())
     assert len(told["loss"]) == EXPERIMENTS[told["experiment"]].epochs + 1
+
+
+def test_ends_are_of_the_last_network_and_of_its_last_evaluation(monkeypatch):
+    def told(name, seed, one, many):
+        curves = {"epoch": [1, 2], "test_fgsm_accuracy": one, "test_robust_accuracy": many}
+        return {"experiment": name, "seed": seed, "curves": curves, "last": {"robust_cas": 7.0}}
+
+    runs = [told("a", 3, [0.1, 0.6], [0.1, 0.2]), told("b", 3, [0, 0], [0, 0])]
+    monkeypatch.setattr(collapse, "outcomes", lambda: runs)
+    (row,) = collapse.ends(["a", "missing"]).to_dict("records")
+    assert row == {"experiment": "a", "seed": 3, "fooled": pytest.approx(0.4), "robust_cas": 7.0}
+    assert len(collapse.ends(["missing"])) == 0
+    assert collapse.curves(["a"]).test_fgsm_accuracy.tolist() == [0.1, 0.6]
