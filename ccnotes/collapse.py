@@ -58,7 +58,7 @@ def outcome_of(record: Record, data_dir: Path | str | None = None) -> dict[str, 
     e, table, groups = record.configuration, record.table, record.groups.tolist()
     if groups:
         confusion = record.arrays["test_robust_confusion"]
-        table = table.assign(group_accuracy=group_accuracy(confusion, groups))
+        table = table.assign(group_accuracy=group_accuracy(confusion, groups).tolist())
     columns = [f"{split}_{sign}" for split in ("test", "train") for sign in SIGNS]
     columns += ["inside", "across", "group_accuracy"]
     columns = ["epoch", *(name for name in columns if name in table)]

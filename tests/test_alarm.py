@@ -109,7 +109,8 @@ def test_attacks_of_many_steps_are_watched_only_where_a_collapse_shall_stop_them
 
 def test_fgsm_collapses_on_planted_parts_within_seconds():
     """Chapter 8's exercise, shortened: one step is fooled, and gradients have turned."""
-    short = {"epochs": 3, "eval_every": 3, "test_size": 300, "precision": "float32", "seed": 100}
+    short = {"epochs": 3, "eval_every": 3, "precision": "float32", "seed": 100}
+    short |= {"validation_size": 60, "test_size": 60, "final_size": 60, "eval_size": 60}
     table = run(replace(named("parts-fast-fgsm"), **short)).table
     assert table.train_fgsm_accuracy.iloc[-1] > 2 * table.train_robust_accuracy.iloc[-1]
     assert table.train_gradient_alignment.iloc[-1] < 0.75

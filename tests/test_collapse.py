@@ -90,12 +90,12 @@ def test_a_longer_attack_is_run_on_what_the_run_s_own_left(monkeypatch):
         assert (attack.steps, attack.eps, precision) == (50, 0.06, "float32")
         assert told[which]["inside"] == pytest.approx(record.by_group(which)["inside"], abs=1e-4)
     assert told["curves"]["epoch"] == [1, 2, 3, 4]
-    assert told["curves"]["inside"] == pytest.approx(record.table.inside, abs=1e-4)
+    assert told["curves"]["inside"] == pytest.approx(record.table.inside.tolist(), abs=1e-4)
     taken = record.arrays["test_robust_confusion"][-1]  # of six classes in pairs
     pairs = sum(taken[i : i + 2, i : i + 2].sum() for i in (0, 2, 4)) / taken.sum()
-    assert told["curves"]["group_accuracy"][-1] == pytest.approx(pairs, abs=1e-4)
+    assert told["curves"]["group_accuracy"][-1] == pytest.approx(pairs.item(), abs=1e-4)
     wanted = record.table.test_fgsm_accuracy
-    assert told["curves"]["test_fgsm_accuracy"] == pytest.approx(wanted, abs=1e-4)
+    assert told["curves"]["test_fgsm_accuracy"] == pytest.approx(wanted.tolist(), abs=1e-4)
 
 
 @pytest.mark.usefixtures("no_published")
