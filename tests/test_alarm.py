@@ -9,7 +9,7 @@ import torch
 from ccnotes import alarm, training
 from ccnotes.attacks import PGD, pgd
 from ccnotes.data import to_float
-from ccnotes.experiments import dataset, named
+from ccnotes.experiments import dataset
 from ccnotes.monitor import part
 from ccnotes.onestep import fgsm
 from ccnotes.records import run
@@ -105,12 +105,3 @@ def test_attacks_of_many_steps_are_watched_only_where_a_collapse_shall_stop_them
     assert len(found.watched) == 4
     assert found.collapsed is None
     assert torch.equal(found.model("last").head.weight, run(plain).model("last").head.weight)
-
-
-def test_fgsm_collapses_on_planted_parts_within_seconds():
-    """Chapter 8's exercise, shortened: one step is fooled, and gradients have turned."""
-    short = {"epochs": 3, "eval_every": 3, "precision": "float32", "seed": 100}
-    short |= {"validation_size": 60, "test_size": 60, "final_size": 60, "eval_size": 60}
-    table = run(replace(named("parts-fast-fgsm"), **short)).table
-    assert table.train_fgsm_accuracy.iloc[-1] > 2 * table.train_robust_accuracy.iloc[-1]
-    assert table.train_gradient_alignment.iloc[-1] < 0.75

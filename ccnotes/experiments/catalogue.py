@@ -70,27 +70,6 @@ FAST = Experiment(
     eval_size=100,
     final_size=500,
 )
-# A collapse where the truth is known, chosen on seed 100: a ConvNet does not collapse there, nor
-# this network at 0.05; at 0.1 two steps learn nothing, either.
-PARTS_FAST = Experiment(
-    name="parts-fast-fgsm",
-    data="parts",
-    train_size=960,
-    model="preactresnet",
-    width=8,
-    epochs=18,
-    lr_drops=(2 / 3,),
-    attack=fgsm(0.08),
-    batchnorm="train",
-    test_size=1200,
-    eval_steps=10,
-    eval_every=3,
-    eval_size=300,
-    final_size=600,
-)
-PARTS_FAST_PGD2 = replace(
-    PARTS_FAST, name="parts-fast-pgd2", attack=PGD(eps=0.08, step_size=0.04, steps=2)
-)
 # Ten labels a class, and images without labels; the length of the step was chosen on seed 100.
 PARTS_VAT = Experiment(
     name="parts-vat",
@@ -327,7 +306,6 @@ EXPERIMENTS = {
         *FAMILIES,
         [PARTS_LABEL_NOISE, PARTS_FLOAT32, CIFAR10_AUGMENTED, PLANTED_FLOAT32],
         [CIFAR10_FULL, CIFAR10_FULL_STANDARD, CIFAR10_PAPER],
-        [PARTS_FAST, PARTS_FAST_PGD2],
     )
 }
 
