@@ -27,6 +27,7 @@ from ccnotes.arguments import (
 from ccnotes.attacks import PGD
 from ccnotes.attribution import group_similarity, spread
 from ccnotes.claims import group_accuracy
+from ccnotes.collapse import outcome_of, surfaces
 from ccnotes.data import Dataset, load_photos
 from ccnotes.devices import pick_device
 from ccnotes.evaluation import evaluate
@@ -490,6 +491,26 @@ def swaps(
     print(f"swaps: {made}")
     if publish_to:
         shutil.copy(made, publish_to / found.folder.name / made.name)
+
+
+@app.command(name="one-step")
+def one_step(
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    *,
+    surface: bool = False,
+    data_dir: DataDir = None,
+    threads: int | None = None,
+) -> None:
+    """What runs have to say of one step, as JSON, a line a run; PGD-50 at the end of each.
+
+    Args:
+        folders: of runs, each with its best.safetensors and last.safetensors.
+        surface: instead the loss around images after each epoch; each run is trained once more.
+    """
+    use(threads)
+    told = surfaces if surface else outcome_of
+    rows = [json.dumps(told(load(folder), data_dir)) for folder in folders]
+    print("[\n" + ",\n".join(rows) + "\n]")
 
 
 @app.command(name="bench")

@@ -34,6 +34,7 @@ class State:
     epoch: int = 0  # finished
     batch: int = 0  # finished, of the epoch that runs
     order: Tensor = field(default_factory=lambda: torch.empty(0))  # of the images in that epoch
+    delta: Tensor = field(default_factory=lambda: torch.empty(0))  # see Learner.delta
     total: Tensor = field(default_factory=lambda: torch.zeros(()))  # loss of its images, summed
     seconds: float = 0.0
     pause: float = 0.0  # seconds that an evaluation takes

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ccnotes.attribution import group_similarity, spread
 from ccnotes.claims import at_best
+from ccnotes.collapse import ends
 from ccnotes.records import best_and_last, every_seed
 from ccnotes.verdicts import Claim, Judgement, judgements
 
@@ -210,6 +211,40 @@ def heads() -> list[Judgement]:
             spared = sign * (fall(free, column) - fall(of, column))
             rows.append((f"{title}, {what}", unit, spared, ""))
     return judged(rows)
+
+
+def neighbours() -> tuple[list[Judgement], list[str]]:
+    """Chapter 8: what is said of one step and of smoothing, and which of it no run here tests.
+
+    >>> judgements, untested = neighbours()
+    >>> untested[0]
+    'Without projection FGSM-RS holds to 11/255'
+    """
+    others = {"n-fgsm": "N-FGSM", "gradalign": "GradAlign", "pgd2": "PGD-2"}
+    vat = "parts-vat"
+    told: list[tuple[str, str, str, str, str]] = []  # a column of some runs, less that of others
+    for eps, at in ((8, ""), (12, "-eps12"), (16, "-eps16")):
+        where, fgsm = f"at {eps}/255", f"fast-fgsm{at}"
+        told.append((f"FGSM collapses {where}", ACCURACY, "fooled", fgsm, ""))
+        for name, title in others.items():
+            says = f"{title} stays more robust than FGSM {where}"
+            told.append((says, ACCURACY, "longer_accuracy", f"fast-{name}{at}", fgsm))
+    fast, noise = "fast-fgsm-eps12", "fast-n-fgsm-eps12"
+    told += [
+        ("CAS is lower after it, at 12/255", "CAS", "robust_cas", noise, fast),
+        ("VAT errs less than random steps", ACCURACY, "clean_accuracy", vat, f"{vat}-random"),
+        ("VAT errs less than labels alone", ACCURACY, "clean_accuracy", vat, f"{vat}-supervised"),
+        ("VAT with entropy errs less still", ACCURACY, "clean_accuracy", f"{vat}-entropy", vat),
+    ]
+    rows, untested = [], ["Without projection FGSM-RS holds to 11/255"]
+    for says, unit, column, more, less in told:
+        found = [ends([name]) for name in (more, less) if name]
+        if all(map(len, found)):
+            values = [of.set_index("seed")[column] for of in found]
+            rows.append((says, unit, values[0] - values[1] if less else values[0], ""))
+        else:
+            untested.append(says)
+    return judged(rows), untested
 
 
 def judged(rows: Iterable[tuple[str, str, "pd.Series[float]", str]]) -> list[Judgement]:

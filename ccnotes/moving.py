@@ -201,6 +201,56 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     return chart.properties(description=description)
 
 
+def surface(told: dict[str, Any], description: str) -> alt.VConcatChart:
+    """One slider, the epoch: the loss around images, along their perturbation and across it.
+
+    ``told`` is what :func:`ccnotes.collapse.surfaces` gives. Above, the loss along the perturbation
+    alone, with a line where FGSM stops.
+
+    >>> told = {"along": [0, 1], "across": [0], "loss": [[[0.5, 2.0]], [[0.5, 1.0]]]}
+    >>> surface(told, "Loss around images.").description
+    'Loss around images.'
+    """
+    along, across, loss = (told[name] for name in ("along", "across", "loss"))
+    rows = pd.DataFrame({"epoch": range(len(loss)), "loss": hundredths(torch.tensor(loss))})
+    top = max(map(max, rows.loss)) / 100
+    epoch = alt.param(name="epoch", value=1, bind=epoch_slider(rows.epoch.tolist()))
+    around = (
+        alt.Chart(rows)
+        .transform_filter(alt.datum.epoch == epoch)
+        .transform_calculate(cell=f"sequence({len(along) * len(across)})")
+        .transform_flatten(["loss", "cell"])
+        .transform_calculate(
+            value="datum.loss / 100",
+            along=f"{json.dumps(list(along))}[datum.cell % {len(along)}]",
+            across=f"{json.dumps(list(across))}[floor(datum.cell / {len(along)})]",
+        )
+    )
+    shown = "mean loss, nats"
+    line = (
+        around.transform_filter(alt.datum.across == 0)
+        .mark_line(point=True, color=BLUE)
+        .encode(
+            x=alt.X("along:Q", title="along the perturbation; FGSM stops at 1"),
+            y=alt.Y("value:Q", title=shown).scale(domain=[0, top]),
+            tooltip=["along:Q", alt.Tooltip("value:Q", title=shown, format=".2f")],
+        )
+    )
+    stop = alt.Chart(pd.DataFrame({"along": [1]})).mark_rule(strokeDash=[4, 3]).encode(x="along:Q")
+    heat = around.mark_rect().encode(
+        x=alt.X("along:O", title="along the perturbation").axis(labelAngle=0),
+        y=alt.Y("across:O", sort="descending", title="across it"),
+        color=alt.Color("value:Q", title=shown)
+        .scale(domain=[0, top], scheme="viridis")
+        .legend(orient="bottom", direction="horizontal", gradientLength=190),
+        tooltip=["along:Q", "across:Q", alt.Tooltip("value:Q", title=shown, format=".2f")],
+    )
+    both = alt.vconcat(
+        (line + stop).properties(width=380, height=150), heat.properties(width=380, height=190)
+    ).resolve_scale(x="independent")
+    return both.add_params(epoch).properties(description=description)
+
+
 def sorted_by_class(
     vectors: Float[Tensor, "epochs classes features"], at: int
 ) -> Float[Tensor, "epochs classes features"]:

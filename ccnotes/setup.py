@@ -163,10 +163,12 @@ def check_ranks(e: Experiment) -> None:
             f"as many as divide it, or choose another batch_size."
         )
     o = e.objective
-    if count > 1 and (o.needs_features or o.grad_align or o.elle or e.virtual.used):
+    whole = o.needs_features or o.grad_align or o.elle or e.virtual.used or e.replays > 1
+    if count > 1 and whole:
         raise ValueError(
-            f"push_cas, push_placebo, push_contrast, grad_align, elle and virtual are about a "
-            f"whole batch, of which {count} processes see a part each: run this without torchrun."
+            f"push_cas, push_placebo, push_contrast, grad_align, elle, virtual and replays are "
+            f"about a whole batch, of which {count} processes see a part each: run this without "
+            f"torchrun."
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from ccnotes.attacks import ascent, random_start
+from ccnotes.attacks import ascent, random_start, stepped
 from ccnotes.data import Split, augment, cutout, to_float
 from ccnotes.devices import autocast, compiled
 from ccnotes.experiments import Experiment
@@ -47,6 +47,7 @@ class Learner:
     teachers: Sequence[tuple[nn.Module, float]] = ()  # and their weights in the loss
     groups: Int[Tensor, " classes"] | None = None  # the classes' true ones
     unlabelled: Pixels | None = None  # images of which some come to each batch
+    delta: Tensor = field(default_factory=lambda: torch.empty(0))  # Free AT's, of a batch
 
 
 def train_step(learner: Learner, x: Pixels, y: Labels) -> Float[Tensor, ""]:
@@ -55,14 +56,12 @@ def train_step(learner: Learner, x: Pixels, y: Labels) -> Float[Tensor, ""]:
     Where several processes share the run, each is given the whole batch and does its part.
     """
     e, model = learner.experiment, learner.model
+    if e.replays > 1:
+        return free_steps(learner, x, y)
     with autocast(x.device, learner.precision):
         clean, attacked = augmented_and_attacked(model, x, y, e, learner.generators)
         y = y[part(len(y))]
-        with torch.no_grad():
-            soft = [
-                soft_labels(teacher(attacked), y, e.objective, learner.groups)
-                for teacher, _ in learner.teachers
-            ]
+        soft = taught(learner, attacked, y)
     penalty, weight = penalty_of(learner, clean, y), share(len(x))
     found = gradients(learner, clean, attacked, y, *soft, penalty=penalty)
     loss = average(model, found, weight)
@@ -72,6 +71,38 @@ def train_step(learner: Learner, x: Pixels, y: Labels) -> Float[Tensor, ""]:
             average(model, found, weight)
     learner.optimiser.step()
     return loss
+
+
+def free_steps(learner: Learner, x: Pixels, y: Labels) -> Float[Tensor, ""]:
+    """Learn from one batch ``replays`` times; the mean loss, in nats.
+
+    Each backward pass moves the weights and the attack at once: Free AT (Shafahi et al., 2019;
+    arXiv:1904.12843). As in its authors' code the attack goes on from batch to batch.
+    """
+    e, losses = learner.experiment, []
+    clean = augmented(x, e, learner.generators)
+    if not len(learner.delta):
+        learner.delta = torch.zeros_like(clean)
+    delta = learner.delta[: len(x)]  # an epoch's last batch may be smaller
+    for _ in range(e.replays):
+        attacked = (clean + delta).clamp(0, 1).requires_grad_()
+        with autocast(x.device, learner.precision):
+            soft = taught(learner, attacked, y)
+        penalty = penalty_of(learner, clean, y)
+        losses.append(gradients(learner, clean, attacked, y, *soft, penalty=penalty))
+        learner.optimiser.step()
+        assert attacked.grad is not None
+        a = e.attack
+        moved, _ = stepped(clean, attacked.detach(), attacked.grad, a, a.eps, a.step_size)
+        delta.copy_(moved - clean)
+    return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def taught(learner: Learner, attacked: Images, y: Labels) -> list[Soft]:
+    """The teachers' labels of attacked images."""
+    objective, groups = learner.experiment.objective, learner.groups
+    return [soft_labels(teacher(attacked), y, objective, groups) for teacher, _ in learner.teachers]
 
 
 def penalty_of(learner: Learner, clean: Images, y: Labels) -> Callable[[], Tensor] | None:
@@ -124,8 +155,8 @@ def gradients(
     def loss_of(clean: Images, attacked: Images, y: Labels, *soft: Soft) -> Tensor:
         with autocast(clean.device, precision):
             outputs = forward(model, clean, attacked, objective)
-        taught = list(zip(soft, weights, strict=True))
-        loss = total(objective, model, outputs, y, taught, learner.groups)
+        weighted = list(zip(soft, weights, strict=True))
+        loss = total(objective, model, outputs, y, weighted, learner.groups)
         return loss if penalty is None else loss + penalty()
 
     def learned(*batch: Tensor) -> Tensor:
@@ -137,7 +168,7 @@ def gradients(
     batch, engine = (clean, attacked, y, *soft), compiled(model)
     # Terms of attribution ask the device which classes a batch has; CUDA cannot record that. What
     # a penalty draws is another's in every batch.
-    plain = not objective.needs_features and penalty is None
+    plain = not (objective.needs_features or attacked.requires_grad) and penalty is None
     if engine is None or len(clean) != engine.batch_size or not plain:
         return learned(*batch)
     learning = [p.requires_grad for p in model.parameters()]

@@ -118,6 +118,7 @@ class Keeper:
         state.seconds = self.saved - self.started
         state.model = run.model.state_dict()
         state.optimiser = run.learner.optimiser.state_dict()
+        state.delta = run.learner.delta
         state.generators = {name: g.get_state() for name, g in run.learner.generators.items()}
         if run.average is not None:
             state.average = run.average.state_dict()
@@ -415,6 +416,7 @@ def resume(run: Run, checkpoint: Path, fingerprint: str) -> State:
                 raise ValueError("the optimiser's momentum is of other weights")
         if state.batch and len(state.order) != len(run.train):
             raise ValueError(f"an order of {len(state.order)} images, not of {len(run.train)}")
+        run.learner.delta = state.delta.to(run.device)
         for name, generator in run.learner.generators.items():
             generator.set_state(state.generators[name])
         if run.average is not None:

@@ -22,7 +22,8 @@ from ccnotes.experiments import (
     rebuilt,
     teacher,
 )
-from ccnotes.onestep import n_fgsm
+from ccnotes.objectives import Objective
+from ccnotes.onestep import fgsm, n_fgsm
 from ccnotes.parts import Parts, parts
 from ccnotes.planted import Planted, planted
 from ccnotes.training import rate
@@ -202,8 +203,10 @@ def test_the_rate_on_images_of_parts_drops_after_a_third_of_the_epochs_and_three
     assert EXPERIMENTS["parts-at-label-noise"] == noisy
 
 
-@pytest.mark.parametrize(("ending", "eps", "weight"), [("", 8, 0.2), ("-eps16", 16, 2.0)])
-def test_fast_runs_follow_their_recipes_at_either_radius(ending, eps, weight):
+@pytest.mark.parametrize(
+    ("ending", "eps", "weight"), [("", 8, 0.2), ("-eps12", 12, 0.632456), ("-eps16", 16, 2.0)]
+)
+def test_fast_runs_follow_their_recipes_at_every_radius(ending, eps, weight):
     """Start, length of the step, number of steps, projection; all else is the same."""
     wanted = {
         "fgsm": (False, 1.0, eps, 1, True),
@@ -305,6 +308,17 @@ def test_named_experiments_are_called_by_their_own_name():
         ),
         ({"model": "vit"}, "model='vit' is not one of"),
         ({"eval_size": 3}, "eval_size=3 must be at least planted.num_classes=6"),
+        ({"replays": 0}, "replays=0 must be at least 1"),
+        ({"replays": 2}, "replays=2 is Free AT"),
+        ({"replays": 2, "attack": PGD(steps=1)}, "attack.random_start=False"),
+        ({"replays": 2, "attack": fgsm(0.0)}, "a radius"),
+        ({"replays": 2, "attack": replace(fgsm(0.1), project=False)}, "no other setting"),
+        ({"replays": 2, "attack": fgsm(0.1), "average": "ema"}, "nor average"),
+        ({"replays": 2, "attack": fgsm(0.1), "objective": Objective(awp=0.1)}, "neither .* awp"),
+        (
+            {"replays": 2, "attack": fgsm(0.1), "objective": Objective(loss="trades")},
+            "neither another loss",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -147,3 +147,24 @@ def test_differences_are_of_the_seeds_that_both_have():
     first, second = pd.Series([3.0, 5.0], index=[1, 2]), pd.Series([1.0, 1.0], index=[2, 9])
     (found,) = ledger.judged([("more", "x", first - second, "")])
     assert found.claim.differences.tolist() == [4.0]
+
+
+def test_neighbours_claims_rest_on_the_runs_that_there_are(monkeypatch):
+    """Of FGSM and N-FGSM at 12/255 two seeds, one in common; what no run bears is listed."""
+    robust = {"fast-fgsm-eps12": {0: 0.05, 1: 0.1}, "fast-n-fgsm-eps12": {1: 0.4, 2: 0.5}}
+    frames = {
+        name: pd.DataFrame({"seed": [*by], "longer_accuracy": [*by.values()]}).assign(
+            fooled=[0.4, 0.3], robust_cas=[9.0, 11.0]
+        )
+        for name, by in robust.items()
+    }
+    monkeypatch.setattr(ledger, "ends", lambda names: frames.get(*names, pd.DataFrame()))
+    judgements, untested = ledger.neighbours()
+    assert by_claim(judgements) == {
+        "FGSM collapses at 12/255": pytest.approx([0.4, 0.3]),
+        "N-FGSM stays more robust than FGSM at 12/255": pytest.approx([0.3]),
+        "CAS is lower after it, at 12/255": pytest.approx([9 - 11]),
+    }
+    assert "FGSM collapses at 8/255" in untested
+    assert "GradAlign stays more robust than FGSM at 16/255" in untested
+    assert "VAT errs less than random steps" in untested

@@ -55,6 +55,25 @@ def test_the_scrubber_holds_every_epoch_and_every_matrix(records):
         assert (first[(now.argmax(0) == owner) & (first - second > 0.015)].diff() <= 0).all()
 
 
+def test_the_surface_holds_every_loss_where_it_belongs():
+    told = {"along": [0, 0.5, 1], "across": [-1, 0]}
+    told["loss"] = [[[0.5, 1, 1.5], [0.25, 0.5, 0.75]], [[2, 3, 4], [5, 6, 7.125]]]
+    spec = moving.surface(told, "what it shows").to_dict()
+    (rows,) = [data for data in spec["datasets"].values() if "loss" in data[0]]
+    assert [row["loss"] for row in rows] == [
+        [50, 100, 150, 25, 50, 75],
+        [200, 300, 400, 500, 600, 712],
+    ]
+    (slider,) = [p for p in spec["params"] if p["name"] == "epoch"]
+    assert (slider["bind"]["min"], slider["bind"]["max"]) == (0, 1)
+    drawn = "".join(element.get("aria-label") or "" for element in svg(spec))
+    for place in (
+        "across it: -1; mean loss, nats: 3; along: 0.5",
+        "nats: 7.12; along: 1; across: 0",
+    ):
+        assert place in drawn
+
+
 def test_paths_hold_the_mean_of_each_group_at_every_epoch(records):
     spec = moving.paths(
         {"all": records, "first": records[:1]}, "inside", "across", ("x", "y"), "text"

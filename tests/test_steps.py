@@ -9,10 +9,11 @@ import torch.nn.functional as F
 
 from ccnotes import objectives
 from ccnotes.attacks import PGD, pgd
-from ccnotes.data import augment, cutout, to_float
+from ccnotes.data import Split, augment, cutout, to_float
 from ccnotes.devices import compile_network
 from ccnotes.experiments import Experiment, dataset
 from ccnotes.objectives import Objective
+from ccnotes.onestep import fgsm
 from ccnotes.setup import build, stream
 from ccnotes.steps import Learner, gradients, train_step, with_statistics
 from ccnotes.virtual import Virtual
@@ -132,6 +133,58 @@ def test_perturbed_weights_count_in_bfloat16_too():
     start = build(e, data).head.weight
     steps = [(m.head.weight - start).flatten() for m in (plain, moved, exact)]
     assert (steps[1] - steps[2]).norm() < 0.2 * (steps[0] - steps[2]).norm()
+
+
+def free():
+    """A learner of Free AT, and what moves a network like its own."""
+    data, e = dataset(SMALL), replace(SMALL, attack=fgsm(0.06), replays=3, lr=0.1)
+    learner, other = (build(e, data).to(memory_format=torch.channels_last) for _ in range(2))
+    learned = Learner(
+        experiment=e,
+        model=learner.train(),
+        optimiser=torch.optim.SGD(learner.parameters(), 0.1, momentum=0.9),
+        generators={"attack": torch.Generator()},
+    )
+    grey = torch.randint(64, 192, data.train.images.shape, dtype=torch.uint8)  # no attack clips it
+    return Split(images=grey, labels=data.train.labels), learned, other.train()
+
+
+def test_free_at_equals_its_authors_update():
+    """As in free_adv_train (Shafahi et al., 2019): one backward pass moves weights and attack.
+
+    Two batches, the second smaller: the attack goes on from the first images' place in the batch.
+    """
+    split, learner, model = free()
+    eps, optimiser = 0.06, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    batches = [torch.arange(8), torch.arange(8, 12)]
+    noise, wanted = torch.zeros(8, *split.images.shape[1:]), []
+    for batch in batches:
+        x, y, losses = to_float(split.images[batch]), split.labels[batch], []
+        for _ in range(3):
+            noise_batch = noise[: len(x)].clone().requires_grad_()
+            loss = F.cross_entropy(model((x + noise_batch).clamp(0, 1)), y)
+            optimiser.zero_grad()
+            loss.backward()
+            noise[: len(x)] += eps * noise_batch.grad.sign()
+            noise.clamp_(-eps, eps)
+            optimiser.step()
+            losses.append(loss.detach())
+        wanted.append(torch.stack(losses).mean())
+    found = [train_step(learner, split.images[b], split.labels[b]) for b in batches]
+    torch.testing.assert_close(found, wanted)
+    for (key, value), w in zip(learner.model.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(value, w, atol=1e-5, rtol=1e-4, msg=key)
+    torch.testing.assert_close(learner.delta, noise)
+
+
+def test_free_at_stays_in_the_ball_and_in_the_pixel_range():
+    split, learner, _ = free()
+    x = torch.randint(256, split.images.shape, dtype=torch.uint8)
+    train_step(learner, x, split.labels)
+    assert learner.delta.abs().max() == pytest.approx(0.06)
+    attacked = to_float(x) + learner.delta
+    assert attacked.min() >= -1e-6  # a difference, rounded
+    assert attacked.max() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "mart"])

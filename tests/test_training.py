@@ -22,6 +22,7 @@ from ccnotes.devices import hardware
 from ccnotes.evaluation import evaluate
 from ccnotes.experiments import EXPERIMENTS, dataset
 from ccnotes.objectives import Objective
+from ccnotes.onestep import fgsm
 from ccnotes.planted import Planted
 from ccnotes.records import find, recall, run
 from ccnotes.setup import build, stream
@@ -170,7 +171,10 @@ def test_a_run_killed_ten_times_at_random_moments_ends_in_the_same_record(monkey
     assert_equal_records(recall(e), whole)
 
 
-@pytest.mark.parametrize("e", [SMALL, CARRYING, SWA], ids=lambda e: e.name)
+FREE = replace(SMALL, name="free", attack=fgsm(0.05), replays=2)
+
+
+@pytest.mark.parametrize("e", [SMALL, CARRYING, SWA, FREE], ids=lambda e: e.name)
 def test_a_run_in_slices_of_no_time_ends_in_the_same_record(e, monkeypatch, tmp_path):
     """Each does one piece of work at least: a batch, an evaluation or a final one."""
     whole, slices = run(e), 0

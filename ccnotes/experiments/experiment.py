@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -27,7 +27,7 @@ Head = Literal["learned", "frozen", "simplex", "groups"]
 COUNTS = {  # whole numbers, and the least that each can be
     **dict.fromkeys(("train_size", "test_size", "width", "epochs", "batch_size"), 1),
     **dict.fromkeys(("eval_steps", "eval_every", "validate_every", "eval_size"), 1),
-    **dict.fromkeys(("final_size", "image_size"), 1),
+    **dict.fromkeys(("final_size", "image_size", "replays"), 1),
     **dict.fromkeys(("validation_size", "unlabelled_size", "cutout", "seed"), 0),
 }
 OPTIONAL = ("train_size", "validate_every", "final_size", "image_size", "eval_eps")
@@ -74,6 +74,7 @@ class Experiment:
     objective: Objective = field(default_factory=Objective)
     attack: PGD = field(default_factory=PGD)  # of training; eps=0 is standard training
     batchnorm: Mode = "eval"  # its mode under the training attack
+    replays: int = 1  # times that each batch is learned from, its attack going on: Free AT
     virtual: Virtual = field(default_factory=Virtual)  # a term on images without labels
     on_collapse: OnCollapse = "go on"  # where training accuracy falls to nothing under PGD
     average: Averaging | None = None  # of the weights; it is what is evaluated
@@ -170,6 +171,17 @@ class Experiment:
             raise ValueError(
                 f"attack.start={attack.start:g} does not count for TRADES, whose attack starts "
                 f"from normal noise of its own: leave it out."
+            )
+        free = PGD(eps=attack.eps, step_size=attack.step_size, steps=1, random_start=False)
+        if self.replays > 1 and (
+            replace(attack, norm=free.norm) != free
+            or not attack.eps
+            or (o.loss, o.awp, self.average) != ("cross-entropy", 0, None)
+        ):
+            raise ValueError(
+                f"replays={self.replays} is Free AT, whose attack goes on by one step with each "
+                f"replay: give attack.steps=1, attack.random_start=False, a radius, no other "
+                f"setting of the attack, and neither another loss, awp nor average."
             )
         if self.unlabelled_size and not self.virtual.used:
             raise ValueError(
