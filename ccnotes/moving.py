@@ -248,7 +248,8 @@ def surface(told: dict[str, Any], description: str) -> alt.VConcatChart:
     both = alt.vconcat(
         (line + stop).properties(width=380, height=150), heat.properties(width=380, height=190)
     ).resolve_scale(x="independent")
-    return both.add_params(epoch).properties(description=description)
+    chart: alt.VConcatChart = both.add_params(epoch)
+    return chart.properties(description=description)
 
 
 def sorted_by_class(
