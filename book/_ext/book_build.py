@@ -87,15 +87,8 @@ def search_where_it_is(app, error):
     """The search's scripts, which grow with the book: on its own page alone, after the paint."""
     if error or app.builder.format != "html":
         return
-<<<<<<< HEAD
-    scripts = re.compile(
-        r'<script (src="[^"]*(?:searchtools|language_data|searchindex|sections)\.js[^"]*")>'
-        r"</script>"
-    )
-=======
     names = "searchtools|language_data|searchindex|sections"
     scripts = re.compile(rf'<script (src="[^"]*(?:{names})\.js[^"]*")></script>')
->>>>>>> house
     for page in Path(app.outdir).rglob("*.html"):
         kept = r"<script defer \1></script>" if page.name == "search.html" else ""
         text = page.read_text()
