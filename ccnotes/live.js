@@ -10,9 +10,12 @@ if (globalThis.liveAttack) return; // two figures of one notebook
 
 const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 
+// A weight is a number of 12 bits, two digits of base64, in units of its output's scale; 2047 is 0.
 function unpacked({ whole, scale, bias, stride }) {
-  const numbers = new Int16Array(bytes(whole).buffer), outputs = bias.length;
-  return { stride, bias, outputs, weight: Float32Array.from(numbers, (n, i) => n * scale[i % outputs]) };
+  const three = bytes(whole), outputs = bias.length; // two weights in three bytes
+  const number = (i, at = 3 * (i >> 1)) => (i % 2 ? ((three[at + 1] & 15) << 8) | three[at + 2] : (three[at] << 4) | (three[at + 1] >> 4));
+  const weight = Float32Array.from({ length: whole.length / 2 }, (_, i) => (number(i) - 2047) * scale[i % outputs]);
+  return { stride, bias, outputs, weight };
 }
 
 function unpack({ mean, layers, head }) {

@@ -8,8 +8,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
@@ -25,6 +27,7 @@ from ccnotes.tables import visible
 STEPS = 10  # of PGD, each a quarter of the radius
 LARGEST = 30  # 255ths, at the slider's right end
 TIMES = 8  # as strong a change is shown
+DIGITS = np.frombuffer((ascii_uppercase + ascii_lowercase + digits + "+/").encode(), np.uint8)
 KEY = "data-lm-suppress-shortcuts"  # on the control itself, else JupyterLab takes its arrow keys
 
 
@@ -216,15 +219,19 @@ def folded(model: ConvNet) -> dict[str, Any]:
 
 
 def packed(weight: Tensor, bias: Tensor) -> dict[str, Any]:
-    """Weights as whole numbers of 16 bits times one scale per output; the output comes last.
+    """Weights as whole numbers of 12 bits, two base64 digits, times one scale per output.
+
+    The output comes last. A page is light, and its logits are off by less than 1 %.
 
     >>> packed(torch.tensor([[0.5, -1.0]]), torch.tensor([0.25]))["bias"]
     [0.25]
     """
-    scale = weight.flatten(1).abs().amax(1).clamp_min(1e-9) / 32767
-    whole = (weight.movedim(0, -1) / scale).round().short()  # inputs x rows x columns x outputs
-    last = whole.movedim(0, -2)  # rows x columns x inputs x outputs
-    return {"whole": in_base64(last), "scale": rounded(scale), "bias": rounded(bias)}
+    scale = weight.flatten(1).abs().amax(1).clamp_min(1e-9) / 2047
+    whole = (weight.movedim(0, -1) / scale).round().int() + 2047
+    last = whole.movedim(0, -2).flatten()  # rows x columns x inputs x outputs
+    text = DIGITS[torch.stack([last >> 6, last & 63], 1).numpy()].tobytes().decode()
+    text += "A" * (-len(text) % 4)  # two weights are three bytes
+    return {"whole": text, "scale": rounded(scale), "bias": rounded(bias)}
 
 
 def in_base64(values: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -28,8 +29,11 @@ def drawn():
     return parts(60, seed=0, split="test")
 
 
-@pytest.fixture(scope="module", params=TWINS)
+@pytest.fixture(scope="module", params=[*TWINS, "of odd width"])
 def model(request):
+    if request.param == "of odd width":  # its first layer has an odd number of weights
+        torch.manual_seed(0)
+        return ConvNet(6, width=3).eval()
     return ccnotes.runs(request.param)[0].model(TWINS[request.param]).eval()
 
 
@@ -78,18 +82,19 @@ def as_folded(model):
     """The same network from what the page gets, read a second way."""
     packed = folded(model)
 
-    def layer(of, *places):
-        whole = np.frombuffer(base64.b64decode(of["whole"]), "<i2").astype(float)
-        weight = whole.reshape(*places, -1, len(of["bias"])) * np.array(of["scale"])
-        return torch.tensor(np.moveaxis(np.moveaxis(weight, -1, 0), -1, 1)), torch.tensor(
-            of["bias"]
-        ).double()
+    def layer(of, inputs, *places):
+        bits = "".join(f"{byte:08b}" for byte in base64.b64decode(of["whole"]))
+        numbers = [int(bits[i : i + 12], 2) - 2047 for i in range(0, len(bits), 12)]
+        shape = *places, inputs, len(of["bias"])
+        weight = np.array(numbers[: math.prod(shape)]).reshape(shape) * np.array(of["scale"])
+        weight = np.moveaxis(np.moveaxis(weight, -1, 0), -1, 1)
+        return torch.tensor(weight), torch.tensor(of["bias"]).double()
 
     def forward(x):
         h = x - torch.tensor(packed["mean"]).double().view(-1, 1, 1)
         for of in packed["layers"]:
-            h = F.conv2d(h, *layer(of, 3, 3), of["stride"], 1).relu()
-        return F.linear(h.mean((2, 3)), *layer(packed["head"]))
+            h = F.conv2d(h, *layer(of, h.shape[1], 3, 3), of["stride"], 1).relu()
+        return F.linear(h.mean((2, 3)), *layer(packed["head"], h.shape[1]))
 
     return forward
 
@@ -104,9 +109,9 @@ def test_browser_and_torch_agree_on_logits_and_signs_of_gradients(tab, model, dr
     x, y = to_float(drawn.images), drawn.labels
     logits, gradient, *_ = in_browser(tab, model, x, y)
     expected, slope = in_torch(deepcopy(model).double(), x, y)
-    # A weight has 16 bits, so it is off by up to 2e-5 of its output's largest.
-    assert error(logits, expected).max() <= 1e-3
-    assert (gradient.sign() == slope.sign()).double().mean() >= 0.998
+    # A weight has 12 bits, so it is off by up to 2.5e-4 of its output's largest.
+    assert error(logits, expected).max() <= 1e-2
+    assert (gradient.sign() == slope.sign()).double().mean() >= 0.99
 
 
 def test_with_the_weights_that_it_gets_the_browser_is_exact(tab, model, drawn):
@@ -128,8 +133,8 @@ def test_attacks_end_alike_in_browser_and_torch(tab, model, drawn, eps):
     with torch.no_grad():
         expected = model(pgd(model, x, y, attack_of(eps))).softmax(1)
     # A pixel with next to no gradient parts the paths; where they end the network says the same.
-    assert (p - expected).abs().max() <= 0.05
-    assert (p - expected).abs().mean() <= 0.002
+    assert (p - expected).abs().max() <= 0.1
+    assert (p - expected).abs().mean() <= 0.005
 
 
 def figure(drawn, **changes):
@@ -208,7 +213,7 @@ def test_each_figure_of_a_notebook_works_for_itself(tab, drawn):
 
 
 def test_the_data_of_a_page_are_light(drawn):
-    """Of a network 16 bits per weight, in base64; so no page of the book grows by more."""
+    """Of a network two characters per weight; so no page of the book grows by more."""
     model = ConvNet(6, width=24)
     weights = sum(p.numel() for p in model.parameters())
     (data,) = re.findall(
@@ -216,4 +221,4 @@ def test_the_data_of_a_page_are_light(drawn):
         figure(drawn, networks={"one": model})._repr_mimebundle_()["text/html"],
     )
     assert json.loads(data)["size"] == 20
-    assert len(data) < 2 * 4 / 3 * weights * 1.1
+    assert len(data) < 2 * weights * 1.1
