@@ -8,6 +8,7 @@ import functools
 import gzip
 import http.server
 import importlib.util
+import re
 import threading
 import tomllib
 from contextlib import contextmanager
@@ -385,7 +386,7 @@ def test_search_leads_to_sections_and_says_so_when_there_is_none(visit):
     assert {"disjoint", "groups"} <= {m.lower() for m in tab.locator("mark").all_inner_texts()}
     assert hit.locator(".search-page").inner_text()
     hit.locator("a").click()
-    tab.wait_for_url("**/book/*.html#*")
+    tab.wait_for_url(re.compile(r"/book/\w+\.html#."), wait_until="commit")
     tab, more = visit("search.html?q=zzzyx")
     tab.get_by_text("No section has “zzzyx”").wait_for()
     assert not wrong + more
