@@ -16,6 +16,7 @@ from ccnotes.verdicts import Claim, Judgement, judgements
 
 PLAIN = "parts-at"
 ACCURACY, LOSS, SIMILARITY = "robust accuracy", "robust loss, nats", "similarity"
+CLEAN = "clean accuracy"
 
 
 class Figures(NamedTuple):
@@ -132,9 +133,9 @@ def neighbours() -> tuple[list[Judgement], list[str]]:
     fast, noise = "fast-fgsm-eps12", "fast-n-fgsm-eps12"
     told += [
         ("CAS is lower after it, at 12/255", "CAS", "robust_cas", noise, fast),
-        ("VAT errs less than random steps", ACCURACY, "clean_accuracy", vat, f"{vat}-random"),
-        ("VAT errs less than labels alone", ACCURACY, "clean_accuracy", vat, f"{vat}-supervised"),
-        ("VAT with entropy errs less still", ACCURACY, "clean_accuracy", f"{vat}-entropy", vat),
+        ("VAT errs less than random steps", CLEAN, "clean_accuracy", vat, f"{vat}-random"),
+        ("VAT errs less than labels alone", CLEAN, "clean_accuracy", vat, f"{vat}-supervised"),
+        ("VAT with entropy errs less still", CLEAN, "clean_accuracy", f"{vat}-entropy", vat),
     ]
     rows, untested = [], ["Without projection FGSM-RS holds to 11/255"]
     for says, unit, column, more, less in told:
