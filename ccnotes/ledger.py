@@ -17,6 +17,7 @@ from ccnotes.verdicts import Claim, Judgement, judgements
 
 PLAIN = "parts-at"
 ACCURACY, LOSS, SIMILARITY = "robust accuracy", "robust loss, nats", "similarity"
+CLEAN = "clean accuracy"
 RANK = "rank correlation"
 MAPPED = 10  # seeds of plain AT whose Grad-CAM maps are on record
 KINDS = (  # of training, of which ten seeds are on record
@@ -232,9 +233,9 @@ def neighbours() -> tuple[list[Judgement], list[str]]:
     fast, noise = "fast-fgsm-eps12", "fast-n-fgsm-eps12"
     told += [
         ("CAS is lower after it, at 12/255", "CAS", "robust_cas", noise, fast),
-        ("VAT errs less than random steps", ACCURACY, "clean_accuracy", vat, f"{vat}-random"),
-        ("VAT errs less than labels alone", ACCURACY, "clean_accuracy", vat, f"{vat}-supervised"),
-        ("VAT with entropy errs less still", ACCURACY, "clean_accuracy", f"{vat}-entropy", vat),
+        ("VAT errs less than random steps", CLEAN, "clean_accuracy", vat, f"{vat}-random"),
+        ("VAT errs less than labels alone", CLEAN, "clean_accuracy", vat, f"{vat}-supervised"),
+        ("VAT with entropy errs less still", CLEAN, "clean_accuracy", f"{vat}-entropy", vat),
     ]
     rows, untested = [], ["Without projection FGSM-RS holds to 11/255"]
     for says, unit, column, more, less in told:

@@ -195,3 +195,23 @@ def test_verdicts_share_an_axis_by_unit_and_are_filled_where_they_are_one():
     assert said == ["supported, 6 seeds", "2 seeds", "1 seed", "contradicted, 7 seeds"]
     few = [line.get_xdata() for line in first.lines if len(line.get_xdata()) == 2][1]
     assert [*few] == pytest.approx([0.2 - 1.2706, 0.2 + 1.2706], abs=1e-3)  # Student's, of two
+
+
+def test_runs_by_seed_are_a_line_each_in_the_look_of_their_experiment():
+    frame = pd.DataFrame(
+        {
+            "experiment": ["a", "a", "b", "b", "a", "a"],
+            "seed": [0, 0, 0, 0, 1, 1],
+            "epoch": [1, 2] * 3,
+            "x": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+        }
+    )
+    figure = plots.by_seed(frame, {"x": "accuracy"}, {"a": "FGSM", "b": "N-FGSM"}, ylabel="test")
+    lines = [line for line in figure.axes[0].lines if len(line.get_ydata())]
+    drawn = {tuple(line.get_ydata().tolist()): line for line in lines}
+    assert set(drawn) == {(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)}
+    first, other, second = (drawn[key] for key in ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6)))
+    assert first.get_color() == second.get_color() != other.get_color()
+    assert first.get_linestyle() == second.get_linestyle()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["FGSM", "N-FGSM"]
