@@ -213,7 +213,7 @@ def surface(told: dict[str, Any], description: str) -> alt.VConcatChart:
     """
     along, across, loss = (told[name] for name in ("along", "across", "loss"))
     rows = pd.DataFrame({"epoch": range(len(loss)), "loss": hundredths(torch.tensor(loss))})
-    top = max(map(max, rows.loss)) / 100
+    limits = [min(map(min, rows.loss)) / 100, max(map(max, rows.loss)) / 100]
     epoch = alt.param(name="epoch", value=1, bind=epoch_slider(rows.epoch.tolist()))
     around = (
         alt.Chart(rows)
@@ -232,7 +232,7 @@ def surface(told: dict[str, Any], description: str) -> alt.VConcatChart:
         .mark_line(point=True, color=BLUE)
         .encode(
             x=alt.X("along:Q", title="along the perturbation; FGSM stops at 1"),
-            y=alt.Y("value:Q", title=shown).scale(domain=[0, top]),
+            y=alt.Y("value:Q", title=shown).scale(domain=limits),
             tooltip=["along:Q", alt.Tooltip("value:Q", title=shown, format=".2f")],
         )
     )
@@ -241,7 +241,7 @@ def surface(told: dict[str, Any], description: str) -> alt.VConcatChart:
         x=alt.X("along:O", title="along the perturbation").axis(labelAngle=0),
         y=alt.Y("across:O", sort="descending", title="across it"),
         color=alt.Color("value:Q", title=shown)
-        .scale(domain=[0, top], scheme="viridis")
+        .scale(domain=limits, scheme="viridis")
         .legend(orient="bottom", direction="horizontal", gradientLength=190),
         tooltip=["along:Q", "across:Q", alt.Tooltip("value:Q", title=shown, format=".2f")],
     )
