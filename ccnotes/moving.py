@@ -245,11 +245,14 @@ def surface(told: dict[str, Any], description: str) -> alt.VConcatChart:
         .legend(orient="bottom", direction="horizontal", gradientLength=190),
         tooltip=["along:Q", "across:Q", alt.Tooltip("value:Q", title=shown, format=".2f")],
     )
-    both = alt.vconcat(
-        (line + stop).properties(width=380, height=150), heat.properties(width=380, height=190)
-    ).resolve_scale(x="independent")
-    chart: alt.VConcatChart = both.add_params(epoch)
-    return chart.properties(description=description)
+    both: alt.VConcatChart = (
+        alt.vconcat(
+            (line + stop).properties(width=380, height=150), heat.properties(width=380, height=190)
+        )
+        .resolve_scale(x="independent")
+        .add_params(epoch)
+    )
+    return both.properties(description=description)
 
 
 def sorted_by_class(
