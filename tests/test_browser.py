@@ -76,10 +76,14 @@ def visit(browser, site):
             wrong.append(f"asks another host: {route.request.url}")
             return route.abort()
 
+        def failed(request):
+            if request.failure != "net::ERR_ABORTED":  # given up by the browser, as icons are
+                wrong.append(f"failed: {request.url}, {request.failure}")
+
         tab.route("**/*", ours_only)
         tab.on("console", lambda m: m.type == "error" and wrong.append(f"console: {m.text}"))
         tab.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-        tab.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
+        tab.on("requestfailed", failed)
         tab.on("response", lambda r: r.status >= 400 and wrong.append(f"{r.status}: {r.url}"))
         tab.goto(f"{site}/{page}", wait_until="networkidle")
         return tab, wrong
