@@ -20,10 +20,12 @@ ACCURACY, LOSS, SIMILARITY = "robust accuracy", "robust loss, nats", "similarity
 CLEAN = "clean accuracy"
 RANK = "rank correlation"
 MAPPED = 10  # seeds of plain AT whose Grad-CAM maps are on record
+PUSHED = f"{PLAIN}-contrast-up-0.1"
 KINDS = (  # of training, of which ten seeds are on record
     PLAIN,
     *(f"{PLAIN}-{name}" for name in ("distilled-0.9", "smoothing-0.3", "uniform", "permuted")),
     *(f"{PLAIN}-{name}" for name in ("averaged", "head-frozen", "head-simplex")),
+    PUSHED,
 )
 
 
@@ -130,6 +132,12 @@ def soft_labels() -> list[Judgement]:
         *beside("Distilled", taught, "even labels", even),
         *beside("Distilled", taught, "permuted labels", permuted),
         *beside("Distilled", taught, "averaged labels", averaged),
+        (
+            f"Averaged labels: {alike} than distilled",
+            SIMILARITY,
+            averaged.inside - taught.inside,
+            "",
+        ),
     ]
     return judged(rows)
 
@@ -140,9 +148,8 @@ def overfitting() -> list[Judgement]:
     >>> overfitting()[0].claim.unit
     'rank correlation'
     """
-    plain, pushed = figures(PLAIN), figures(f"{PLAIN}-contrast-up-0.1")
-    alike = [of.last.inside - of.last.across for of in (pushed, plain)]
     kinds = {name: figures(name) for name in KINDS}
+    plain, pushed = kinds[PLAIN], kinds[PUSHED]
     accuracy_kept, cas_kept, similarity_kept = (
         pd.DataFrame({name: -fall(of, column) for name, of in kinds.items()}).dropna()
         for column in ("robust_accuracy", "robust_cas", "beyond")
@@ -151,7 +158,7 @@ def overfitting() -> list[Judgement]:
         kept.corrwith(accuracy_kept, axis=1, method="spearman")
         for kept in (cas_kept, similarity_kept)
     ]
-    amount = {f"{PLAIN}-shared-0": 0, PLAIN: 1, f"{PLAIN}-shared-2": 2}
+    worlds = {0: figures(f"{PLAIN}-shared-0"), 1: plain, 2: figures(f"{PLAIN}-shared-2")}
     rows = [
         (
             f"In {len(KINDS)} kinds of training CAS and accuracy are kept together",
@@ -160,15 +167,20 @@ def overfitting() -> list[Judgement]:
             "",
         ),
         ("So are the similarity of pairs, beyond the others, and accuracy", RANK, ranks[1], ""),
-        ("A push on the contrast leaves more of it", SIMILARITY, alike[0] - alike[1], ""),
+        (
+            "A push on the contrast leaves more of it",
+            SIMILARITY,
+            pushed.last.beyond - plain.last.beyond,
+            "",
+        ),
         *beside("Pushed so", pushed.last, "plain", plain.last),
     ]
     for says, unit, column, sign in (
         ("The more classes share, the more accuracy falls", ACCURACY, "robust_accuracy", 1),
         ("The more classes share, the more loss rises", LOSS, "robust_loss", -1),
     ):
-        falls = pd.DataFrame({name: sign * fall(figures(name), column) for name in amount}).dropna()
-        slopes = np.polyfit(list(amount.values()), falls.to_numpy().T, 1)[0]
+        falls = pd.DataFrame({n: sign * fall(of, column) for n, of in worlds.items()}).dropna()
+        slopes = np.polyfit(list(worlds), falls.to_numpy().T, 1)[0]
         rows.append((says, unit, pd.Series(slopes, falls.index), ""))
     maps = [record.cams for record in every_seed(PLAIN)[:MAPPED]]
     covered = [{end: spread(of).nanmean().item() for end, of in cams.items()} for cams in maps]

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any
@@ -84,7 +85,7 @@ class LiveAttack:
             home = Path(__file__).parent
             page += f"<style>{(home / 'live.css').read_text()}</style>"
             page += f"<script>{(home / 'live.js').read_text()}</script>"
-        return {"text/html": page, "text/plain": self.told()[0]}
+        return {"text/html": page, "text/plain": self.told[0]}
 
     def data(self) -> str:
         """What the script needs, as JSON that stands inside a page's script."""
@@ -109,6 +110,7 @@ class LiveAttack:
                 found.append(model(adv).softmax(1)[0])
         return attacked[0], found
 
+    @cached_property
     def told(self) -> tuple[str, Tensor]:
         """In a sentence what the networks say of the attacked first image, and that image."""
         attacked, found = self.answers(self.eps)
@@ -129,7 +131,7 @@ class LiveAttack:
         The script takes the first over as it stands, so that nothing on the page moves.
         """
         x, p = to_float(self.images[:1]), self.answers(0)[1][0]
-        told, attacked = self.told()
+        told, attacked = self.told
         change = 0.5 + TIMES * (attacked - x)
         still = torch.cat([x, change, attacked], dim=3)
         true = int(self.labels[0])

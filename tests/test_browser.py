@@ -191,13 +191,17 @@ def moving_figures_move_by_keyboard_and_by_mouse(tab):
             far = 0.9 if slider.evaluate("e => e.value < (+e.min + +e.max) / 2") else 0.1
             with picture_changes(tab, figure):
                 slider.click(position={"x": far * box["width"], "y": box["height"] / 2})
-        for box in figure.get_by_role("checkbox").all():
-            assert box.evaluate("e => e.labels[0].innerText.trim()")
-            box.focus()
-            with picture_changes(tab, figure):
-                tab.keyboard.press("Space")
-            with picture_changes(tab, figure):
-                box.click()
+        for role, key, pointed in (
+            ("checkbox", "Space", lambda control: control.click()),
+            ("combobox", "ArrowDown", lambda control: control.select_option(index=3)),
+        ):
+            for control in figure.get_by_role(role).all():
+                assert control.evaluate("e => e.labels[0].innerText.trim()")
+                control.focus()
+                with picture_changes(tab, figure):
+                    tab.keyboard.press(key)
+                with picture_changes(tab, figure):
+                    pointed(control)
         for group in figure.get_by_role("radiogroup").all():
             assert group.get_attribute("aria-label")
             group.locator(":checked").focus()
@@ -205,13 +209,6 @@ def moving_figures_move_by_keyboard_and_by_mouse(tab):
                 tab.keyboard.press("ArrowDown")
             with picture_changes(tab, figure):
                 group.get_by_role("radio").first.click()
-        for choice in figure.get_by_role("combobox").all():
-            assert choice.evaluate("e => e.labels[0].innerText.trim()")
-            choice.focus()
-            with picture_changes(tab, figure):
-                tab.keyboard.press("ArrowDown")
-            with picture_changes(tab, figure):
-                choice.select_option(index=3)
 
 
 def networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves(tab):
