@@ -215,21 +215,26 @@ def pushed(base: Experiment) -> list[Experiment]:
 def fast(base: Experiment, eps: float, ending: str = "") -> list[Experiment]:
     """The base, trained on attacks of one step of radius ``eps`` in 255ths, and of two.
 
-    GradAlign goes with FGSM from the image itself, whose gradient is its first.
+    GradAlign goes with FGSM from the image itself, whose gradient is its first. Distilled: FGSM with
+    the labels of the network trained on two steps.
 
-    >>> [e.name for e in fast(FAST, 8)]
-    ['fast-fgsm', 'fast-fgsm-rs', 'fast-n-fgsm', 'fast-gradalign', 'fast-pgd2']
+    >>> [e.name for e in fast(FAST, 8)][:4]
+    ['fast-fgsm', 'fast-fgsm-rs', 'fast-fgsm-rs-unprojected', 'fast-n-fgsm']
     """
     eps /= 255
-    attacks = {"fgsm": fgsm(eps), "fgsm-rs": fgsm_rs(eps), "n-fgsm": n_fgsm(eps)}
-    attacks |= {"gradalign": fgsm(eps), "pgd2": PGD(eps=eps, step_size=eps / 2, steps=2)}
-    aligned = {"gradalign": Objective(grad_align=grad_align_weight(eps))}
+    one, rs = fgsm(eps), fgsm_rs(eps)
+    attacks = {"fgsm": one, "fgsm-rs": rs, "fgsm-rs-unprojected": replace(rs, project=False)}
+    attacks |= {"n-fgsm": n_fgsm(eps), "gradalign": one, "fgsm-distilled": one}
+    attacks["pgd2"] = PGD(eps=eps, step_size=eps / 2, steps=2)
+    objectives = {"gradalign": Objective(grad_align=grad_align_weight(eps))}
+    teacher = f"{base.name}-pgd2{ending}"
+    objectives["fgsm-distilled"] = Objective(teachers=(teacher,), teacher_weights=(0.9,))
     return [
         replace(
             base,
             name=f"{base.name}-{name}{ending}",
             attack=attack,
-            objective=aligned.get(name, base.objective),
+            objective=objectives.get(name, base.objective),
         )
         for name, attack in attacks.items()
     ]
