@@ -12,7 +12,7 @@ help:
 	@echo "make notebooks  the chapters with outputs, in plain Markdown for GitHub and Colab"
 	@echo "make links   what each link to another host answers: 200 is well, 000 none; a report, no test"
 	@echo "make clean   remove what was built; .venv stays"
-	@echo "make readme  write the README's figure and table anew from the records"
+	@echo "make readme  write the README's figure and table, and the first page's pictures, from the records"
 	@echo "make pin     write the newest versions that fit to constraints.txt; prove them with make test"
 	@echo "make colab   every notebook with what Colab ships: Python 3.13, several GB, a few minutes"
 	@echo "make address URL=https://github.com/...  the public repository, set in every file"
@@ -72,6 +72,7 @@ clean:
 # The README's figure and table, from the records.
 readme: .venv/book
 	.venv/bin/python book/readme.py
+	.venv/bin/python book/thumbnails.py
 
 # The newest versions that suit every Python and system, for `make test` to prove. The CUDA
 # packages are left out: torch names its own, where it needs them.

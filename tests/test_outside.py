@@ -59,7 +59,10 @@ def link(role, target):
         ("```{button-ref} z\n:ref-type: ref\nGo\n```", "[**Go**](https://x/ref#z)"),
         ("```{button-link} https://y\nGo\n```", "[**Go**](https://y)"),
         ("```{figure} p.png\n:alt: A cat\nCaption\n```", "![A cat](https://x/image#p.png)\n\nCaption"),
-        ("```{tableofcontents}\n```", ""),
+        (
+            ":::{grid-item-card} Rise\n:link: z\n:img-top: p.png\n:img-alt: A cat\n\nUp.\n:::",
+            "![A cat](https://x/image#p.png)\n\n[**Rise**](https://x/doc#z): Up.",
+        ),
         ("$$\n\\{x\\}\n$$", "$$\n\\{x\\}\n$$"),
     ],
 )  # fmt: skip

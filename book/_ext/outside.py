@@ -85,10 +85,6 @@ def links_of(app, page, found):
     """What :func:`plain.plain` asks for, on one page."""
 
     def link(role, target):
-        if role == "toc":
-            pages = app.env.toctree_includes[app.config.root_doc]
-            items = ["- [{}]({})".format(*found["doc", name]) for name in pages]
-            return "\n".join(items), ""
         if role == "image":
             path = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
             name = app.env.images[path][1] if path in app.env.images else ""

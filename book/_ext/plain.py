@@ -90,8 +90,6 @@ def block(line: str, fence: re.Match[str], lines: list[str], link: Link) -> str:
     inside = plain("\n".join(lines), link).strip("\n")
     if name == "raw":
         return ""
-    if name == "tableofcontents":
-        return link("toc", "")[0]
     if name in ("button-ref", "button-link"):
         url = title if name == "button-link" else link(options.get("ref-type", "doc"), title)[1]
         return f"[**{inside}**]({url})"
@@ -106,6 +104,9 @@ def block(line: str, fence: re.Match[str], lines: list[str], link: Link) -> str:
     if name in BOXES:
         quoted = f"**{inline(title, link) or name.capitalize()}**\n\n{inside}".splitlines()
         return "\n".join(f"> {line}".rstrip() for line in quoted)
+    if name == "grid-item-card" and "link" in options:
+        picture = f"![{options.get('img-alt', '')}]({link('image', options['img-top'])[1]})"
+        return f"{picture}\n\n[**{title}**]({link('doc', options['link'])[1]}): {inside}"
     if name in BARE:
         return f"**{inline(title, link)}**\n\n{inside}" if title and name != "grid" else inside
     raise ValueError(

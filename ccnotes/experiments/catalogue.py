@@ -215,8 +215,8 @@ def pushed(base: Experiment) -> list[Experiment]:
 def fast(base: Experiment, eps: float, ending: str = "") -> list[Experiment]:
     """The base, trained on attacks of one step of radius ``eps`` in 255ths, and of two.
 
-    GradAlign goes with FGSM from the image itself, whose gradient is its first. Distilled: FGSM with
-    the labels of the network trained on two steps.
+    GradAlign goes with FGSM from the image itself, whose gradient is its first. FGSM is distilled
+    from the network that trained on two steps.
 
     >>> [e.name for e in fast(FAST, 8)][:4]
     ['fast-fgsm', 'fast-fgsm-rs', 'fast-fgsm-rs-unprojected', 'fast-n-fgsm']

@@ -1,0 +1,151 @@
+"""A small picture for each chapter, on the first page, from published records: ``make readme``."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from ccnotes import claims, collapse, gaussian, ledger
+from ccnotes.attacks import pgd
+from ccnotes.data import to_float
+from ccnotes.parts import parts
+from ccnotes.records import every_seed, published, runs
+
+FOLDER = Path(__file__).parent / "_static/chapters"
+BLUE, ORANGE, GREY = "#2a7fc4", "#d9651b", "#8a8f98"  # seen on white and on dark ground alike
+WIDTH, HEIGHT = 2.4, 1.35  # inches
+
+
+def attacked(ax: Axes) -> None:
+    """An image, what an attack adds to it, and the sum."""
+    drawn = parts(60, seed=0, split="test")
+    record = runs("parts-standard-small")[0]
+    attack = replace(record.configuration.eval_attack, eps=0.06, step_size=0.015)
+    x, y = to_float(drawn.images[:1]), drawn.labels[:1].long()
+    adv = pgd(record.model("last"), x, y, attack, torch.Generator().manual_seed(0))
+    change = ((adv - x) / 2 / attack.eps + 0.5).clamp(0, 1)
+    for place, picture in enumerate((x, change, adv)):
+        pixels = picture[0].permute(1, 2, 0).numpy()
+        ax.imshow(pixels, extent=(1.08 * place, 1.08 * place + 1, 0, 1), interpolation="nearest")
+    ax.set(xlim=(0, 3.16), ylim=(0, 1))
+
+
+def solved(ax: Axes) -> None:
+    """The weight of the features that classes share falls to 0 before that of their own."""
+    eps = np.linspace(0, 0.5, 200, endpoint=False)
+    weights = gaussian.optimal_weights(1, 0.5, eps, 1)
+    for weight, color in zip(weights, (ORANGE, BLUE), strict=True):
+        ax.plot(eps, weight, color=color, linewidth=3)
+
+
+def similar(ax: Axes) -> None:
+    """Which of the planted classes have features in common."""
+    matrix(ax, every_seed("parts-at")[0].arrays["best_robust_similarity"].numpy())
+
+
+def rise_and_fall(ax: Axes) -> None:
+    """Robust accuracy of test images over epochs, a line per seed, the best epoch dotted."""
+    curves = np.stack([r.table.test_robust_accuracy for r in every_seed("parts-at")])
+    ax.plot(curves.T, color=BLUE, linewidth=0.7, alpha=0.25)
+    mean = curves.mean(0)
+    ax.plot(mean, color=BLUE, linewidth=3)
+    ax.plot(mean.argmax(), mean.max(), "o", color=ORANGE, markersize=9)
+
+
+def soft(ax: Axes) -> None:
+    """What a teacher's labels add to the last robust accuracy, averaged, even, smoothed ones."""
+    kinds = ("distilled-0.9", "averaged", "uniform", "smoothing-0.3")
+    plain = ledger.figures(ledger.PLAIN).last.robust_accuracy
+    ends = [ledger.figures(f"{ledger.PLAIN}-{kind}").last.robust_accuracy for kind in kinds]
+    dots(ax, [(end - plain).dropna() for end in ends])
+
+
+def remedies(ax: Axes) -> None:
+    """What is lost of CAS and of robust accuracy, a dot per kind of training."""
+    for kind in ledger.KINDS:
+        of = ledger.figures(kind)
+        x, y = (-ledger.fall(of, c).mean() for c in ("robust_cas", "robust_accuracy"))
+        ax.plot(x, y, "o", color=ORANGE if kind == ledger.PLAIN else BLUE, markersize=8)
+    ax.margins(0.15)
+
+
+def swapped(ax: Axes) -> None:
+    """CAS with head and features of the best network, of either, and of the last."""
+    records = every_seed("parts-at")
+    kinds = ("both", "features", "head", "neither")
+    values = [np.mean([claims.cas_kept_by(r, kind) for r in records]) for kind in kinds[1:]]
+    ax.bar(range(4), [1, *values], color=[BLUE, BLUE, ORANGE, ORANGE], alpha=0.9)
+
+
+def fooled(ax: Axes) -> None:
+    """Accuracy under FGSM rises and under PGD falls, where FGSM is what a network trains on."""
+    frame = collapse.curves(["fast-fgsm-eps12"])
+    for column, color in (("test_fgsm_accuracy", ORANGE), ("test_robust_accuracy", BLUE)):
+        wide = frame.pivot(index="epoch", columns="seed", values=column)
+        ax.plot(wide, color=color, linewidth=1, alpha=0.4)
+        ax.plot(wide.mean(axis=1), color=color, linewidth=3)
+
+
+def photographs(ax: Axes) -> None:
+    """Which classes of photographs have features in common, at full size."""
+    matrix(ax, published("cifar10-full-")["at"].arrays["best_robust_similarity"].numpy())
+
+
+def many(ax: Axes) -> None:
+    """The curve of each run on its own."""
+    for i, record in enumerate(every_seed("parts-at")[:18]):
+        curve = record.table.test_robust_accuracy.to_numpy()
+        place = np.linspace(0, 0.8, len(curve)) + i % 6
+        ax.plot(place, 2.5 * (curve - curve[0]) - i // 6, color=BLUE, linewidth=1.6)
+
+
+def judged(ax: Axes) -> None:
+    """Claims with what the runs say of them."""
+    dots(ax, [j.claim.differences / np.std(j.claim.differences) for j in ledger.heads()[:5]])
+
+
+def matrix(ax: Axes, similarity: np.ndarray) -> None:
+    np.fill_diagonal(similarity, np.nan)
+    ax.imshow(similarity, cmap="viridis", vmin=0, interpolation="nearest")
+
+
+def dots(ax: Axes, rows: list[np.ndarray]) -> None:
+    for place, values in enumerate(rows):
+        color = BLUE if np.mean(values) > 0 else ORANGE
+        ax.plot(values, np.full(len(values), -place), "o", color=color, markersize=3, alpha=0.4)
+        ax.plot(np.mean(values), -place, "o", color=color, markersize=9)
+    ax.axvline(0, color=GREY, linewidth=1)
+    ax.margins(y=0.2)
+
+
+CHAPTERS: dict[str, Callable[[Axes], None]] = {
+    "01_adversarial_training": attacked,
+    "02_gaussian": solved,
+    "03_attribution": similar,
+    "04_dynamics": rise_and_fall,
+    "05_soft_labels": soft,
+    "06_robust_overfitting": remedies,
+    "07_head_or_features": swapped,
+    "08_one_step": fooled,
+    "your_own_model": photographs,
+    "many_runs": many,
+    "ledger": judged,
+}
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name, draw in CHAPTERS.items():
+        figure, ax = plt.subplots(figsize=(WIDTH, HEIGHT), layout="tight")
+        ax.axis("off")
+        draw(ax)
+        figure.savefig(FOLDER / f"{name}.png", dpi=200, transparent=True)
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
