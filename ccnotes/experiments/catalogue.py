@@ -216,7 +216,7 @@ def fast(base: Experiment, eps: float, ending: str = "") -> list[Experiment]:
     """The base, trained on attacks of one step of radius ``eps`` in 255ths, and of two.
 
     GradAlign goes with FGSM from the image itself, whose gradient is its first. FGSM is distilled
-    from the network that trained on two steps.
+    from the network that trained on two steps; beside that, on even labels as soft as its teacher's.
 
     >>> [e.name for e in fast(FAST, 8)][:4]
     ['fast-fgsm', 'fast-fgsm-rs', 'fast-fgsm-rs-unprojected', 'fast-n-fgsm']
@@ -224,11 +224,15 @@ def fast(base: Experiment, eps: float, ending: str = "") -> list[Experiment]:
     eps /= 255
     one, rs = fgsm(eps), fgsm_rs(eps)
     attacks = {"fgsm": one, "fgsm-rs": rs, "fgsm-rs-unprojected": replace(rs, project=False)}
-    attacks |= {"n-fgsm": n_fgsm(eps), "gradalign": one, "fgsm-distilled": one}
+    attacks |= {"n-fgsm": n_fgsm(eps), "gradalign": one, "fgsm-distilled": one, "fgsm-uniform": one}
     attacks["pgd2"] = PGD(eps=eps, step_size=eps / 2, steps=2)
     objectives = {"gradalign": Objective(grad_align=grad_align_weight(eps))}
     teacher = f"{base.name}-pgd2{ending}"
-    objectives["fgsm-distilled"] = Objective(teachers=(teacher,), teacher_weights=(0.9,))
+    distilled = Objective(teachers=(teacher,), teacher_weights=(0.9,))
+    objectives |= {
+        "fgsm-distilled": distilled,
+        "fgsm-uniform": replace(distilled, soft_labels="uniform"),
+    }
     return [
         replace(
             base,
