@@ -216,7 +216,7 @@ def fast(base: Experiment, eps: float, ending: str = "") -> list[Experiment]:
     """The base, trained on attacks of one step of radius ``eps`` in 255ths, and of two.
 
     GradAlign goes with FGSM from the image itself, whose gradient is its first. FGSM is distilled
-    from the network that trained on two steps; beside that, on even labels as soft as its teacher's.
+    from the network that trained on two steps; its control has even labels, as soft as these.
 
     >>> [e.name for e in fast(FAST, 8)][:4]
     ['fast-fgsm', 'fast-fgsm-rs', 'fast-fgsm-rs-unprojected', 'fast-n-fgsm']
