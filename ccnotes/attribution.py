@@ -338,6 +338,30 @@ def spread(maps: Float[Tensor, "batch rows columns"]) -> Float[Tensor, " batch"]
     return places / flat.shape[1]
 
 
+def share_on(
+    maps: Float[Tensor, "batch rows columns"], corners: Int[Tensor, "batch 2"], size: int, side: int
+) -> Float[Tensor, " batch"]:
+    """The share of each map, 0 or more, that lies on a square of its image, in [0, 1].
+
+    ``corners`` are row and column of the squares' top left pixel, ``size`` the length of their
+    sides, ``side`` that of the images, in pixels. Each place of the map stands for the pixels that
+    it covers. NaN for a map of zeros.
+
+    >>> maps = torch.tensor([[[1.0, 3.0], [0.0, 0.0]]])
+    >>> share_on(maps, torch.tensor([[0, 1]]), size=2, side=4)  # half of either place on top
+    tensor([0.5000])
+    """
+
+    def covered(first: Int[Tensor, " batch"], places: int) -> Float[Tensor, "batch places"]:
+        step = side / places
+        start = step * torch.arange(places)
+        ends = torch.minimum(first[:, None] + size, start + step)
+        return (ends - torch.maximum(first[:, None], start)).clamp(min=0) / step
+
+    rows, columns = (covered(corners[:, i], n) for i, n in enumerate(maps.shape[1:]))
+    return torch.einsum("brc,br,bc->b", maps, rows, columns) / maps.flatten(1).sum(1)
+
+
 def instance_similarity(
     features: Features,
     labels: Labels,

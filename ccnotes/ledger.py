@@ -6,13 +6,14 @@ Of planted parts; every seed that there is counts. Each claim is oriented: above
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
+import torch
 
-from ccnotes.attribution import group_similarity, spread
-from ccnotes.claims import at_best
+from ccnotes.attribution import group_similarity, share_on, spread
+from ccnotes.claims import at_best, shared_part_used
 from ccnotes.collapse import ends
-from ccnotes.records import best_and_last, every_seed
+from ccnotes.parts import SIZE, parts
+from ccnotes.records import Record, best_and_last, every_seed
 from ccnotes.verdicts import Claim, Judgement, judgements
 
 PLAIN = "parts-at"
@@ -61,15 +62,25 @@ def figures(name: str) -> Figures:
         )
         for which in ("best", "last")
     )
-    looks = [record.table.select_dtypes("number") for record in records]
+    looks = [
+        record.table.select_dtypes("number").assign(used=shared_part_used(record).numpy())
+        for record in records
+    ]
     start, end = (pd.DataFrame([look.iloc[i] for look in looks], seeds) for i in (0, -1))
-    near = pd.DataFrame([at_best(record).to_dict() for record in records], seeds)
-    return Figures(best, last, start, near, end)
+    nearest = [
+        look[look.epoch == at_best(of).epoch] for of, look in zip(records, looks, strict=True)
+    ]
+    return Figures(best, last, start, pd.concat(nearest).set_axis(seeds), end)
 
 
 def fall(of: Figures, column: str) -> "pd.Series[float]":
     """What a column loses from the best epoch to the last, by seed."""
     return of.best[column] - of.last[column]
+
+
+def use_kept(of: Figures) -> "pd.Series[float]":
+    """What the use of the shared part gains from near the best epoch to the last; by seed."""
+    return of.end.used - of.near.used
 
 
 def dynamics() -> list[Judgement]:
@@ -126,7 +137,7 @@ def soft_labels() -> list[Judgement]:
     rows = [
         *beside("Distilled", taught, "plain", plain, "0.462, 0.425"),
         (f"Distilled: {alike}", SIMILARITY, taught.inside - plain.inside, ""),
-        *beside("Smoothed", smooth, "plain", plain, "0.463, 0.425"),
+        *beside("Smoothed", smooth, "plain", plain),
         (f"Smoothed: {alike}", SIMILARITY, smooth.inside - plain.inside, ""),
         *beside("Even labels", even, "plain", plain),
         *beside("Distilled", taught, "even labels", even),
@@ -151,42 +162,75 @@ def overfitting() -> list[Judgement]:
     kinds = {name: figures(name) for name in KINDS}
     plain, pushed = kinds[PLAIN], kinds[PUSHED]
     accuracy_kept, cas_kept, similarity_kept = (
-        pd.DataFrame({name: -fall(of, column) for name, of in kinds.items()}).dropna()
+        {name: -fall(of, column) for name, of in kinds.items()}
         for column in ("robust_accuracy", "robust_cas", "beyond")
     )
-    ranks = [
-        kept.corrwith(accuracy_kept, axis=1, method="spearman")
-        for kept in (cas_kept, similarity_kept)
-    ]
-    worlds = {0: figures(f"{PLAIN}-shared-0"), 1: plain, 2: figures(f"{PLAIN}-shared-2")}
+    use = {name: use_kept(of) for name, of in kinds.items()}
+    accuracy, cas = (
+        {name: of.best[column] for name, of in kinds.items()}
+        for column in ("robust_accuracy", "robust_cas")
+    )
+    over, together = f"Over {len(KINDS)} kinds", "and accuracy are kept together"
+    alike = f"{over}, similarity of pairs beyond the others {together}"
     rows = [
+        (f"{over}, CAS {together}", RANK, ranks(cas_kept, accuracy_kept), ""),
+        (alike, RANK, ranks(similarity_kept, accuracy_kept), ""),
+        (f"{over}, use of the shared part {together}", RANK, ranks(use, accuracy_kept), ""),
+        (f"{over}, best networks with more CAS are more robust", RANK, ranks(cas, accuracy), ""),
         (
-            f"In {len(KINDS)} kinds of training CAS and accuracy are kept together",
-            RANK,
-            ranks[0],
-            "",
-        ),
-        ("So are the similarity of pairs, beyond the others, and accuracy", RANK, ranks[1], ""),
-        (
-            "A push on the contrast leaves more of it",
+            "Contrast pushed: more of it is left at the end",
             SIMILARITY,
             pushed.last.beyond - plain.last.beyond,
             "",
         ),
-        *beside("Pushed so", pushed.last, "plain", plain.last),
+        (
+            "Contrast pushed: use of the shared part falls less",
+            "group accuracy",
+            use_kept(pushed) - use_kept(plain),
+            "",
+        ),
+        *spared("Contrast pushed", pushed, plain),
+        *spared("Nothing to share", figures(f"{PLAIN}-shared-0"), plain),
+        *spared("Twice as much to share", figures(f"{PLAIN}-shared-2"), plain),
     ]
-    for says, unit, column, sign in (
-        ("The more classes share, the more accuracy falls", ACCURACY, "robust_accuracy", 1),
-        ("The more classes share, the more loss rises", LOSS, "robust_loss", -1),
-    ):
-        falls = pd.DataFrame({n: sign * fall(of, column) for n, of in worlds.items()}).dropna()
-        slopes = np.polyfit(list(worlds), falls.to_numpy().T, 1)[0]
-        rows.append((says, unit, pd.Series(slopes, falls.index), ""))
-    maps = [record.cams for record in every_seed(PLAIN)[:MAPPED]]
-    covered = [{end: spread(of).nanmean().item() for end, of in cams.items()} for cams in maps]
-    less = pd.Series([of["best"] - of["last"] for of in covered])
-    rows.append(("Grad-CAM maps cover less at the last epoch", "share of places", less, "pictures"))
+    of_maps = pd.DataFrame([lost_by_maps(record) for record in every_seed(PLAIN)[:MAPPED]])
+    share = "share of the map"
+    rows += [
+        ("Grad-CAM maps cover less at the last epoch", "share of places", of_maps[0], "pictures"),
+        (
+            "Grad-CAM maps lie less on the shared part at the last epoch",
+            share,
+            of_maps[1],
+            "pictures",
+        ),
+    ]
     return judged(rows)
+
+
+def ranks(
+    one: dict[str, "pd.Series[float]"], other: dict[str, "pd.Series[float]"]
+) -> "pd.Series[float]":
+    """Spearman's rank correlation over kinds of training, of each seed that all of them have."""
+    first, second = (pd.DataFrame(of).dropna() for of in (one, other))
+    return first.corrwith(second, axis=1, method="spearman")
+
+
+def lost_by_maps(record: Record) -> list[float]:
+    """What Grad-CAM maps lose from the best epoch to the last.
+
+    Of their spread, and of the share that lies on the shared part: means over the final test
+    images, whose parts are drawn once more.
+    """
+    e = record.configuration
+    drawn = parts(len(record.cams["best"]), e.parts, seed=e.seed, split="test")
+    best, last = (
+        torch.stack(
+            [spread(maps), share_on(maps, drawn.shared_corners, SIZE, drawn.images.shape[-1])]
+        ).nanmean(1)
+        for maps in (record.cams["best"], record.cams["last"])
+    )
+    lost: list[float] = (best - last).tolist()
+    return lost
 
 
 def beside(
@@ -198,6 +242,20 @@ def beside(
     return [
         (f"{what}: more robust than {than}", ACCURACY, accuracy, told),
         (f"{what}: less loss than {than}", LOSS, loss, ""),
+    ]
+
+
+def spared(
+    what: str, of: Figures, other: Figures
+) -> list[tuple[str, str, "pd.Series[float]", str]]:
+    """Two rows of a family: networks lose less from the best epoch to the last than others."""
+    rows = (
+        ("accuracy falls less", ACCURACY, "robust_accuracy", 1),
+        ("loss rises less", LOSS, "robust_loss", -1),
+    )
+    return [
+        (f"{what}: {says}", unit, sign * (fall(other, column) - fall(of, column)), "")
+        for says, unit, column, sign in rows
     ]
 
 
@@ -217,12 +275,7 @@ def heads() -> list[Judgement]:
         of = figures(f"{PLAIN}-head-{name}")
         kept, others = (f.last.robust_cas / f.best.robust_cas for f in (of, free))
         rows.append((f"{title}, a head keeps more of its CAS", "share of CAS", kept - others, ""))
-        for what, unit, column, sign in (
-            ("it loses less robust accuracy", ACCURACY, "robust_accuracy", 1),
-            ("it lets the loss rise less", LOSS, "robust_loss", -1),
-        ):
-            spared = sign * (fall(free, column) - fall(of, column))
-            rows.append((f"{title}, {what}", unit, spared, ""))
+        rows += spared(title, of, free)
     return judged(rows)
 
 

@@ -6,6 +6,7 @@ the book's.
 """
 
 import os
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -221,10 +222,14 @@ def verdicts(judgements: Sequence[Judgement]) -> Figure:
     """
     units = list(dict.fromkeys(j.claim.unit for j in judgements))
     rows = {unit: [j for j in judgements if j.claim.unit == unit] for unit in units}
-    heights = [len(of_unit) + 0.8 for of_unit in rows.values()]
+    says = {
+        unit: [textwrap.fill(plain(j.claim.says), 52) for j in of_unit]
+        for unit, of_unit in rows.items()
+    }
+    heights = [(1.4 if "\n" in "".join(said) else 1) * len(said) + 0.8 for said in says.values()]
     figure, axes = plt.subplots(
         len(units),
-        figsize=(10, 0.42 * sum(heights) + 0.4),
+        figsize=(9, 0.42 * sum(heights) + 0.4),
         height_ratios=heights,
         squeeze=False,
         layout="constrained",
@@ -248,7 +253,8 @@ def verdicts(judgements: Sequence[Judgement]) -> Figure:
                 fontsize="small",
             )
         ax.axvline(0, color="0.5", linewidth=1)
-        ax.set_yticks(range(len(of_unit)), [plain(j.claim.says) for j in of_unit])
+        ax.set_yticks(range(len(of_unit)), says[unit], linespacing=0.95)
+        ax.locator_params(axis="x", nbins=4)
         ax.set(ylim=(len(of_unit) - 0.4, -0.6), xlabel=unit)
         ax.grid(axis="y", visible=False)
     return figure

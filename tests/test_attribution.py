@@ -17,6 +17,7 @@ from ccnotes.attribution import (
     head_or_features,
     instance_similarity,
     layer_attribution,
+    share_on,
     spread,
 )
 from ccnotes.models import ConvNet, Headed, PreActResNet
@@ -407,6 +408,18 @@ def test_many_classes_without_samples_are_counted_not_listed():
     ) as error:
         class_attribution(torch.rand(4, 5), torch.tensor([0, 1, 0, 1]), torch.rand(1000, 5))
     assert len(str(error.value)) < 400
+
+
+def test_the_share_of_a_map_on_a_square_counts_the_pixels_of_each_place():
+    """Against the map spread out over 20 x 20 pixels, each place over its 5 x 4."""
+    torch.manual_seed(0)
+    maps, corners = torch.rand(30, 4, 5), torch.randint(13, (30, 2))
+    pixels = maps.repeat_interleave(5, 1).repeat_interleave(4, 2) / 20
+    wanted = [
+        (each[a : a + 8, b : b + 8].sum() / each.sum()).item()
+        for each, (a, b) in zip(pixels, corners.tolist(), strict=True)
+    ]
+    assert share_on(maps, corners, size=8, side=20).tolist() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_spread_of_a_map_is_its_share_of_the_places():

@@ -9,7 +9,11 @@ from scipy.stats import spearmanr
 
 from ccnotes import ledger
 from ccnotes.experiments import Experiment, as_tree
+from ccnotes.parts import parts
 from ccnotes.records import Record
+
+USE = (6, 8, 0), (4, 2, 5)  # of ten images so many groups are recognised, and without the part
+KEPT = 7, 3, 1, 2, 0, 8, 4, 5, 9  # the last of the first, by kind of training
 
 
 def made(seed, accuracy, cas, similarity, name="parts-at"):
@@ -38,13 +42,17 @@ def made(seed, accuracy, cas, similarity, name="parts-at"):
     columns |= {"test_robust_accuracy": [0.4, 0.6, 0.5]}
     columns |= {"without_shared_robust_accuracy": [0.3, 0.2, 0.4]}
     record = Record(folder=Path(), content=content)
-    arrays = {
+    known, blind = ([[[n, 0, 10 - n]] + 2 * [[0, 0, 0]] for n in of] for of in USE)
+    confusions = {"test": known, "without_shared": blind}
+    arrays = {f"{images}_robust_confusion": torch.tensor(c) for images, c in confusions.items()}
+    arrays |= {
         f"{end}_{kind}_similarity": matrix(similarity[place] / share)
         for place, end in enumerate(ends, 1)
         for kind, share in (("robust", 1), ("clean", 1), ("robust_instance", 2))
     }
     table = pd.DataFrame({"epoch": [2, 4, 6], **columns})
-    cams = {"best": torch.ones(2, 2, 2), "last": torch.tensor([[[3.0, 0.0], [0.0, 3.0]]] * 2)}
+    cams = {"best": torch.ones(6, 5, 5), "last": torch.zeros(6, 5, 5)}
+    cams["last"][:, 0, 0] = 3.0  # the places of the image's upper left corner
     vars(record).update({"table": table, "arrays": arrays, "cams": cams})
     return record
 
@@ -67,6 +75,9 @@ def records(monkeypatch):
     for name in ("permuted", "averaged", "contrast-up-0.1", "shared-0", "shared-2"):
         kept = (0.4, 0.6, 0.3 if name == "shared-2" else 0.5), (3, 4, 1), (0.5, 0.8, 0.7)
         found[f"parts-at-{name}"] = [made(6, *kept)]
+    for name, kept in zip(ledger.KINDS, KEPT, strict=True):
+        for record in found[name]:
+            record.arrays["test_robust_confusion"][-1, 0] = torch.tensor([kept, 0, 10 - kept])
     monkeypatch.setattr(ledger, "every_seed", lambda name: found[name])
     return found
 
@@ -100,9 +111,9 @@ def test_heads_are_compared_with_free_ones_seed_by_seed(records):
     assert found[used] == pytest.approx([(0.6 - 0.2) - (0.5 - 0.4)] * 7)
     kept = "a head keeps more of its CAS"
     assert found[f"Frozen at the first drop, {kept}"] == pytest.approx([0.875 - 0.5] * 2)
-    for says in ("it loses less robust accuracy", "it lets the loss rise less"):
-        assert found[f"Frozen at the first drop, {says}"] == pytest.approx([0.01, 0.06])
-        assert found[f"Fixed as a simplex, {says}"] == pytest.approx([0.16 - 0.2])
+    for says in ("accuracy falls less", "loss rises less"):
+        assert found[f"Frozen at the first drop: {says}"] == pytest.approx([0.01, 0.06])
+        assert found[f"Fixed as a simplex: {says}"] == pytest.approx([0.16 - 0.2])
     assert found[f"Fixed as a simplex, {kept}"] == pytest.approx([0])
 
 
@@ -123,26 +134,52 @@ def test_soft_labels_are_compared_at_the_last_epoch(records):
 
 
 def test_what_is_kept_is_ranked_within_a_seed_that_all_kinds_have(records):
-    """Of seed 6. Then the push, and slopes over 0, 1 and 2 times of what is shared."""
+    """Of seed 6."""
     found = by_claim(ledger.overfitting())
     cas = [-2, -0.5, -1.5, -2.5, -3, -3, -0.5, -0.5, -3]
     accuracy = [-0.16, -0.04, -0.06, -0.08, -0.1, -0.1, -0.1, -0.2, -0.1]
-    (ranks,) = found["In 9 kinds of training CAS and accuracy are kept together"]
+    (ranks,) = found["Over 9 kinds, CAS and accuracy are kept together"]
     assert ranks == pytest.approx(spearmanr(cas, accuracy).statistic)
     similarity = [-0.5, -0.2, -0.4, -0.6, -0.1, -0.1, 0, 0, -0.1]
-    (ranks,) = found["So are the similarity of pairs, beyond the others, and accuracy"]
-    assert ranks == pytest.approx(spearmanr(similarity, accuracy).statistic)
-    assert found["A push on the contrast leaves more of it"] == pytest.approx([0.63 - 0.27])
-    assert found["Pushed so: more robust than plain"] == pytest.approx([0.06])
-    # Falls of 0.1, 0.16 and 0.3: the line of least squares rises by half of what parts the ends.
-    for says in ("accuracy falls", "loss rises"):
-        assert found[f"The more classes share, the more {says}"] == pytest.approx([0.1])
+    alike = "Over 9 kinds, similarity of pairs beyond the others and accuracy are kept together"
+    assert found[alike] == pytest.approx([spearmanr(similarity, accuracy).statistic])
+    use = "Over 9 kinds, use of the shared part and accuracy are kept together"
+    assert found[use] == pytest.approx([spearmanr(KEPT, accuracy).statistic])
+    best = "Over 9 kinds, best networks with more CAS are more robust"
+    assert found[best] == pytest.approx(
+        [spearmanr([4] * 7 + [1, 4], [0.6] * 7 + [0.7, 0.6]).statistic]
+    )
 
 
-def test_maps_are_compared_by_the_places_that_they_cover(records):
-    """All of four places at the best epoch, two of them at the last."""
+def test_a_push_is_judged_by_what_is_left_by_use_and_by_what_is_lost(records):
+    """Of seed 6, whose plain network loses 0.16; where twice as much is shared 0.3 are lost."""
     found = by_claim(ledger.overfitting())
-    assert found["Grad-CAM maps cover less at the last epoch"] == pytest.approx([0.5] * 7)
+    assert found["Contrast pushed: more of it is left at the end"] == pytest.approx([0.63 - 0.27])
+    use = "Contrast pushed: use of the shared part falls less"
+    assert found[use] == pytest.approx([(0.9 - 0.5) - (0.7 - 0.5)])
+    for says in ("accuracy falls less", "loss rises less"):
+        assert found[f"Contrast pushed: {says}"] == pytest.approx([0.16 - 0.1])
+        assert found[f"Nothing to share: {says}"] == pytest.approx([0.16 - 0.1])
+        assert found[f"Twice as much to share: {says}"] == pytest.approx([0.16 - 0.3])
+
+
+def test_use_of_the_shared_part_is_what_groups_lose_without_it(records):
+    """Six of ten less four at first, eight less two near the best epoch, seven less five last."""
+    of = ledger.figures("parts-at")
+    for moment, used in zip((of.start, of.near, of.end), (0.2, 0.6, 0.2), strict=True):
+        assert moment.used.tolist() == pytest.approx([used] * 7)
+    assert ledger.use_kept(of).tolist() == pytest.approx([-0.4] * 7)
+
+
+def test_maps_are_compared_by_the_places_that_they_cover_and_by_where_they_lie(records):
+    """All of 25 places at the best epoch, one of them at the last, in the upper left corner."""
+    found = by_claim(ledger.overfitting())
+    assert found["Grad-CAM maps cover less at the last epoch"] == pytest.approx([24 / 25] * 7)
+    on_it = found["Grad-CAM maps lie less on the shared part at the last epoch"]
+    for seed, lost in enumerate(on_it):
+        corners = parts(6, seed=seed, split="test").shared_corners.double()
+        in_corner = (4 - corners).clamp(min=0).prod(1) / 16  # of the place's 4 x 4 pixels
+        assert lost == pytest.approx(8 * 8 / 20**2 - in_corner.mean().item())
 
 
 def test_differences_are_of_the_seeds_that_both_have():
