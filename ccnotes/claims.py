@@ -49,6 +49,23 @@ def shared_part_used(record: Record) -> Float[Tensor, " evaluations"]:
     return whole - without
 
 
+def mate_above_strangers(record: Record) -> float:
+    """How far the last network's logit of an image's mates is above that of other wrong classes.
+
+    Mates are the other classes of its group. On clean test images, the mean over classes.
+
+    >>> import ccnotes
+    >>> mate_above_strangers(ccnotes.runs("parts-at")[0]) > 1
+    True
+    """
+    arrays, groups = record.arrays, record.groups
+    logits = arrays["last_clean_class_means"] @ arrays["last_head.weight"].T
+    logits = logits + arrays["last_head.bias"]
+    kin = groups[:, None] == groups
+    mates = kin & ~torch.eye(len(groups), dtype=torch.bool)
+    return (logits[mates].mean() - logits[~kin].mean()).item()
+
+
 def gates_failed(record: Record) -> list[str]:
     """What keeps a chapter from building on the record: of a network that works, nothing.
 

@@ -120,6 +120,17 @@ def test_a_prediction_has_one_side():
         claims.outcome([0.1, 0.2], refuted=0.5)
 
 
+def test_mates_are_set_against_strangers_by_the_logits_of_class_means():
+    """Classes 0 and 1 share: their logits of each other are 5 and 3, of the third class 1 and 2."""
+    logits = torch.tensor([[9.0, 5, 1], [3, 9, 2], [0, 4, 9]])
+    arrays = {"last_clean_class_means": torch.eye(3), "last_head.weight": logits.T - 1}
+    arrays["last_head.bias"] = torch.ones(3)
+    made = record(arrays=arrays)
+    made.content["dataset"] = {"groups": [0, 0, 1]}
+    found = claims.mate_above_strangers(made)
+    assert found == pytest.approx((5 + 3) / 2 - (1 + 2 + 0 + 4) / 4)
+
+
 def gated(**best):
     """The record of a network that works, of classes a, b (a group) and c, d."""
     content = {
