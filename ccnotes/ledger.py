@@ -20,6 +20,7 @@ PLAIN = "parts-at"
 ACCURACY, LOSS, SIMILARITY = "robust accuracy", "robust loss, nats", "similarity"
 CLEAN = "clean accuracy"
 RANK = "rank correlation"
+LONGER = "longer_accuracy"  # under many more steps, of chapter 8's runs
 MAPPED = 10  # seeds of plain AT whose Grad-CAM maps are on record
 PUSHED = f"{PLAIN}-contrast-up-0.1"
 KINDS = (  # of training, of which ten seeds are on record
@@ -301,9 +302,22 @@ def neighbours() -> tuple[list[Judgement], list[str]]:
         told.append((f"FGSM collapses {where}", ACCURACY, "fooled", fgsm, ""))
         for name, title in others.items():
             says = f"{title} stays more robust than FGSM {where}"
-            told.append((says, ACCURACY, "longer_accuracy", f"fast-{name}{at}", fgsm))
-    fast, noise = "fast-fgsm-eps12", "fast-n-fgsm-eps12"
+            told.append((says, ACCURACY, LONGER, f"fast-{name}{at}", fgsm))
+    fast, noise, taught, even, rs, loose = (
+        f"fast-{name}-eps12"
+        for name in (
+            "fgsm",
+            "n-fgsm",
+            "fgsm-distilled",
+            "fgsm-uniform",
+            "fgsm-rs",
+            "fgsm-rs-unprojected",
+        )
+    )
     told += [
+        ("A teacher's labels keep FGSM more robust, at 12/255", ACCURACY, LONGER, taught, fast),
+        ("They do so more than even labels", ACCURACY, LONGER, taught, even),
+        ("FGSM-RS is more robust without projection, at 12/255", ACCURACY, LONGER, loose, rs),
         ("CAS is lower after it, at 12/255", "CAS", "robust_cas", noise, fast),
         ("VAT errs less than random steps", CLEAN, "clean_accuracy", vat, f"{vat}-random"),
         ("VAT errs less than labels alone", CLEAN, "clean_accuracy", vat, f"{vat}-supervised"),
