@@ -316,9 +316,9 @@ def neighbours() -> tuple[list[Judgement], list[str]]:
     )
     told += [
         ("A teacher's labels keep FGSM more robust, at 12/255", ACCURACY, LONGER, taught, fast),
-        ("They do so more than even labels", ACCURACY, LONGER, taught, even),
+        ("A teacher's labels do so more than even labels", ACCURACY, LONGER, taught, even),
         ("FGSM-RS is more robust without projection, at 12/255", ACCURACY, LONGER, loose, rs),
-        ("CAS is lower after it, at 12/255", "CAS", "robust_cas", noise, fast),
+        ("CAS is lower after the collapse, at 12/255", "CAS", "robust_cas", noise, fast),
         ("VAT errs less than random steps", CLEAN, "clean_accuracy", vat, f"{vat}-random"),
         ("VAT errs less than labels alone", CLEAN, "clean_accuracy", vat, f"{vat}-supervised"),
         ("VAT with entropy errs less still", CLEAN, "clean_accuracy", f"{vat}-entropy", vat),
