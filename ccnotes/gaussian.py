@@ -475,8 +475,11 @@ def group_threshold(
     Every set of ``group`` of the ``classes`` shares a feature (``classes=3, group=2`` is the model
     above), or, if ``disjoint``, the classes fall into groups that share one feature each. With
     :math:`n = \binom{K-2}{m-1}` and :math:`e` the mean of the greatest of K - 1 standard normals,
-    :math:`\big(\mu - (1-\beta)\,\sigma e \sqrt{(m-1)/((K-2) n)}\big)/2`. Disjoint groups have no
-    closed form (a root is found) and, unsmoothed, no threshold: -inf, dropped at every radius.
+    :math:`\big(\mu - (1-\beta)\,\sigma e \sqrt{(m-1)/((K-2) n)}\big)/2`. Proof: n shared features
+    tell a class from a rival. The sums of two rivals have :math:`\binom{K-3}{m-1}` features in
+    common, so the least of the K - 1 sums has mean :math:`n\mu - \sigma e \sqrt{n(m-1)/(K-2)}`,
+    and the attack takes :math:`2n\epsilon`. Disjoint groups have no closed form (a root is found)
+    and, unsmoothed, no threshold: -inf, dropped at every radius.
 
     >>> f"{group_threshold(mu=3, sigma=np.sqrt(np.pi), classes=3, group=2):.3f}"  # as threshold
     '1.000'

@@ -460,7 +460,7 @@ def test_imports_where_torch_is_absent():
 
 
 def test_a_large_shared_weight_can_pay_at_the_threshold_with_many_classes():
-    """Chapter 2 says so of 20 classes in groups of 13, where the slope at 0 is not positive."""
+    """With 20 classes in groups of 13, where the slope at 0 is not positive."""
     eps0 = g.group_threshold(1.0, 0.5, 20, 13)
     start, little, large = (
         g.group_robust_accuracy(1.0, ratio, 1.0, 0.5, eps0, 20, 13) for ratio in (0.0, 1e-4, 0.045)
