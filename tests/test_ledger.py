@@ -214,7 +214,7 @@ def test_neighbours_claims_rest_on_the_runs_that_there_are(monkeypatch):
     assert by_claim(judgements) == {
         "FGSM collapses at 12/255": pytest.approx([0.4, 0.3]),
         "N-FGSM stays more robust than FGSM at 12/255": pytest.approx([0.3]),
-        "CAS is lower after it, at 12/255": pytest.approx([9 - 11]),
+        "CAS is lower after the collapse, at 12/255": pytest.approx([9 - 11]),
     }
     assert "FGSM collapses at 8/255" in untested
     assert "GradAlign stays more robust than FGSM at 16/255" in untested
