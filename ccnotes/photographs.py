@@ -225,48 +225,58 @@ def tile(ax: Axes, file: str | None, x: float, y: float, side: float = 0.92) -> 
         return
     edges = (x - side / 2, x + side / 2, y + side / 2, y - side / 2)
     limits = ax.get_xlim(), ax.get_ylim()
-    drawn = ax.imshow(picture(file, 64), extent=edges, interpolation="none", aspect="auto")
+    drawn = ax.imshow(light(file), extent=edges, interpolation="none", aspect="auto")
     drawn.set_clip_on(False)
     ax.set(xlim=limits[0], ylim=limits[1], aspect="equal")
 
 
-def lit(file: str, where: Float[np.ndarray, "rows columns"], size: int = 112) -> Picture:
-    """A photograph, dark but where a map is bright; the map's maximum leaves it as it is.
+def lit(file: str, where: Float[np.ndarray, "rows columns"]) -> Picture:
+    """A photograph as a network sees it, dark but where a map is bright.
 
-    >>> bool((lit("cat-1.jpg", np.ones((4, 4)), 32) == picture("cat-1.jpg", 32)).all())
+    >>> bool((lit("cat-1.jpg", np.ones((4, 4))) == picture("cat-1.jpg", 32)).all())
     True
     """
     share = Image.fromarray((where / max(where.max(), 1e-12)).astype(np.float32))
-    wide = np.asarray(share.resize((size, size), Image.Resampling.BILINEAR))
-    dimmed = picture(file, size) * (0.25 + 0.75 * wide[..., None])
+    wide = np.asarray(share.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    dimmed = picture(file, SIZE) * (0.1 + 0.9 * wide[..., None])
     return dimmed.round().astype(np.uint8)
+
+
+def light(file: str, size: int = 48) -> Picture:
+    """A photograph of 64 colours, so that the figures stay light.
+
+    >>> light("cat-1.jpg").shape
+    (48, 48, 3)
+    """
+    few = Image.fromarray(picture(file, size)).quantize(64, dither=Image.Dither.NONE)
+    return np.asarray(few.convert("RGB"))
 
 
 def looks(classes: Sequence[str]) -> Figure:
     """Where both networks find the class of a photograph, what they name, and one shared feature.
 
-    Of each class the first photograph, lit by Grad-CAM; below it the class that the network names
-    and its probability, clean and attacked, with a cross where it is wrong. At the bottom all
-    photographs in the order of the shared feature's value in the best network.
+    Of each class the first photograph, as the networks see it, lit by Grad-CAM. Below it what the
+    network names, with its probability: clean, then attacked; a cross where it is wrong. At the
+    bottom all photographs in the order of the shared feature's value in the best network.
 
     >>> from ccnotes.records import published
     >>> len(looks(published("cifar10-full-")["at"].content["dataset"]["classes"]).axes)
-    35
+    20
     """
     them, found = credits(), published_seen()["networks"]
     firsts = [next(i for i, c in enumerate(them) if c.label == name) for name in labelled()]
-    figure = plt.figure(figsize=(8.4, 8.6), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(3.6, 1))
-    axes = above.subplots(3, 6)
+    figure = plt.figure(figsize=(8.4, 8.2), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(3.2, 1))
+    axes = above.subplots(-(-len(firsts) // 3), 6)
     for n, i in enumerate(firsts):
         for which, ax in zip(BOTH, axes.flat[2 * n : 2 * n + 2], strict=True):
             ax.imshow(lit(them[i].file, np.array(found[which]["map"][i])), interpolation="none")
             ax.set_title(f"{them[i].label}, {which}", fontsize=9.5)
             lines = []
-            for kind in ("clean", "attacked"):
+            for kind, arrow in (("clean", ""), ("attacked", "→ ")):
                 name, share = named(which, kind, classes)[i]
                 mark = "" if name == them[i].label else " ✗"
-                lines.append(f"{kind}: {share:.0%}\n{name}{mark}")
+                lines.append(f"{arrow}{name} {share:.0%}{mark}")
             ax.set_xlabel("\n".join(lines), fontsize=9)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
@@ -295,10 +305,11 @@ def strip(figure: Any) -> None:
         bars.bar(places + shift, values[which][order], 0.38, color=colour, label=f"{which} epoch")
     bars.legend(fontsize=9)
     bars.set_ylabel("value", fontsize=9)
-    bars.set_title(f"feature {found['feature']}, the one {' and '.join(PAIR)} share most", fontsize=10)
+    title = f"feature {found['feature']}, the one that {' and '.join(PAIR)} share most"
+    bars.set_title(title, fontsize=10)
     bars.tick_params(labelbottom=False, bottom=False)
     for place, i in zip(places, order, strict=True):
         edges = (place - 0.46, place + 0.46, 0.92, 0)
-        row.imshow(picture(them[i].file, 56), extent=edges, interpolation="none", aspect="auto")
+        row.imshow(light(them[i].file), extent=edges, interpolation="none", aspect="auto")
     row.set(xlim=(-0.6, len(order) - 0.4), ylim=(0.92, 0), aspect="equal")
     row.set_axis_off()
