@@ -32,7 +32,7 @@ SEEN = PUBLISHED / "photographs.json"
 SIZE = 32  # pixels that the networks see
 PAIR = ("automobile", "truck")  # classes whose shared feature is looked at
 BOTH: tuple[Literal["best", "last"], ...] = ("best", "last")
-Picture = UInt8[np.ndarray, "rows columns 3"]
+Picture = UInt8[np.ndarray, "height width 3"]
 
 
 class Credit(NamedTuple):
@@ -181,6 +181,18 @@ def named(which: str, kind: str, classes: Sequence[str]) -> list[tuple[str, floa
     return [(classes[int(np.argmax(row))], max(row)) for row in table]
 
 
+def right(which: str, kind: str, classes: Sequence[str]) -> int:
+    """How many photographs a network names as they are, ``clean`` or ``attacked``.
+
+    >>> from ccnotes.records import published
+    >>> names = published("cifar10-full-")["at"].content["dataset"]["classes"]
+    >>> right("best", "clean", names) > right("best", "attacked", names)
+    True
+    """
+    told = zip(named(which, kind, classes), credits(), strict=True)
+    return sum(name == credit.label for (name, _), credit in told)
+
+
 def matrices(record: Record) -> Figure:
     """Similarity of the classes of attacked test images, beside a photograph of each class.
 
@@ -266,7 +278,7 @@ def looks(classes: Sequence[str]) -> Figure:
     them, found = credits(), published_seen()["networks"]
     firsts = [next(i for i, c in enumerate(them) if c.label == name) for name in labelled()]
     figure = plt.figure(figsize=(8.4, 8.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(3.2, 1))
+    above, below = figure.subfigures(2, 1, height_ratios=(3.2, 1), squeeze=False)[:, 0]
     axes = above.subplots(-(-len(firsts) // 3), 6)
     for n, i in enumerate(firsts):
         for which, ax in zip(BOTH, axes.flat[2 * n : 2 * n + 2], strict=True):
@@ -301,7 +313,7 @@ def strip(figure: Any) -> None:
     order = np.argsort(-values["best"], kind="stable")
     bars, row = figure.subplots(2, 1, height_ratios=(2, 1), sharex=True)
     places = np.arange(len(order))
-    for shift, (which, colour) in zip((-0.2, 0.2), zip(BOTH, (BLUE, ORANGE)), strict=True):
+    for shift, which, colour in zip((-0.2, 0.2), BOTH, (BLUE, ORANGE), strict=True):
         bars.bar(places + shift, values[which][order], 0.38, color=colour, label=f"{which} epoch")
     bars.legend(fontsize=9)
     bars.set_ylabel("value", fontsize=9)

@@ -1,6 +1,7 @@
 """Photographs of a free licence, and what is told of them."""
 
 import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,8 +14,8 @@ from ccnotes.attacks import pgd
 from ccnotes.data import to_float
 from ccnotes.photographs import PICTURES, credits, published_seen
 from ccnotes.records import load_model, published
-from tests.helpers import ROOT
 
+ROOT = Path(__file__).parents[1]
 FREE = {
     "CC0": "https://creativecommons.org/publicdomain/zero/1.0/",
     "public domain": "https://creativecommons.org/publicdomain/mark/1.0/",
@@ -151,8 +152,35 @@ def test_a_photograph_is_dark_where_its_map_is():
 @without_weights
 def test_the_command_prints_what_is_published(command, monkeypatch):
     """For two of them; the whole takes a minute."""
-    monkeypatch.setattr(photographs, "credits", lambda both=credits()[:2]: both)
+    both = credits()[:2]
+    monkeypatch.setattr(photographs, "credits", lambda: both)
     told = json.loads(command("photographs", CHECKPOINTS, "--threads", 1))
     before = published_seen()["networks"]["best"]["clean"][:2]
     np.testing.assert_allclose(told["networks"]["best"]["clean"], before, atol=2e-3)
     assert told["photographs"] == ["airplane-1.jpg", "airplane-2.jpg"]
+
+
+def test_the_shared_feature_is_lit_by_cars_and_trucks_more_than_by_any_other_photograph():
+    """In both networks, as chapter 7 says."""
+    for found in published_seen()["networks"].values():
+        theirs, others = [], []
+        for credit, value in zip(credits(), found["shared"], strict=True):
+            (theirs if credit.label in photographs.PAIR else others).append(value)
+        assert len(theirs) == 4
+        assert min(theirs) > 2 * max(others)
+
+
+def test_what_chapter_7_says_of_kitten_and_pairs():
+    for which in ("best", "last"):
+        kitten = [c.file for c in credits()].index("cat-1.jpg")
+        assert photographs.named(which, "clean", CLASSES)[kitten][0] == "dog"
+    best, last = (FULL.arrays[f"{which}_robust_similarity"] for which in ("best", "last"))
+    pairs = torch.triu(torch.ones(10, 10), 1).bool()
+    assert (last < best)[pairs].float().mean() > 0.8  # nearly every pair
+    names = [f"{CLASSES[i]} {CLASSES[j]}" for i, j in pairs.nonzero().tolist()]
+    top = {names[i] for i in last[pairs].topk(3).indices}
+    assert top == {"automobile truck", "cat dog", "airplane ship"}
+    assert top < {names[i] for i in best[pairs].topk(4).indices}
+    bird_deer = names.index("bird deer")
+    assert bird_deer in best[pairs].topk(4).indices
+    assert bird_deer not in last[pairs].topk(8).indices
