@@ -25,7 +25,7 @@ from ccnotes.plots import BLUE, ORANGE
 from ccnotes.records import PUBLISHED, Record, load_model
 from ccnotes.records.afterwards import looked_at
 from ccnotes.records.origin import provenance
-from ccnotes.tables import literal, tabulated
+from ccnotes.tables import literal
 
 PICTURES = Path(__file__).parent / "pictures"
 SEEN = PUBLISHED / "photographs.json"
@@ -59,24 +59,19 @@ def credits() -> tuple[Credit, ...]:
     return tuple(Credit(**row) for row in json.loads((PICTURES / "credits.json").read_text()))
 
 
-def credits_table() -> str:
-    """The credits as a table in Markdown, with links to licences and pages.
+def credits_list() -> str:
+    """The credits as a folded list in Markdown, with links to pages and licences.
 
-    >>> "[CC0](https://creativecommons.org/publicdomain/zero/1.0/)" in credits_table()
+    >>> "[CC0](https://creativecommons.org/publicdomain/zero/1.0/)" in credits_list()
     True
     """
-    rows = [
-        [
-            c.label,
-            f"[{literal(c.title)}]({c.page.replace('(', '%28').replace(')', '%29')})",
-            literal(c.author),
-            f"[{c.licence}]({c.licence_url})",
-            literal(c.source),
-            c.changed,
-        ]
+    lines = [
+        f"- {c.label}: [{literal(c.title)}]({c.page.replace('(', '%28').replace(')', '%29')}) by "
+        f"{literal(c.author)}, [{c.licence}]({c.licence_url}). From {literal(c.source)}; {c.changed}."
         for c in credits()
     ]
-    return tabulated("class | photograph | author | licence | taken from | changed", rows)
+    title = "<summary>The photographs: authors and licences</summary>"
+    return "\n".join([f"<details>{title}\n", *lines, "\n</details>"])
 
 
 def picture(file: str, size: int = 160) -> Picture:
@@ -289,7 +284,7 @@ def looks(classes: Sequence[str]) -> Figure:
                 name, share = named(which, kind, classes)[i]
                 mark = "" if name == them[i].label else " ✗"
                 lines.append(f"{arrow}{name} {share:.0%}{mark}")
-            ax.set_xlabel("\n".join(lines), fontsize=9)
+            ax.set_xlabel("\n".join(lines), fontsize=9.5)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             ax.grid(visible=False)

@@ -44,7 +44,7 @@ def test_each_photograph_has_a_complete_credit_and_each_credit_a_photograph():
 
 
 def test_the_credits_on_the_page_name_author_and_licence_of_all():
-    table = photographs.credits_table()
+    table = photographs.credits_list()
     for credit in credits():
         (row,) = (r for r in table.splitlines() if f"[{credit.title[:12]}" in r.replace("\\", ""))
         assert credit.author in row.replace("\\", "")
@@ -168,6 +168,12 @@ def test_the_shared_feature_is_lit_by_cars_and_trucks_more_than_by_any_other_pho
             (theirs if credit.label in photographs.PAIR else others).append(value)
         assert len(theirs) == 4
         assert min(theirs) > 2 * max(others)
+
+
+def test_at_the_last_epoch_no_other_feature_speaks_more_for_both():
+    found = FULL.arrays["last_robust_class_means"] * FULL.arrays["last_head.weight"]
+    both = torch.minimum(*(found[CLASSES.index(name)] for name in photographs.PAIR))
+    assert both.argmax() == photographs.shared_feature(FULL)
 
 
 def test_what_chapter_7_says_of_kitten_and_pairs():
