@@ -65,13 +65,15 @@ def credits_list() -> str:
     >>> "[CC0](https://creativecommons.org/publicdomain/zero/1.0/)" in credits_list()
     True
     """
-    lines = [
-        f"- {c.label}: [{literal(c.title)}]({c.page.replace('(', '%28').replace(')', '%29')}) by "
-        f"{literal(c.author)}, [{c.licence}]({c.licence_url}). From {literal(c.source)}; {c.changed}."
-        for c in credits()
-    ]
-    title = "<summary>The photographs: authors and licences</summary>"
-    return "\n".join([f"<details>{title}\n", *lines, "\n</details>"])
+    lines = []
+    for c in credits():
+        page = c.page.replace("(", "%28").replace(")", "%29")
+        title, author, source = map(literal, (c.title, c.author, c.source))
+        licence = f"[{c.licence}]({c.licence_url})"
+        lines.append(f"- {c.label}: [{title}]({page}) by {author}, {licence}. From {source}; ")
+        lines[-1] += f"{c.changed}."
+    summary = "<summary>The photographs: authors and licences</summary>"
+    return "\n".join([f"<details>{summary}\n", *lines, "\n</details>"])
 
 
 def picture(file: str, size: int = 160) -> Picture:
@@ -249,11 +251,11 @@ def lit(file: str, where: Float[np.ndarray, "rows columns"]) -> Picture:
     return dimmed.round().astype(np.uint8)
 
 
-def light(file: str, size: int = 48) -> Picture:
+def light(file: str, size: int = 40) -> Picture:
     """A photograph of 64 colours, so that the figures stay light.
 
     >>> light("cat-1.jpg").shape
-    (48, 48, 3)
+    (40, 40, 3)
     """
     few = Image.fromarray(picture(file, size)).quantize(64, dither=Image.Dither.NONE)
     return np.asarray(few.convert("RGB"))
