@@ -513,6 +513,25 @@ def one_step(
     print("[\n" + ",\n".join(rows) + "\n]")
 
 
+@app.command
+def photographs(
+    checkpoints: Annotated[Path, tyro.conf.Positional],
+    *,
+    name: str = "cifar10-full-at",
+    threads: int | None = None,
+) -> None:
+    """What the best and the last network of a run make of the book's photographs, as JSON.
+
+    Args:
+        checkpoints: folder with the weights, NAME-best.safetensors and NAME-last.safetensors.
+        name: of the run, which must be on record.
+    """
+    from ccnotes.photographs import seen
+
+    use(threads)
+    print(json.dumps(seen(pick_record(name, 0), checkpoints)))
+
+
 @app.command(name="bench")
 def measure_speed(
     *,
