@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ccnotes import moving
+from ccnotes import page
 from ccnotes.data import Dataset
 from ccnotes.moving import (  # one palette; the charts were here before they had a room
     BLUE as BLUE,
@@ -57,7 +57,7 @@ def style() -> None:
         from matplotlib_inline.config import InlineBackend
 
         InlineBackend.instance().figure_formats = {"svg"}
-        moving.enable()
+        page.enable()
 
 
 def plain(name: str) -> str:

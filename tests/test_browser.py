@@ -191,6 +191,13 @@ def moving_figures_move_by_keyboard_and_by_mouse(tab):
             far = 0.9 if slider.evaluate("e => e.value < (+e.min + +e.max) / 2") else 0.1
             with picture_changes(tab, figure):
                 slider.click(position={"x": far * box["width"], "y": box["height"] / 2})
+        play = figure.get_by_role("button", name=re.compile("Play"))
+        assert play.count() == (figure.get_by_role("slider").count() == 1)
+        for button in play.all():
+            with picture_changes(tab, figure):
+                button.click()
+            figure.get_by_role("slider").press("End")  # a reader's hand stops it
+            assert button.inner_text() == "Play"
         for role, key, pointed in (
             ("checkbox", "Space", lambda control: control.click()),
             ("combobox", "ArrowDown", lambda control: control.select_option(index=3)),

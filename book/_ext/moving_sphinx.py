@@ -14,10 +14,10 @@ def write(app):
         return
     import vl_convert
 
-    from ccnotes import live, moving
+    from ccnotes import live, page
 
     bundle = vl_convert.javascript_bundle(
-        (HERE / "moving.js").read_text(), vl_version=moving.VEGA_LITE
+        (HERE / "moving.js").read_text(), vl_version=page.VEGA_LITE
     )
     package = Path(live.__file__).parent
     vendor = {
