@@ -139,7 +139,7 @@ def paths(
         )
     )
     chart: alt.LayerChart = (way + point).add_params(epoch)
-    return chart.properties(width=600, height=300, description=description)
+    return chart.properties(width=500, height=300, description=description)
 
 
 def scrubber(record: Record, description: str) -> alt.ConcatChart:
@@ -209,7 +209,7 @@ def marked(best: int) -> alt.LayerChart:
 def numbered(
     matrix: alt.Chart, classes: Sequence[str], form: str, dark: str
 ) -> alt.Chart | alt.LayerChart:
-    """A matrix of classes with its numbers where they fit into the cells, white on ``dark`` ones."""
+    """A matrix of classes with its numbers where they fit in, white on ``dark`` cells."""
     if len(classes) > 10:
         return matrix
     numbers = matrix.mark_text(fontSize=12).encode(
