@@ -139,7 +139,7 @@ def paths(
         )
     )
     chart: alt.LayerChart = (way + point).add_params(epoch)
-    return chart.properties(width=500, height=300, description=description)
+    return chart.properties(width=600, height=300, description=description)
 
 
 def scrubber(record: Record, description: str) -> alt.ConcatChart:

@@ -32,7 +32,7 @@ function robustAccuracy(ratio, mu, sigma, eps, rivals) {
 
 function bestRatio(mu, sigma, eps) {
   const d = (mu - 2 * eps) / sigma;
-  let low = 0, high = d > 1 / Math.sqrt(Math.PI) ? 1 : 0;
+  let [low, high] = [0, 1];
   for (let half = 0; half < 54; half++) {
     const t = (low + high) / 2, root = Math.sqrt((2 + t * t) / (1 + t * t)), u = (d * t * (1 + t)) / (root * (1 + t * t));
     if (d * (1 - t) * root > density(u) / phi(u)) low = t;
