@@ -52,15 +52,17 @@ def test_a_page_is_read_with_the_tags_that_its_file_lacks():
         {"cell_type": "code", "metadata": {"mystnb": {"code_prompt_show": "Own"}}, "source": ["1"]},
         {"cell_type": "code", "metadata": {}, "source": ["pgd(model, x, y, attack)"]},
         {"cell_type": "markdown", "metadata": {}, "source": ["plots.curves(records)"]},
+        {"cell_type": "code", "metadata": {"tags": ["hide-output"]}, "source": ["Markdown(x)"]},
     ]
     content = [json.dumps({"cells": cells})]
     folding.fold(SimpleNamespace(), "page", content)
-    first, second, third, fourth = (cell["metadata"] for cell in json.loads(content[0])["cells"])
+    first, second, third, fourth, fifth = (c["metadata"] for c in json.loads(content[0])["cells"])
     assert first["tags"] == ["remove-output", "hide-input"]
     assert first["mystnb"] == {"code_prompt_show": "Code for this figure"}
     assert second["mystnb"] == {"code_prompt_show": "Own"}
     assert "hide-input" not in third.get("tags", [])
     assert fourth == {}
+    assert fifth["tags"] == ["hide-output", "hide-cell"]  # one bar for code and numbers
     text = ["# A page of Markdown"]
     folding.fold(SimpleNamespace(), "page", text)
     assert text == ["# A page of Markdown"]

@@ -54,7 +54,7 @@ def fold(app, docname, content):
         if cell["cell_type"] == "code":
             tags = cell["metadata"].setdefault("tags", [])
             if called := prompt("".join(cell["source"]), tags):
-                tags.append("hide-input")
+                tags.append("hide-cell" if "hide-output" in tags else "hide-input")
                 cell["metadata"].setdefault("mystnb", {}).setdefault("code_prompt_show", called)
     content[0] = json.dumps(notebook)
 
