@@ -1,8 +1,5 @@
 """Figures that move: Altair charts with one slider, drawn by the page itself in the built book."""
 
-import base64
-import html
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -17,30 +14,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ccnotes.attribution import class_means
+from ccnotes.page import (  # a room of its own since; the charts' readers find it here, too
+    LOOK as LOOK,
+    VEGA_LITE as VEGA_LITE,
+    book_renderer as book_renderer,
+    enable as enable,
+    still as still,
+)
 from ccnotes.records import Record
 from ccnotes.tables import visible
 
 BLUE, ORANGE, GREEN, PURPLE = PALETTE = ["#2a7fc4", "#d9651b", "#4b9b69", "#7b5ea7"]
-
-VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # "6.4", as vl-convert has it
-INK = "currentColor"  # the page's text colour, so that a chart follows the dark toggle
-TEXT = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
-LOOK: dict[str, dict[str, Any]] = {
-    "axis": {
-        **TEXT,
-        "tickColor": INK,
-        "domainColor": INK,
-        "gridColor": INK,
-        "gridOpacity": 0.18,
-        "labelFlush": False,
-    },
-    "legend": {**TEXT, "labelLimit": 0, "symbolOpacity": 1},
-    "header": TEXT,
-    "title": {"color": INK, "subtitleColor": INK},
-    "rule": {"color": INK},
-    "text": {"color": INK},
-    "view": {"stroke": None},
-}
+SIDE = 290  # pixels of a panel: two stand side by side on a desk, one on a phone
 
 
 def warmth(
@@ -48,44 +33,52 @@ def warmth(
     labels: Int[Tensor, " images"],
     classes: Sequence[str],
     description: str,
-) -> alt.VConcatChart:
+) -> alt.ConcatChart:
     """One slider, the temperature: the mean soft label of the images of each class.
 
-    A soft label is the softmax of an image's logits over the temperature, here 1 to 16.
+    A soft label is the softmax of an image's logits over the temperature, here 1 to 16. At the left
+    what it gives the own class, the likeliest other one and each of the others, means over classes.
     ``description`` is the text for those who do not see the chart.
 
-    >>> chart = warmth(torch.eye(2), torch.tensor([0, 1]), ["cat", "dog"], "Labels get softer.")
+    >>> chart = warmth(torch.eye(3), torch.arange(3), ["cat", "dog", "car"], "Labels get softer.")
     >>> chart.description
     'Labels get softer.'
     """
-    temperatures = [1, 1.5, 2, 3, 4, 6, 8, 12, 16]
+    temperatures = [*range(1, 17)]
     soft = [class_means((logits / t).softmax(1), labels, len(classes)) for t in temperatures]
-    rows = pd.DataFrame({"step": range(len(soft)), "temperature": temperatures})
-    rows["label"] = [f"temperature {t:g}" for t in temperatures]
+    off = torch.stack(soft)[:, ~torch.eye(len(classes), dtype=torch.bool)]
+    off = off.unflatten(1, (len(classes), -1)).sort(descending=True).values
+    series = {
+        "own class": [of.diag().mean().item() for of in soft],
+        "likeliest other class": off[..., 0].mean(1).tolist(),
+        "each of the others": off[..., 1:].mean((1, 2)).tolist(),
+    }
+    rows = pd.DataFrame({"temperature": temperatures, **series})
     rows["soft"] = hundredths(torch.stack(soft))
-    slider = alt.binding_range(min=0, max=len(soft) - 1, step=1, name="Warmer ")
-    step = alt.param(name="step", value=2, bind=slider)
-    now = alt.datum.step == step
-    heat = cells(rows, now, "soft", classes, len(classes), "mean probability").encode(
+    slider = alt.binding_range(min=1, max=temperatures[-1], step=1, name="Temperature ")
+    warm = alt.param(name="warm", value=3, bind=slider)
+    now = alt.datum.temperature == warm
+    cursor = alt.Chart(rows).transform_filter(now).mark_rule(strokeWidth=2)
+    curves = lines(rows, list(series), "temperature", "mean probability")
+    matrix = cells(rows, now, "soft", classes, len(classes), "mean probability").encode(
         x=alt.X("column:O", title="probability of").axis(labelExpr=name_at(classes, "datum.value")),
         y=alt.Y("row:N", sort=None, title="images of"),
         color=alt.Color("value:Q", title="mean probability")
         .scale(domain=[0, 1], scheme="blues")
         .legend(orient="bottom", direction="horizontal", gradientLength=190),
     )
-    number = heat.mark_text(fontSize=11).encode(
-        text=alt.Text("value:Q", format=".2f"),
-        color=alt.condition("datum.value > 0.5", alt.value("white"), alt.value("black")),
-    )
-    title = alt.Chart(rows).transform_filter(now).mark_text(fontSize=13).encode(text="label:N")
-    return (
-        alt.vconcat(
-            title.properties(width=250, height=18),
-            (heat + number).properties(width=250, height=250),
+    chart: alt.ConcatChart = (
+        alt.concat(
+            (curves + cursor.encode(x="temperature:Q")).properties(width=SIDE - 20, height=210),
+            numbered(matrix, classes, ".2f", "datum.value > 0.5").properties(
+                width=SIDE - 20, height=SIDE - 20
+            ),
+            columns=2,
         )
-        .add_params(step)
-        .properties(description=description)
+        .resolve_scale(color="independent", strokeDash="independent", x="independent")
+        .add_params(warm)
     )
+    return chart.properties(description=description)
 
 
 def paths(
@@ -117,7 +110,9 @@ def paths(
     hues = [PALETTE[i % 4] for i in range(len(names))]
     dashes = [([1, 0], [5, 2], [2, 2])[i // 4 % 3] for i in range(len(names))]
     encoded = {
-        "x": alt.X(x, type="quantitative", title=titles[0]).scale(zero=False, nice=True),
+        "x": alt.X(x, type="quantitative", title=titles[0])
+        .scale(zero=False, nice=True)
+        .axis(tickCount=8),
         "y": alt.Y(y, type="quantitative", title=titles[1]).scale(zero=False, nice=True),
         "color": alt.Color("run:N", sort=names, legend=key).scale(domain=names, range=hues),
         "tooltip": ["run:N", "epoch:Q"],
@@ -144,16 +139,17 @@ def paths(
         )
     )
     chart: alt.LayerChart = (way + point).add_params(epoch)
-    return chart.properties(width=330, height=300, description=description)
+    return chart.properties(width=600, height=300, description=description)
 
 
-def scrubber(record: Record, description: str) -> alt.VConcatChart:
+def scrubber(record: Record, description: str) -> alt.ConcatChart:
     """One slider: accuracy and CAS, the similarity matrix and single images' attributions.
 
-    The matrix is that of attacked test images. Below it, the attribution vector of the first
-    test image of each class, attacked, scaled to length 1: a column is a feature. The slider
-    starts at the last evaluation up to the best epoch, and the features are in the order of the
-    class that they serve most there. Raises ValueError for a record without attribution vectors.
+    The matrix, at the right, is that of attacked test images. At the left, below the curves, the
+    attribution vector of the first test image of each class, attacked, scaled to length 1: a column
+    is a feature. The best epoch is marked. The slider starts at the last evaluation up to it, and
+    the features are in the order of the class that they serve most there. Raises ValueError for a
+    record without attribution vectors.
 
     >>> from ccnotes.records import runs
     >>> scrubber(runs("planted-at")[0], "Accuracy and similarity.").description
@@ -179,21 +175,20 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     heat = cells(rows, now, "matrix", classes, len(classes), "cosine").encode(
         x=alt.X("column:O", title=None).axis(labelExpr=name_at(classes, "datum.value"))
     )
-    side = max(190, 26 * len(classes))  # a number fits into its cell
     # In grey, red and blue look alike.
-    dark = "abs(datum.value) > 0.6"
-    numbers = heat.mark_text(fontSize=8).encode(
-        text=alt.Text("value:Q", format=".1f"),
-        color=alt.when(dark).then(alt.value("white")).otherwise(alt.value("black")),
-    )
+    matrix = numbered(heat, classes, ".1f", "abs(datum.value) > 0.6")
     strips = cells(rows, now, "samples", classes, vectors.shape[2], "share of the vector").encode(
         x=alt.X("column:O", title="feature").axis(labels=False, ticks=False),
     )
-    chart: alt.VConcatChart = (
-        alt.vconcat(
-            (lines(rows, list(series)) + cursor).properties(width=270, height=170),
-            (heat + numbers).properties(width=side, height=side),
-            strips.properties(width=270, height=15 * len(classes)),
+    curves = lines(rows, list(series)) + marked(int(record.best["epoch"])) + cursor
+    chart: alt.ConcatChart = (
+        alt.concat(
+            alt.vconcat(
+                curves.properties(width=SIDE, height=150),
+                strips.properties(width=SIDE, height=15 * len(classes)),
+            ).resolve_scale(color="independent", strokeDash="independent", x="independent"),
+            matrix.properties(width=SIDE, height=SIDE),
+            columns=2,
         )
         .resolve_scale(color="independent", strokeDash="independent", x="independent")
         .add_params(epoch)
@@ -201,10 +196,34 @@ def scrubber(record: Record, description: str) -> alt.VConcatChart:
     return chart.properties(description=description)
 
 
-def surface(told: dict[str, Any], description: str) -> alt.VConcatChart:
+def marked(best: int) -> alt.LayerChart:
+    """A dashed line at the best epoch, with its name."""
+    base = alt.Chart(pd.DataFrame({"epoch": [best]})).encode(x="epoch:Q")
+    name = base.mark_text(align="left", dx=4, baseline="top", fontSize=12)
+    chart: alt.LayerChart = base.mark_rule(strokeDash=[3, 3]) + name.encode(
+        y=alt.value(3), text=alt.value("best epoch")
+    )
+    return chart
+
+
+def numbered(
+    matrix: alt.Chart, classes: Sequence[str], form: str, dark: str
+) -> alt.Chart | alt.LayerChart:
+    """A matrix of classes with its numbers where they fit in, white on ``dark`` cells."""
+    if len(classes) > 10:
+        return matrix
+    numbers = matrix.mark_text(fontSize=12).encode(
+        text=alt.Text("value:Q", format=form),
+        color=alt.condition(dark, alt.value("white"), alt.value("black")),
+    )
+    chart: alt.LayerChart = matrix + numbers
+    return chart
+
+
+def surface(told: dict[str, Any], description: str) -> alt.ConcatChart:
     """One slider, the epoch: the loss around images, along their perturbation and across it.
 
-    ``told`` is what :func:`ccnotes.collapse.surfaces` gives. Above, the loss along the perturbation
+    ``told`` is what :func:`ccnotes.collapse.surfaces` gives. First, the loss along the perturbation
     alone, with a line where FGSM stops.
 
     >>> told = {"along": [0, 1], "across": [0], "loss": [[[0.5, 2.0]], [[0.5, 1.0]]]}
@@ -237,19 +256,21 @@ def surface(told: dict[str, Any], description: str) -> alt.VConcatChart:
         )
     )
     stop = alt.Chart(pd.DataFrame({"along": [1]})).mark_rule(strokeDash=[4, 3]).encode(x="along:Q")
-    heat = around.mark_rect().encode(
-        x=alt.X("along:O", title="along the perturbation").axis(labelAngle=0),
+    field = around.mark_rect().encode(
+        x=alt.X("along:O", title="along the perturbation").axis(labelAngle=0, labelOverlap=True),
         y=alt.Y("across:O", sort="descending", title="across it"),
         color=alt.Color("value:Q", title=shown)
         .scale(domain=limits, scheme="viridis")
         .legend(orient="bottom", direction="horizontal", gradientLength=190),
         tooltip=["along:Q", "across:Q", alt.Tooltip("value:Q", title=shown, format=".2f")],
     )
-    both: alt.VConcatChart = (
-        alt.vconcat(
-            (line + stop).properties(width=380, height=150), heat.properties(width=380, height=190)
+    both: alt.ConcatChart = (
+        alt.concat(
+            (line + stop).properties(width=SIDE, height=230),
+            field.properties(width=SIDE, height=230),
+            columns=2,
         )
-        .resolve_scale(x="independent")
+        .resolve_scale(x="independent", y="independent")
         .add_params(epoch)
     )
     return both.properties(description=description)
@@ -263,8 +284,8 @@ def sorted_by_class(
     return vectors[:, :, np.lexsort((-strongest.values.numpy(), strongest.indices.numpy()))]
 
 
-def lines(rows: pd.DataFrame, names: list[str]) -> alt.Chart:
-    """Three columns against epoch, apart by colour and by dash."""
+def lines(rows: pd.DataFrame, names: list[str], x: str = "epoch", y: str = "share") -> alt.Chart:
+    """Three columns, from 0 to 1, against a fourth, apart by colour and by dash."""
     hue = alt.Scale(domain=names, range=[ORANGE, BLUE, GREEN])
     dash = alt.Scale(domain=names, range=[[5, 2], [1, 0], [2, 2]])
     chart: alt.Chart = (
@@ -272,8 +293,8 @@ def lines(rows: pd.DataFrame, names: list[str]) -> alt.Chart:
         .transform_fold([*names], as_=["curve", "value"])
         .mark_line()
         .encode(
-            x=alt.X("epoch:Q", title="epoch"),
-            y=alt.Y("value:Q", title="share").scale(domain=[0, 1]),
+            x=alt.X(x, type="quantitative", title=x),
+            y=alt.Y("value:Q", title=y).scale(domain=[0, 1]),
             color=alt.Color("curve:N", title=None, scale=hue).legend(orient="top", columns=1),
             strokeDash=alt.StrokeDash("curve:N", title=None, scale=dash),
         )
@@ -321,46 +342,3 @@ def epoch_slider(epochs: list[int]) -> alt.BindRange:
 
 def hundredths(values: Float[Tensor, "epochs rows columns"]) -> list[list[int]]:
     return (100 * values).round().int().flatten(1).tolist()
-
-
-def enable() -> None:
-    """From now on draw every Altair chart for the built book; :func:`ccnotes.plots.style` does."""
-    alt.renderers.register("book", book_renderer)
-    alt.renderers.enable("book")
-
-
-def book_renderer(spec: dict[str, Any], **metadata: Any) -> dict[str, str]:
-    """The chart as ``<moving-figure>``; ``usermeta={"caption": ...}`` may differ from its text.
-
-    Without the page's script it is a still picture. Raises ValueError for a chart without a text.
-    """
-    if not (text := html.escape(spec.get("description", ""))):
-        raise ValueError("This chart has no text: add .properties(description='What it shows').")
-    caption = html.escape(spec.get("usermeta", {}).get("caption", "")) or text
-    config = spec.get("config", {})
-    look = {key: {**LOOK[key], **config.get(key, {})} for key in LOOK}
-    spec = {**spec, "background": None, "config": {**config, **look}}
-    spec = json.loads(json.dumps(spec), parse_float=lambda number: float(f"{float(number):.5g}"))
-    # No "<" of a name can end the script or begin a comment in it.
-    data = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
-    return {
-        "text/html": "<moving-figure data-lm-suppress-shortcuts><figure>"
-        '<div class="moving-controls"></div><div class="moving-view"></div>'
-        f'<img class="moving-still" alt="{text}" {still(spec)}>'
-        f"<figcaption>{caption}</figcaption></figure>"
-        f'<script type="application/json">{data}</script></moving-figure>'
-    }
-
-
-def still(spec: dict[str, Any]) -> str:
-    """The first state as the ``width`` and ``src`` of a PNG: small, and of twice the crispness."""
-    import vl_convert
-    from PIL import Image
-
-    spec = {**spec, "background": "white"}
-    png = io.BytesIO(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=2))
-    picture, small = Image.open(png).convert("RGB"), io.BytesIO()
-    few = picture.quantize(128, method=Image.Quantize.MAXCOVERAGE)  # keeps rare colours
-    few.save(small, "png", optimize=True)
-    data = base64.b64encode(small.getvalue()).decode()
-    return f'width="{picture.width // 2}" src="data:image/png;base64,{data}"'

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ccnotes import moving
+from ccnotes import page
 from ccnotes.data import Dataset
 from ccnotes.moving import (  # one palette; the charts were here before they had a room
     BLUE as BLUE,
@@ -58,7 +58,7 @@ def style() -> None:
         from matplotlib_inline.config import InlineBackend
 
         InlineBackend.instance().figure_formats = {"svg"}
-        moving.enable()
+        page.enable()
 
 
 def plain(name: str) -> str:
@@ -87,7 +87,8 @@ def image_grid(
 ) -> Figure:
     """Pictures side by side, each below its title: uint8, or floats in [0, 1].
 
-    ``size`` is the width of a picture in inches. Raises ValueError unless each has a title.
+    ``size`` is the width of a picture in inches; long titles take several lines. Raises ValueError
+    unless each has a title.
 
     >>> figure = image_grid(torch.rand(2, 3, 8, 8), ["clean", "attacked"], columns=2)
     >>> [ax.get_title() for ax in figure.axes]
@@ -95,17 +96,19 @@ def image_grid(
     """
     if len(titles) != len(images):
         raise ValueError(f"{len(images)} images have {len(titles)} titles: give each its own.")
-    rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * size, rows * (size + 0.25)), squeeze=False
-    )
+    rows, width = -(-len(images) // columns), columns * size
+    points = max(10, 1.15 * width)  # 12 pixels, where the page shows the figure as wide as its text
+    wrap = textwrap.TextWrapper(int(115 * size / points), break_long_words=False)
+    lines = [wrap.wrap(plain(title)) for title in titles]
+    height = rows * (size + 0.018 * points * max(map(len, lines)))
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     grey = {"cmap": "gray", "vmin": 0, "vmax": 255 if images.dtype == torch.uint8 else 1}
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, picture, title in zip(axes.flat, pixels, titles, strict=False):
+    for axis, picture, title in zip(axes.flat, pixels, lines, strict=False):
         axis.imshow(picture, interpolation="nearest", **grey)
-        axis.set_title(plain(title), fontsize=8)
+        axis.set_title("\n".join(title), fontsize=points)
     figure.tight_layout(pad=0.4)
     return figure
 
@@ -116,20 +119,24 @@ def similarity_matrix(
     *,
     ax: Axes | None = None,
     title: str = "",
+    numbers: bool = True,
 ) -> Axes:
     """The matrix of cosines as a heat map with its numbers, blue -1 to red 1; returns its axes.
+
+    More than twelve classes, whose cells are too small for them, are drawn without ``numbers``.
 
     >>> ax = similarity_matrix(torch.tensor([[1.0, 0.25], [0.25, 1.0]]), ["cat", "dog"])
     >>> [text.get_text() for text in ax.texts]
     ['1.00', '0.25', '0.25', '1.00']
     """
-    ax = ax or plt.subplots(figsize=(4.6, 3.9), layout="constrained")[1]
+    side = max(3.9, 0.55 * len(classes))
+    ax = ax or plt.subplots(figsize=(side + 0.7, side), layout="constrained")[1]
     names = [plain(name) for name in classes]
     look = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "square": True}
-    numbers = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 7}}
+    shown = {"annot": numbers and len(classes) <= 12, "fmt": ".2f", "annot_kws": {"size": 9}}
     bar = {"label": "cosine similarity"}
     frame = pd.DataFrame(similarity.cpu().numpy(), names, names)
-    sns.heatmap(frame, ax=ax, **look, **numbers, cbar_kws=bar)
+    sns.heatmap(frame, ax=ax, **look, **shown, cbar_kws=bar)
     ax.tick_params(axis="x", labelrotation=90)
     ax.tick_params(axis="y", labelrotation=0)
     ax.set_title(title)
@@ -160,7 +167,7 @@ def curves(
     keys = {"x": "epoch", "y": ylabel, "hue": "curve", "style": "curve"}
     band = interval if len(records) > 1 else None
     sns.lineplot(long, **keys, hue_order=names, dashes=dashes, errorbar=band, ax=ax)
-    ax.legend(title=None, fontsize="small")
+    ax.legend(title=None)
     for epoch in records[0].configuration.drop_epochs if drops else ():
         ax.axvline(epoch, color="0.5", linestyle=":", linewidth=1)
     return ax
@@ -180,7 +187,7 @@ def by_seed(
     """
     rows, order = frame.assign(run=frame.experiment.map(names)), [*names.values()]
     figure, axes = plt.subplots(
-        1, len(columns), figsize=(11, 3.7), squeeze=False, layout="constrained"
+        1, len(columns), figsize=(9.6, 3.7), squeeze=False, layout="constrained"
     )
     keys = {"hue": "run", "style": "run", "hue_order": order, "style_order": order}
     for ax, (column, title) in zip(axes[0], columns.items(), strict=True):
@@ -229,7 +236,7 @@ def verdicts(judgements: Sequence[Judgement]) -> Figure:
     heights = [(1.4 if "\n" in "".join(said) else 1) * len(said) + 0.8 for said in says.values()]
     figure, axes = plt.subplots(
         len(units),
-        figsize=(9, 0.42 * sum(heights) + 0.4),
+        figsize=(9.6, 0.42 * sum(heights) + 0.4),
         height_ratios=heights,
         squeeze=False,
         layout="constrained",
@@ -250,7 +257,7 @@ def verdicts(judgements: Sequence[Judgement]) -> Figure:
                 f"{said} seed{'s' * (len(runs) > 1)}",
                 transform=ax.get_yaxis_transform(),
                 va="center",
-                fontsize="small",
+                fontsize=11,
             )
         ax.axvline(0, color="0.5", linewidth=1)
         ax.set_yticks(range(len(of_unit)), says[unit], linespacing=0.95)

@@ -49,7 +49,7 @@ def loss_surface(mu: float, sigma: float, reg: float) -> alt.LayerChart:
         (heat(centre1, centre2, mu, reg) + path + dot + words)
         .add_params(radius("eps", 0.1, mu))
         .properties(
-            width=360,
+            width=470,
             height=330,
             description="Heat map of the margin loss over the two weights with a diamond at its "
             "minimum. As the radius of the attack grows, the diamond slides down the dashed line, "
@@ -123,7 +123,7 @@ def accuracies(mu: float, sigma: float) -> pd.DataFrame:
     )
 
 
-def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
+def accuracy_against_ratio(mu: float, sigma: float) -> alt.ConcatChart:
     """Robust accuracy against ``w2 / w1``, one rival and both, for a radius to drag."""
     rows = accuracies(mu, sigma)
     now = alt.Chart(rows).transform_filter(f"abs(datum.eps - radius) < {0.004 * mu}")
@@ -160,14 +160,15 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.HConcatChart:
         )
     )
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(opacity=0.5).encode(y="y:Q")
-    chart: alt.HConcatChart = (
-        alt.hconcat(
+    chart: alt.ConcatChart = (
+        alt.concat(
             (left + choice.encode(y="chosen:Q") + peak.encode(y="top:Q")).properties(
-                width=240, height=240
+                width=270, height=240
             ),
             (zero + right + choice.encode(y="won:Q") + peak.encode(y="gain:Q")).properties(
-                width=240, height=240
+                width=270, height=240
             ),
+            columns=2,
         )
         .add_params(radius("radius", 0.2, mu))
         .configure_legend(orient="top", columns=1)
@@ -230,7 +231,7 @@ def smoothed_weights(mu: float, sigma: float, reg: float) -> alt.LayerChart:
         .add_params(beta)
         .configure_legend(orient="top", labelLimit=300, columns=1, symbolSize=500)
         .properties(
-            width=460,
+            width=600,
             height=260,
             description="Optimal weight of the cross-class features against the radius: without "
             "smoothing, with form 1 and with form 2. A triangle marks where each reaches 0. As the "

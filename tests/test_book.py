@@ -212,6 +212,67 @@ def test_the_list_of_exercises_links_each_exactly_once():
     assert sorted(link for link in links if "#ex-" in link) == sorted(there)
 
 
+class InSight(HTMLParser):
+    """The text of a page's article that is not folded away, and the code that is or is not."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.folded, self.open, self.text, self.code, self.names = 0, [], "", [], []
+        if not (file := HTML / f"{page}.html").exists():
+            pytest.skip(f"{file.relative_to(ROOT)} is not there: `make test` makes it")
+        self.feed(file.read_text().partition("<article")[2])
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "details":
+            self.folded += 1
+        if tag in ("pre", "summary", "script", "style"):
+            self.open.append(tag)
+            (self.code if tag == "pre" else self.names).append([self.folded, ""])
+
+    def handle_endtag(self, tag):
+        self.folded -= tag == "details"
+        if tag in self.open:
+            self.open.remove(tag)
+
+    def handle_data(self, data):
+        if self.open:
+            (self.code if self.open[-1] == "pre" else self.names)[-1][1] += data
+        elif not self.folded:
+            self.text += data
+
+
+INTERVAL = re.compile(r"[-−+]?\d[\d,]*\.?\d*%? to [-−+]?\d")
+
+
+@pytest.mark.rendered
+@each_page
+def test_at_most_thirty_intervals_are_in_sight(page):
+    """Figures show them; numbers fold out below."""
+    seen = InSight(page)
+    assert len(seen.text) > 300
+    assert len(INTERVAL.findall(seen.text)) <= 30
+
+
+@pytest.mark.rendered
+def test_chapters_print_intervals_at_all():
+    """In the form that the test above counts."""
+    assert INTERVAL.search(InSight("book/07_head_or_features").text)
+
+
+@pytest.mark.rendered
+@each_notebook
+def test_plumbing_is_folded_and_what_a_chapter_is_about_is_open(path):
+    """Read from the page: no imports in sight, no attack, training or attribution folded."""
+    seen = InSight(f"book/{path.stem}")
+    for folded, code in seen.code:
+        if not folded:
+            prose = path.stem == "index"  # which shows in its text how to begin
+            assert prose or not code.startswith(("import ", "from ", "try:")), code
+            assert not re.match(r"(plt|plots|figure|moving|explorers)\b", code), code
+        else:
+            assert not re.search(r"\bpgd\(|\.backward\(|\bclass_attribution\(", code), code
+
+
 @pytest.mark.rendered
 @each_page
 def test_pages_are_light(page):

@@ -24,6 +24,7 @@ REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["ur
 BELOW = f"/{REPOSITORY.split('/')[-1]}"
 PAGES = sorted(str(p.relative_to(HTML)) for p in HTML.rglob("*.html") if "_static" not in p.parts)
 MOVING = [page for page in PAGES if "<moving-figure" in (HTML / page).read_text()]
+PLAYGROUND = [page for page in PAGES if "<gaussian-playground" in (HTML / page).read_text()]
 LIVE = [page for page in PAGES if "<live-attack" in (HTML / page).read_text()]
 EXERCISES = [page for page in PAGES if 'class="solution' in (HTML / page).read_text()]
 PHONE, TABLET, DESK = 390, 700, 1280
@@ -191,6 +192,13 @@ def moving_figures_move_by_keyboard_and_by_mouse(tab):
             far = 0.9 if slider.evaluate("e => e.value < (+e.min + +e.max) / 2") else 0.1
             with picture_changes(tab, figure):
                 slider.click(position={"x": far * box["width"], "y": box["height"] / 2})
+        play = figure.get_by_role("button", name=re.compile("Play"))
+        assert play.count() == (figure.get_by_role("slider").count() == 1)
+        for button in play.all():
+            with picture_changes(tab, figure):
+                button.click()
+            figure.get_by_role("slider").press("End")  # a reader's hand stops it
+            assert button.inner_text() == "Play"
         for role, key, pointed in (
             ("checkbox", "Space", lambda control: control.click()),
             ("combobox", "ArrowDown", lambda control: control.select_option(index=3)),
@@ -209,6 +217,38 @@ def moving_figures_move_by_keyboard_and_by_mouse(tab):
                 tab.keyboard.press("ArrowDown")
             with picture_changes(tab, figure):
                 group.get_by_role("radio").first.click()
+
+
+def figures_fill_the_column_in_type_of_12_pixels(tab):
+    """On a desk; unless they are about square. Matplotlib draws letters of a size as a scale."""
+    tab.set_viewport_size({"width": 1440, "height": 900})
+    folded = tab.locator("details:not([open])").element_handles()
+    tab.evaluate("folded => folded.forEach(part => part.open = true)", folded)
+    found = tab.evaluate("""async () => {
+        const found = [];
+        for (const image of document.querySelectorAll('.cell_output img.only-light[src$=".svg"]')) {
+            const svg = new DOMParser().parseFromString(
+                await (await fetch(image.src)).text(), 'image/svg+xml').documentElement;
+            const box = image.getBoundingClientRect();
+            const scale = box.width / svg.viewBox.baseVal.width;
+            const letters = [...svg.querySelectorAll('g[id^=text_] g[transform*=scale]')]
+                .map(g => 100 * scale * /scale\\((-?[\\d.]+)/.exec(g.getAttribute('transform'))[1]);
+            found.push([image.alt, box.width, box.height, Math.min(...letters)]);
+        }
+        for (const figure of document.querySelectorAll('moving-figure')) {
+            const svg = figure.querySelector('svg'), box = svg.getBoundingClientRect();
+            const scale = box.width / svg.viewBox.baseVal.width;
+            const letters = [...svg.querySelectorAll('text')]
+                .map(e => scale * parseFloat(getComputedStyle(e).fontSize));
+            const text = figure.querySelector('img').alt;
+            found.push([text, box.width, box.height, Math.min(...letters)]);
+        }
+        return found;
+    }""")
+    tab.evaluate("folded => folded.forEach(part => part.open = false)", folded)
+    for text, width, height, letters in found:
+        assert width >= 600 or 0.7 < width / height < 1.4, text
+        assert letters > 11.9, text
 
 
 def networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves(tab):
@@ -340,6 +380,7 @@ CHECKS = (
     figures_follow_the_page_s_colours,
     panels_of_figures_stack_on_a_phone,
     moving_figures_move_by_keyboard_and_by_mouse,
+    figures_fill_the_column_in_type_of_12_pixels,
     networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves,
     paper_shows_what_the_page_folds_and_cuts_nothing_off,
     solutions_are_folded_and_open_by_keyboard,
@@ -410,6 +451,22 @@ def test_without_scripts_moving_figures_show_their_still(visit, page):
     tab, _ = visit(page, java_script_enabled=False)
     for figure in tab.locator("moving-figure").all():
         assert figure.locator(".moving-still").is_visible()
+
+
+def test_the_playground_is_on_the_page_of_the_model_and_moves(visit):
+    """Its numbers are tried in test_playground.py; here that the page brings script and style."""
+    (page,) = PLAYGROUND
+    for width in (PHONE, DESK):
+        tab, wrong = visit(page, width)
+        figure = tab.locator("gaussian-playground")
+        radius = figure.get_by_role("slider", name="Radius")
+        before = figure.locator("polyline").first.get_attribute("points")
+        radius.press("End")
+        assert "dropped" in figure.locator(".play-verdict").inner_text()
+        assert figure.locator("polyline").first.get_attribute("points") != before
+        first, second = (svg.bounding_box() for svg in figure.locator("svg").all())
+        assert (first["y"] == second["y"]) == (width == DESK)
+        assert not wrong
 
 
 @pytest.mark.parametrize("page", LIVE)

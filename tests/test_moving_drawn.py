@@ -82,3 +82,21 @@ def test_the_scrubber_starts_at_the_last_evaluation_up_to_the_best_epoch(record,
     moved = replace(record, content=record.content | {"best": record.best | {"epoch": best}})
     (slider,) = [p for p in moving.scrubber(moved, "t").to_dict()["params"] if p["name"] == "epoch"]
     assert slider["value"] == start
+
+
+@pytest.mark.parametrize("classes", [10, 11])
+def test_cells_have_numbers_as_long_as_these_fit(classes):
+    names = [f"c{i}" for i in range(classes)]
+    spec = moving.warmth(torch.eye(classes), torch.arange(classes), names, "text").to_dict()
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=moving.VEGA_LITE)
+    numbers = re.findall('<text aria-label="probability of: ', svg)
+    assert len(numbers) == (100 if classes == 10 else 0)
+
+
+def test_the_scrubber_marks_the_best_epoch_where_it_lies(record):
+    """Also between two evaluations: 12 epochs of 100 from the left."""
+    moved = replace(record, content=record.content | {"best": record.best | {"epoch": 12}})
+    spec = moving.scrubber(moved, "text").to_dict()
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=moving.VEGA_LITE)
+    assert ">best epoch</text>" in svg
+    assert len(marks(svg, r"epoch: (12)")) == 2  # the line and its name

@@ -69,6 +69,30 @@ def test_an_image_grid_shows_the_pixels():
         np.testing.assert_allclose(ax.images[0].get_array(), image.permute(1, 2, 0))
 
 
+@pytest.mark.parametrize(("columns", "size"), [(6, 1.6), (3, 2.6), (2, 1.0)])
+def test_titles_of_pictures_have_12_pixels_on_the_page_and_wrap(columns, size):
+    """Which shows no figure wider than 790 pixels, and smaller ones at 96 pixels an inch."""
+    title = "wheels: car and truck"
+    figure = plots.image_grid(torch.rand(2, 3, 4, 4), [title, "cat"], columns=columns, size=size)
+    pixels = min(96, 790 / figure.get_figwidth())  # an inch
+    first, second, *_ = (ax.title for ax in figure.axes)
+    assert first.get_fontsize() / 72 * pixels >= 12
+    assert first.get_text().replace("\n", " ") == title
+    assert second.get_text() == "cat"
+    width = first.get_window_extent().width / figure.dpi
+    assert width <= size
+
+
+@pytest.mark.parametrize(
+    ("classes", "numbers", "shown"), [(12, True, 144), (13, True, 0), (2, False, 0)]
+)
+def test_a_similarity_matrix_has_numbers_where_they_fit_and_are_wanted(classes, numbers, shown):
+    names = [f"c{i}" for i in range(classes)]
+    ax = plots.similarity_matrix(torch.eye(classes), names, numbers=numbers)
+    assert len(ax.texts) == shown
+    assert all(text.get_fontsize() * 4 / 3 >= 12 for text in ax.texts)
+
+
 def test_a_similarity_matrix_prints_its_numbers():
     ax = plots.similarity_matrix(torch.tensor([[1.0, -0.25], [-0.25, 1.0]]), ["a", "b"])
     assert [text.get_text() for text in ax.texts] == ["1.00", "-0.25", "-0.25", "1.00"]

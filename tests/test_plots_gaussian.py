@@ -107,7 +107,7 @@ def test_every_stop_of_the_slider_shows_one_row(setting):
     (bind,) = [p["bind"] for p in spec["params"] if "bind" in p]
     filters = {
         step["filter"]
-        for panel in spec["hconcat"]
+        for panel in spec["concat"]
         for layer in panel["layer"]
         for step in layer.get("transform", [])
         if "filter" in step

@@ -1,4 +1,26 @@
 // `vegaEmbed` comes with the bundle. Without this script, or if it fails, the still picture stays.
+
+// Moves a slider to its end, once, within some seconds. Where motion is not wanted, a step per press.
+function playButton(slider) {
+  const button = document.createElement("button"), still = matchMedia("(prefers-reduced-motion: reduce)");
+  const steps = (slider.max - slider.min) / slider.step, pause = Math.min(500, Math.max(50, 6000 / steps));
+  const last = Number(slider.min) + Math.floor(steps + 1e-6) * slider.step, isAtEnd = () => slider.value > last - slider.step / 2;
+  let timer;
+  const name = () => (button.textContent = timer ? "Pause" : still.matches ? "Step" : "Play");
+  const stop = () => { timer = clearTimeout(timer); name(); };
+  const move = () => {
+    slider.value = isAtEnd() && !timer ? slider.min : Number(slider.value) + Number(slider.step);
+    slider.dispatchEvent(new Event("input"));
+    timer = still.matches || isAtEnd() ? undefined : setTimeout(move, pause);
+    name();
+  };
+  Object.assign(button, { type: "button", className: "moving-play", onclick: () => (timer ? stop() : move()) });
+  slider.addEventListener("input", (event) => event.isTrusted && stop()); // by the reader's own hand
+  still.addEventListener("change", stop);
+  name();
+  return button;
+}
+
 customElements.define("moving-figure", class extends HTMLElement {
   async connectedCallback() {
     const $ = (selector) => this.querySelector(selector);
@@ -9,7 +31,10 @@ customElements.define("moving-figure", class extends HTMLElement {
     await vegaEmbed(view, spec, { actions: false, renderer: "svg", bind: controls });
     for (const group of controls.querySelectorAll(".vega-bind-radio"))
       Object.assign(group, { role: "radiogroup", ariaLabel: group.parentElement.firstElementChild.textContent });
+    const sliders = controls.querySelectorAll("[type=range]");
+    if (sliders.length === 1) controls.prepend(playButton(sliders[0]));
     this.classList.add("moving-on");
+    if (view.scrollWidth * 0.85 < view.clientWidth) view.classList.add("moving-fits"); // by a little less than its size
     if (view.scrollWidth > view.clientWidth) view.tabIndex = 0; // so that the keyboard scrolls it, too
   }
 });

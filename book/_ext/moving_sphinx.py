@@ -1,10 +1,16 @@
-"""Moving figures and networks to attack: one script of each, linked where it is needed."""
+"""Moving figures, networks to attack, the playground: a script of each, linked where needed."""
 
 import hashlib
 import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
+# How each is loaded: figures that move wait for the page; the first thing to do on a page does not.
+ELEMENTS = {
+    "moving": ("moving-figure", "defer"),
+    "live": ("live-attack", "async"),
+    "playground": ("gaussian-playground", "defer"),
+}
 DATA = re.compile(r'<script class="live-data" type="application/json">(.+?)</script>', re.DOTALL)
 
 
@@ -14,18 +20,18 @@ def write(app):
         return
     import vl_convert
 
-    from ccnotes import live, moving
+    from ccnotes import live, page
 
     bundle = vl_convert.javascript_bundle(
-        (HERE / "moving.js").read_text(), vl_version=moving.VEGA_LITE
+        (HERE / "moving.js").read_text(), vl_version=page.VEGA_LITE
     )
     package = Path(live.__file__).parent
     vendor = {
         "moving.js": "(()=>{" + bundle + "})()",  # its names clash with the theme's
         "moving.css": (HERE / "moving.css").read_text(),
-        "live.js": (package / "live.js").read_text(),
-        "live.css": (package / "live.css").read_text(),
     }
+    for name in ("live.js", "live.css", "playground.js", "playground.css"):
+        vendor[name] = (package / name).read_text()
     (out := Path(app.outdir, "_static/vendor")).mkdir(parents=True, exist_ok=True)
     for name, text in vendor.items():
         (out / name).write_text(text, encoding="utf-8")
@@ -33,9 +39,8 @@ def write(app):
 
 def link(app, pagename, templatename, context, doctree):
     body = context.get("body") or ""
-    # Figures that move wait for the page; the first thing to do on a page does not.
-    for name, loading in (("moving", "defer"), ("live", "async")):
-        if re.search(f"<{name}-(figure|attack)", body):
+    for name, (element, loading) in ELEMENTS.items():
+        if f"<{element}" in body:
             app.add_js_file(f"vendor/{name}.js", loading_method=loading)
             app.add_css_file(f"vendor/{name}.css")
 

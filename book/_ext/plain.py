@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import takewhile
 
 import nbformat
+from folding import prompt
 
 Link = Callable[[str, str], tuple[str, str]]  # of a role and what it names: text, address
 
@@ -124,7 +125,7 @@ def notebook(executed: nbformat.NotebookNode, link: Link, note: str) -> nbformat
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "markdown":
             cell.source = plain(cell.source, link)
-        elif "hide-input" in tags or "remove-input" in tags:  # for Colab, and for Jupyter
+        elif "remove-input" in tags or prompt(cell.source, tags):  # for Colab, and for Jupyter
             cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
         if cell.cell_type == "code":
             cell.outputs = [

@@ -1,0 +1,64 @@
+"""Code that readers came for stays open, the rest folds: one rule for pages and their copies.
+
+Open is a cell that attacks, trains, attributes or computes CAS, and one of settings to edit.
+"""
+
+import ast
+import json
+import re
+
+WHAT_IT_IS_ABOUT = (
+    "pgd backward grad fit margins minimise_cross_entropy "  # attack and training
+    "features_of class_attribution class_similarity grad_cam cas evaluate series"
+).split()
+ABOUT = re.compile(rf"\b(?:{'|'.join(WHAT_IT_IS_ABOUT)})\(")
+SHOWS = re.compile(r"\b(?:Markdown|HTML|print|DataFrame)\(")
+DRAWS = re.compile(r"\b(?:plt|plots|plots_gaussian|sns|moving|explorers)\.|\b[A-Z]\w+\(\s*caption=")
+
+
+def is_settings(source):
+    """Whether a cell only gives names to constants, which a reader may change."""
+    lines = re.sub(r"^%.*$", "", source, flags=re.M)
+    body = ast.parse(lines).body
+    constant = (ast.Constant, ast.Tuple, ast.BinOp)
+    return all(isinstance(part, ast.Assign) and isinstance(part.value, constant) for part in body)
+
+
+def prompt(source, tags):
+    """What a folded cell is called, or None for one that stays open.
+
+    >>> prompt("plots.curves(records)", [])
+    'Code for this figure'
+    >>> prompt("adv = pgd(model, x, y, attack)", [])
+    """
+    if "setup" in tags:
+        return "Set-up"
+    if "hide-output" in tags:
+        return "The numbers, and their code"
+    if ABOUT.search(source) or is_settings(source):
+        return None
+    work = re.sub(r"^(import|from) .*$", "", source, flags=re.M)
+    if DRAWS.search(work):
+        return "Code for this figure"
+    if SHOWS.search(work):
+        return "Code for these numbers"
+    return "Set-up" if re.match(r"import |from ", source) else "Code"
+
+
+def fold(app, docname, content):
+    """Tags the cells of a notebook as its page is read; the file has no such tags."""
+    if not content[0].lstrip().startswith("{"):
+        return
+    notebook = json.loads(content[0])
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            tags = cell["metadata"].setdefault("tags", [])
+            if called := prompt("".join(cell["source"]), tags):
+                tags.append("hide-cell" if "hide-output" in tags else "hide-input")
+                cell["metadata"].setdefault("mystnb", {}).setdefault("code_prompt_show", called)
+    content[0] = json.dumps(notebook)
+
+
+def setup(app):
+    app.connect("source-read", fold)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

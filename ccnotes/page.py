@@ -1,0 +1,72 @@
+"""Altair charts as the built book shows them: in the look of the page, with a still and a text."""
+
+import base64
+import html
+import io
+import json
+from typing import Any
+
+import altair as alt
+
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # "6.4", as vl-convert has it
+INK = "currentColor"  # the page's text colour, so that a chart follows the dark toggle
+TEXT = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
+LOOK: dict[str, dict[str, Any]] = {
+    "axis": {
+        **TEXT,
+        "tickColor": INK,
+        "domainColor": INK,
+        "gridColor": INK,
+        "gridOpacity": 0.18,
+        "labelFlush": False,
+    },
+    "legend": {**TEXT, "labelLimit": 0, "symbolOpacity": 1},
+    "header": TEXT,
+    "title": {"color": INK, "subtitleColor": INK},
+    "rule": {"color": INK},
+    "text": {"color": INK},
+    "view": {"stroke": None},
+}
+
+
+def enable() -> None:
+    """From now on draw every Altair chart for the built book; :func:`ccnotes.plots.style` does."""
+    alt.renderers.register("book", book_renderer)
+    alt.renderers.enable("book")
+
+
+def book_renderer(spec: dict[str, Any], **metadata: Any) -> dict[str, str]:
+    """The chart as ``<moving-figure>``; ``usermeta={"caption": ...}`` may differ from its text.
+
+    Without the page's script it is a still picture. Raises ValueError for a chart without a text.
+    """
+    if not (text := html.escape(spec.get("description", ""))):
+        raise ValueError("This chart has no text: add .properties(description='What it shows').")
+    caption = html.escape(spec.get("usermeta", {}).get("caption", "")) or text
+    config = spec.get("config", {})
+    look = {key: {**LOOK[key], **config.get(key, {})} for key in LOOK}
+    spec = {**spec, "background": None, "config": {**config, **look}}
+    spec = json.loads(json.dumps(spec), parse_float=lambda number: float(f"{float(number):.5g}"))
+    # No "<" of a name can end the script or begin a comment in it.
+    data = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
+    return {
+        "text/html": "<moving-figure data-lm-suppress-shortcuts><figure>"
+        '<div class="moving-controls"></div><div class="moving-view"></div>'
+        f'<img class="moving-still" alt="{text}" {still(spec)}>'
+        f"<figcaption>{caption}</figcaption></figure>"
+        f'<script type="application/json">{data}</script></moving-figure>'
+    }
+
+
+def still(spec: dict[str, Any]) -> str:
+    """The first state as the ``width`` and ``src`` of a PNG: small, and of twice the crispness."""
+    import vl_convert
+    from PIL import Image
+
+    spec = {**spec, "background": "white"}
+    png = io.BytesIO(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=2))
+    picture, small = Image.open(png).convert("RGB"), io.BytesIO()
+    few = picture.quantize(128, method=Image.Quantize.MAXCOVERAGE)  # keeps rare colours
+    few.save(small, "png", optimize=True)
+    data = base64.b64encode(small.getvalue()).decode()
+    return f'width="{picture.width // 2}" src="data:image/png;base64,{data}"'

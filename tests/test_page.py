@@ -1,0 +1,208 @@
+"""A chart as the page gets it: its markup, and what the page's script makes of it in a browser."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+import pytest
+import torch
+import vl_convert
+
+import ccnotes
+from ccnotes import moving, page
+from tests.test_moving import NAMES
+
+SCRIPTS = Path(__file__).parents[1] / "book" / "_ext"
+
+
+@pytest.fixture(scope="module")
+def record():
+    return ccnotes.runs("parts-at")[0]
+
+
+def test_a_moving_figure_has_a_still_picture_and_a_text(record):
+    spec = moving.scrubber(record, "what it shows").to_dict()
+    shown = page.book_renderer(spec)["text/html"]
+    assert 'alt="what it shows"' in shown
+    assert "data:image/png;base64," in shown
+    assert len(shown) < 300_000
+    with pytest.raises(ValueError, match="This chart has no text"):
+        page.book_renderer({key: value for key, value in spec.items() if key != "description"})
+
+
+class Scripts(HTMLParser):
+    """What a page's scripts hold, and every tag of it."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.data, self.tags = [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        if self.tags[-1:] == ["script"]:
+            self.data.append(data)
+
+
+def test_names_stay_inside_the_script_of_the_page():
+    chart = moving.warmth(torch.eye(6), torch.arange(6), NAMES, "<what> it shows & more")
+    shown = page.book_renderer(chart.to_dict())["text/html"]
+    found = Scripts(shown)
+    assert found.tags == ["moving-figure", "figure", "div", "div", "img", "figcaption", "script"]
+    (script,) = found.data
+    spec = json.loads(script)
+    assert "<!--" not in script  # after which a browser reads on past the script's end
+    assert spec["concat"] == chart.to_dict()["concat"]
+    assert spec["description"] == "<what> it shows & more"
+
+
+def test_colours_of_the_page_give_way_to_those_of_a_chart():
+    chart = moving.warmth(torch.eye(2), torch.arange(2), ["a", "b"], "text")
+    spec = chart.configure_axis(labelFontSize=20).to_dict()
+    (script,) = Scripts(page.book_renderer(spec)["text/html"]).data
+    axis = json.loads(script)["config"]["axis"]
+    assert axis["labelFontSize"] == 20
+    assert axis["labelColor"] == "currentColor"
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    script = (SCRIPTS / "moving.js").read_text()
+    return "(()=>{" + vl_convert.javascript_bundle(script, vl_version=page.VEGA_LITE) + "})()"
+
+
+@pytest.fixture
+def opened(browser, bundle):
+    """A function that shows a chart in a tab of its own, by the script and style of the book."""
+    tabs = []
+
+    def opened(chart, width=790, **settings):
+        tab = browser.new_page(viewport={"width": width, "height": 900}, **settings)
+        tabs.append(tab)
+        style = f"<style>body {{ margin: 0 }} {(SCRIPTS / 'moving.css').read_text()}</style>"
+        tab.set_content(style + page.book_renderer(chart.to_dict())["text/html"])
+        tab.add_script_tag(content=bundle)
+        tab.locator("moving-figure.moving-on").wait_for()
+        return tab
+
+    yield opened
+    for tab in tabs:
+        tab.close()
+
+
+def counter(first=2, last=6, step=1.0):
+    """A chart that says where its slider stands."""
+    slider = alt.binding_range(min=first, max=last, step=step, name="Stop ")
+    stop = alt.param(name="stop", value=first, bind=slider)
+    text = alt.Chart(pd.DataFrame({"one": [1]})).transform_calculate(said="'at ' + stop")
+    return text.mark_text().encode(text="said:N").add_params(stop).properties(description="text")
+
+
+def at_end(tab, value):
+    tab.wait_for_function("v => document.querySelector('[type=range]').value == v", arg=value)
+
+
+@pytest.mark.parametrize("key", [None, "Enter", "Space"])
+def test_play_moves_the_slider_to_its_end_and_stops_there(opened, key):
+    """By mouse and by keyboard. From the end it starts over."""
+    tab = opened(counter())
+    play, slider = tab.get_by_role("button"), tab.get_by_role("slider")
+    for _ in range(2):
+        assert play.inner_text() == "Play"
+        if key:
+            play.focus()
+            tab.keyboard.press(key)
+        else:
+            play.click()
+        at_end(tab, "3")
+        assert play.inner_text() == "Pause"
+        at_end(tab, "6")
+        assert tab.locator("svg text", has_text="at 6").count()
+        assert play.inner_text() == "Play"
+        tab.wait_for_timeout(1100)  # two pauses: nothing moves on
+        assert slider.input_value() == "6"
+        slider.fill("2") if key else None
+
+
+def test_play_stops_where_it_is_told_to_by_the_button_or_by_the_reader_s_hand(opened):
+    tab = opened(counter(0, 100))
+    play, slider = tab.get_by_role("button"), tab.get_by_role("slider")
+    play.click()
+    at_end(tab, "2")
+    play.click()
+    assert play.inner_text() == "Play"
+    stopped = slider.input_value()
+    tab.wait_for_timeout(300)
+    assert slider.input_value() == stopped
+    play.click()
+    slider.focus()
+    tab.keyboard.press("End")
+    assert play.inner_text() == "Play"
+    tab.keyboard.press("ArrowLeft")
+    tab.wait_for_timeout(300)
+    assert slider.input_value() == "99"
+
+
+def test_play_ends_where_the_last_step_does_not_reach_the_slider_s_end(opened):
+    """And where steps are fractions that no float has."""
+    tab = opened(counter(0, 0.75, 0.1))
+    tab.get_by_role("button").click()
+    at_end(tab, "0.7")
+    assert tab.get_by_role("button").inner_text() == "Play"
+
+
+def test_where_motion_is_not_wanted_each_press_is_a_step(opened):
+    tab = opened(counter(), reduced_motion="reduce")
+    step, slider = tab.get_by_role("button"), tab.get_by_role("slider")
+    for value in ("3", "4"):
+        assert step.inner_text() == "Step"
+        step.click()
+        tab.wait_for_timeout(600)  # more than a pause of the motion
+        assert slider.input_value() == value
+
+
+def test_figures_of_several_sliders_have_no_button(opened):
+    chart = counter()
+    other = alt.param(name="other", value=1, bind=alt.binding_range(min=0, max=2, step=1))
+    assert not opened(chart.add_params(other)).get_by_role("button").count()
+
+
+@pytest.mark.parametrize("width", [790, 739])
+def test_the_scrubber_is_no_taller_than_a_desk_s_screen(opened, record, width):
+    """As wide as the text at 1440 and at 1024 pixels; slider and pictures within 560 pixels."""
+    tab = opened(moving.scrubber(record, "text"), width)
+    slider, view = tab.get_by_role("slider").bounding_box(), tab.locator("svg").bounding_box()
+    assert view["y"] + view["height"] - slider["y"] <= 560
+    assert 600 <= view["width"] <= width
+    assert not tab.locator(".moving-fits").count()  # so its type has its full size
+    curves, matrix = tab.locator("svg .concat_0_group, svg .concat_1_group").all()
+    assert curves.bounding_box()["x"] + 300 < matrix.bounding_box()["x"]  # side by side
+
+
+def test_on_a_phone_panels_stack_within_the_window(opened, record):
+    """Drawn a little smaller where they are a little wider than that."""
+    tab = opened(moving.scrubber(record, "text"), 328)
+    assert tab.locator("svg").evaluate("e => e.viewBox.baseVal.width > 328")
+    assert tab.locator("svg").bounding_box()["width"] <= 328
+
+
+CHARTS = {
+    "scrubber": lambda record: moving.scrubber(record, "text"),
+    "paths": lambda record: moving.paths({"a": [record]}, "inside", "across", ("x", "y"), "text"),
+    "warmth": lambda record: moving.warmth(torch.eye(6), torch.arange(6), NAMES, "text"),
+}
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_moving_figures_fill_the_column_with_type_of_12_pixels(opened, record, name):
+    tab = opened(CHARTS[name](record))
+    assert tab.locator("svg").bounding_box()["width"] >= 600
+    sizes = tab.locator("svg text").evaluate_all(
+        "texts => texts.map(text => parseFloat(getComputedStyle(text).fontSize))"
+    )
+    assert min(sizes) >= 12
