@@ -34,7 +34,8 @@ customElements.define("moving-figure", class extends HTMLElement {
     const sliders = controls.querySelectorAll("[type=range]");
     if (sliders.length === 1) controls.prepend(playButton(sliders[0]));
     this.classList.add("moving-on");
-    if (view.scrollWidth * 0.85 < view.clientWidth) view.classList.add("moving-fits"); // by a little less than its size
+    const [drawn, room] = [view.scrollWidth, view.clientWidth];
+    view.classList.toggle("moving-fits", room < drawn && 0.85 * drawn < room); // by a little less than its size
     if (view.scrollWidth > view.clientWidth) view.tabIndex = 0; // so that the keyboard scrolls it, too
   }
 });
