@@ -223,12 +223,28 @@ def test_chapters_import_what_colab_ships_or_the_package_brings():
                 )
 
 
+def script(name):
+    """A script of the book's folder, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"book/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_readme_shows_what_the_records_say():
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "book/readme.py")
-    readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(readme)
+    readme = script("readme")
     shown = (ROOT / "README.md").read_text().split(readme.START)[1].split(readme.END)[0]
     assert shown.strip() == readme.results(), "run `make readme`"
+
+
+def test_the_first_page_has_a_card_with_a_picture_for_each_chapter():
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
+    chapters = [Path(chapter["file"]).name for chapter in parts[0]["chapters"]]
+    cells = nbformat.read(ROOT / "book/index.ipynb", as_version=4).cells
+    text = "\n".join(cell.source for cell in cells)
+    assert re.findall(r"^:::\{grid-item-card\}.*\n:link: (\w+)$", text, re.M) == chapters
+    assert re.findall(r"^:img-top: _static/chapters/(\w+)\.png$", text, re.M) == chapters
+    assert [*script("thumbnails").CHAPTERS] == chapters
 
 
 def test_no_chapter_trains_in_make_test_what_it_should_recall():
