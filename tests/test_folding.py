@@ -19,7 +19,7 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 @pytest.mark.parametrize(
     ("source", "called"),
     [
-        ("import torch\nfrom ccnotes import plots, moving", "Set-up"),
+        ("import torch\nfrom ccnotes import plots, moving", "Imports"),
         ("from ccnotes import moving\n\nmoving.scrubber(r, 't')", "Code for this figure"),
         ("from json import loads\n\nMarkdown(loads(text))", "Code for these numbers"),
         ("import torch\n\nadv = pgd(model, x, y, attack)", None),
@@ -88,5 +88,5 @@ def test_training_attack_attribution_and_cas_are_open_in_the_chapters_that_intro
     attribution, similarity, cas = "d286f5c9", "da984ffa", "9c392738"
     for cell in (training, attack, adversarial, attribution, similarity, cas):
         assert found[cell] is None, cell
-    assert found["18b33909"] == "Set-up"
+    assert found["18b33909"] == "Imports"
     assert found["57038d32"] == found["38629205"] == "Code for this figure"

@@ -42,7 +42,7 @@ def prompt(source, tags):
         return "Code for this figure"
     if SHOWS.search(work):
         return "Code for these numbers"
-    return "Set-up" if re.match(r"import |from ", source) else "Code"
+    return "Imports" if re.match(r"import |from ", source) else "Code"
 
 
 def fold(app, docname, content):
@@ -54,7 +54,7 @@ def fold(app, docname, content):
         if cell["cell_type"] == "code":
             tags = cell["metadata"].setdefault("tags", [])
             if called := prompt("".join(cell["source"]), tags):
-                tags.append("hide-cell" if "hide-output" in tags else "hide-input")
+                tags.append("hide-cell" if {"setup", "hide-output"} & {*tags} else "hide-input")
                 cell["metadata"].setdefault("mystnb", {}).setdefault("code_prompt_show", called)
     content[0] = json.dumps(notebook)
 
