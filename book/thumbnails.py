@@ -139,11 +139,12 @@ CHAPTERS: dict[str, Callable[[Axes], None]] = {
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
+    plt.rcParams["svg.hashsalt"] = "ccnotes"  # the same file each time
     for name, draw in CHAPTERS.items():
         figure, ax = plt.subplots(figsize=(WIDTH, HEIGHT), layout="tight")
         ax.axis("off")
         draw(ax)
-        figure.savefig(FOLDER / f"{name}.png", dpi=200, transparent=True)
+        figure.savefig(FOLDER / f"{name}.svg", transparent=True, metadata={"Date": None})
         plt.close(figure)
 
 

@@ -210,7 +210,7 @@ def matrices(record: Record) -> Figure:
         if row != column:
             colour = "white" if abs(value) > 0.42 else "black"
             at = (column + 0.5, row + 0.5)
-            ax.text(*at, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
+            ax.text(*at, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=11)
     places = [i + 0.5 for i in range(len(classes))]
     ax.set_xticks(places, classes, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(places, classes)
@@ -280,13 +280,13 @@ def looks(classes: Sequence[str]) -> Figure:
     for n, i in enumerate(firsts):
         for which, ax in zip(BOTH, axes.flat[2 * n : 2 * n + 2], strict=True):
             ax.imshow(lit(them[i].file, np.array(found[which]["map"][i])), interpolation="none")
-            ax.set_title(f"{them[i].label}, {which}", fontsize=9.5)
+            ax.set_title(f"{them[i].label}, {which}", fontsize=10)
             lines = []
             for kind, arrow in (("clean", ""), ("attacked", "→ ")):
                 name, share = named(which, kind, classes)[i]
                 mark = "" if name == them[i].label else " ✗"
                 lines.append(f"{arrow}{name} {share:.0%}{mark}")
-            ax.set_xlabel("\n".join(lines), fontsize=9.5)
+            ax.set_xlabel("\n".join(lines), fontsize=10)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             ax.grid(visible=False)
@@ -312,8 +312,8 @@ def strip(figure: Any) -> None:
     places = np.arange(len(order))
     for shift, which, colour in zip((-0.2, 0.2), BOTH, (BLUE, ORANGE), strict=True):
         bars.bar(places + shift, values[which][order], 0.38, color=colour, label=f"{which} epoch")
-    bars.legend(fontsize=9)
-    bars.set_ylabel("value", fontsize=9)
+    bars.legend(fontsize=10)
+    bars.set_ylabel("value", fontsize=10)
     title = f"feature {found['feature']}, the one that {' and '.join(PAIR)} share most"
     bars.set_title(title, fontsize=10)
     bars.tick_params(labelbottom=False, bottom=False)

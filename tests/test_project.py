@@ -243,7 +243,7 @@ def test_the_first_page_has_a_card_with_a_picture_for_each_chapter():
     cells = nbformat.read(ROOT / "book/index.ipynb", as_version=4).cells
     text = "\n".join(cell.source for cell in cells)
     assert re.findall(r"^:::\{grid-item-card\}.*\n:link: (\w+)$", text, re.M) == chapters
-    assert re.findall(r"^:img-top: _static/chapters/(\w+)\.png$", text, re.M) == chapters
+    assert re.findall(r"^:img-top: _static/chapters/(\w+)\.svg$", text, re.M) == chapters
     assert [*script("thumbnails").CHAPTERS] == chapters
 
 
