@@ -295,6 +295,7 @@ def neighbours() -> tuple[list[Judgement], list[str]]:
     'Without projection FGSM-RS holds to 11/255'
     """
     others = {"n-fgsm": "N-FGSM", "gradalign": "GradAlign", "pgd2": "PGD-2"}
+    others["gradalign-strong"] = "GradAlign, 1.6 times as strong,"
     vat = "parts-vat"
     told: list[tuple[str, str, str, str, str]] = []  # a column of some runs, less that of others
     for eps, at in ((8, ""), (12, "-eps12"), (16, "-eps16")):
