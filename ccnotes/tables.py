@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ccnotes.verdicts import Judgement, described, n_of, written
+from ccnotes.verdicts import Judgement, described, found, n_of, written
 
 Cell = str | float | Collection[float] | Float[Tensor, "*runs"]
 
@@ -63,7 +63,7 @@ def judged(judgements: Iterable[Judgement]) -> str:
         [
             j.claim.says,
             j.claim.paper,
-            f"{described(j.claim.differences, '+')} {j.claim.unit}",
+            f"{found(j.claim.differences)} {j.claim.unit}",
             f"{j.p:.2g}, {j.corrected:.2g}" if j.word else f"{j.p:.2g}",
             j.word or f"no verdict ({n_of(j.claim.differences)})",
         ]
