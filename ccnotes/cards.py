@@ -1,4 +1,4 @@
-"""A claim at a glance: a card with a small curve, and the verdict on it as a chip. HTML."""
+"""A claim at a glance, as HTML: a card with a small curve, or a row with a dot for each run."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.ticker import MaxNLocator
 
-from ccnotes.verdicts import Judgement, n_of
+from ccnotes.verdicts import FEW, Judgement, found, interval, n_of
 
 WIDTH, HEIGHT, EDGE = 240, 96, 6  # of a sparkline, in its own units
+MINUS = "\u2212"
+FILLED, HOLLOW = 'fill="currentColor"', 'class="hollow" fill="#fff" stroke="currentColor"'
+COLOURS = {"supported": "#2a7fc4", "contradicted": "#d9651b"}  # where no style sheet says others
 
 
 class Card(NamedTuple):
@@ -51,6 +55,94 @@ def chip(judgement: Judgement) -> str:
     word = judgement.word or "no verdict"
     kind = judgement.word or "none"
     return f'<span class="chip chip-{kind}">{word}, {n_of(judgement.claim.differences)}</span>'
+
+
+def counts(judgements: Iterable[Judgement]) -> str:
+    """How many of the claims have which verdict, a chip each; verdicts that none has left out.
+
+    >>> from ccnotes.verdicts import Claim, judgements
+    >>> counts(judgements([Claim("accuracy falls", "accuracy", [0.1, 0.2])]))
+    '<p class="claim-counts"><span class="chip chip-none">1 no verdict</span></p>'
+    """
+    words = [judgement.word or "no verdict" for judgement in judgements]
+    chips = [
+        f'<span class="chip chip-{word.replace("no verdict", "none")}">'
+        f"{words.count(word)} {word}</span>"
+        for word in ("supported", "contradicted", "undecided", "no verdict")
+        if word in words
+    ]
+    return f'<p class="claim-counts">{" ".join(chips)}</p>'
+
+
+def rows(judgements: Iterable[Judgement]) -> str:
+    """A row a claim: a dot for each run, their mean and its 95 % interval; right of 0 bears it out.
+
+    Claims of one unit share an axis. The mean is filled where the claim is supported or
+    contradicted, else hollow. Fewer than :data:`ccnotes.verdicts.FEW` runs are dots only.
+
+    >>> from ccnotes.verdicts import Claim, judgements
+    >>> shown = rows(judgements([Claim("accuracy falls", "accuracy", [0.1, 0.2])]))
+    >>> shown.count("<circle"), "accuracy falls" in shown
+    (2, True)
+    """
+    given = list(judgements)
+    made = ""
+    for unit in dict.fromkeys(judgement.claim.unit for judgement in given):
+        mine = [judgement for judgement in given if judgement.claim.unit == unit]
+        ends = [0.0]
+        for judgement in mine:
+            runs = judgement.claim.differences
+            ends += [*map(float, runs), *(interval(runs) if len(runs) >= FEW else ())]
+        edge = 0.05 * (max(ends) - min(ends) or 1)
+        axis = (min(ends) - edge, max(ends) + edge)
+        made += "".join(row(judgement, axis) for judgement in mine)
+        ticks = MaxNLocator(3, min_n_ticks=2).tick_values(*axis)
+        labels = "".join(
+            f'<text x="{percent(tick, axis)}" y="13" font-size="13" text-anchor="middle" '
+            f'fill="currentColor">{f"{tick:.6g}".replace("-", MINUS)}</text>'
+            for tick in ticks
+            if axis[0] <= tick <= axis[1]
+        )
+        made += (
+            f'<div class="claim-row claim-axis"><svg width="100%" height="18" '
+            f'aria-hidden="true">{labels}</svg><p>{html.escape(unit)}</p></div>'
+        )
+    return f'<div class="claim-rows">{made}</div>'
+
+
+def row(judgement: Judgement, axis: tuple[float, float]) -> str:
+    """One of :func:`rows`, on an axis from the first to the second value."""
+    claim, kind = judgement.claim, judgement.word or "none"
+    runs = [*map(float, claim.differences)]
+    few, zero = len(runs) < FEW, percent(0, axis)
+    drawn = (
+        '<line x1="0" x2="100%" y1="13" y2="13" stroke="#8884"/>'
+        f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="26" stroke="#888"/>'
+    )
+    look = f'r="3.5" stroke-width="1.5" {HOLLOW}' if few else f'r="2.5" opacity=".45" {FILLED}'
+    drawn += "".join(f'<circle {look} cx="{percent(run, axis)}" cy="13"/>' for run in runs)
+    if not few:
+        low, high = (percent(end, axis) for end in interval(runs))
+        look = FILLED if kind in COLOURS else f'stroke-width="2" {HOLLOW}'
+        drawn += (
+            f'<line class="interval" x1="{low}" x2="{high}" y1="13" y2="13" stroke-width="2.5" '
+            f'stroke="currentColor"/>'
+            f'<circle r="5.5" {look} cx="{percent(float(np.mean(runs)), axis)}" cy="13"/>'
+        )
+    verdict = judgement.word or "no verdict"
+    label = f"{claim.says}: {found(runs)} {claim.unit}, {verdict}"
+    return (
+        f'<div class="claim-row" role="img" aria-label="{html.escape(label)}">'
+        f"<p>{html.escape(claim.says)} {chip(judgement)}</p>"
+        f'<svg class="dots dots-{kind}" width="100%" height="26" '
+        f'color="{COLOURS.get(kind, "#777")}">{drawn}</svg></div>'
+    )
+
+
+def percent(value: float, axis: tuple[float, float]) -> str:
+    """Where a value lies on an axis, of its width."""
+    low, high = axis
+    return f"{100 * (value - low) / (high - low):.2f}%"
 
 
 def sparkline(

@@ -34,7 +34,7 @@ from ccnotes.moving import (  # one palette; the charts were here before they ha
 from ccnotes.records import Record
 from ccnotes.tables import visible
 from ccnotes.types import Similarity
-from ccnotes.verdicts import Judgement, interval
+from ccnotes.verdicts import interval
 
 DASHES: list[tuple[float, ...] | str] = ["", (5, 2), (1, 1), (5, 1, 1, 1)]
 LOOK = {
@@ -214,57 +214,6 @@ def with_intervals(frame: pd.DataFrame, x: str, y: str, *, ax: Axes, **look: Any
     bars = {"errorbar": band, "err_style": "bars", "marker": "o"}
     sns.lineplot(frame, x=x, y=y, ax=ax, **bars | look)
     return ax
-
-
-def verdicts(judgements: Sequence[Judgement]) -> Figure:
-    """A row a claim: dots for runs, their mean and its 95 % interval; right of 0 bears it out.
-
-    Claims of one unit share an axis. Filled: supported or contradicted; hollow: no such verdict,
-    which is written at the right with the number of runs.
-
-    >>> from ccnotes.verdicts import Claim, judgements
-    >>> figure = verdicts(judgements([Claim("accuracy falls", "accuracy", [0.1, 0.2, 0.3])]))
-    >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    ['accuracy falls']
-    """
-    units = list(dict.fromkeys(j.claim.unit for j in judgements))
-    rows = {unit: [j for j in judgements if j.claim.unit == unit] for unit in units}
-    says = {
-        unit: [textwrap.fill(plain(j.claim.says), 52) for j in of_unit]
-        for unit, of_unit in rows.items()
-    }
-    heights = [(1.4 if "\n" in "".join(said) else 1) * len(said) + 0.8 for said in says.values()]
-    figure, axes = plt.subplots(
-        len(units),
-        figsize=(9.6, 0.42 * sum(heights) + 0.4),
-        height_ratios=heights,
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax, (unit, of_unit) in zip(axes[:, 0], rows.items(), strict=True):
-        for place, j in enumerate(of_unit):
-            runs = torch.tensor([*map(float, j.claim.differences)])
-            color = {"supported": BLUE, "contradicted": ORANGE}.get(j.word, "0.45")
-            ax.scatter(runs, [place] * len(runs), s=8, color=color, alpha=0.4, linewidths=0)
-            if len(runs) > 1:
-                ax.plot(interval(runs.tolist()), [place, place], color=color, linewidth=2)
-            face = color if j.word in ("supported", "contradicted") else "white"
-            ax.plot(runs.mean(), place, "o", color=color, markerfacecolor=face, markersize=7)
-            said = f"{j.word}, {len(runs)}" if j.word else f"{len(runs)}"
-            ax.text(
-                1.01,
-                place,
-                f"{said} seed{'s' * (len(runs) > 1)}",
-                transform=ax.get_yaxis_transform(),
-                va="center",
-                fontsize=11,
-            )
-        ax.axvline(0, color="0.5", linewidth=1)
-        ax.set_yticks(range(len(of_unit)), says[unit], linespacing=0.95)
-        ax.locator_params(axis="x", nbins=4)
-        ax.set(ylim=(len(of_unit) - 0.4, -0.6), xlabel=unit)
-        ax.grid(axis="y", visible=False)
-    return figure
 
 
 def forest(

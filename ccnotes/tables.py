@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ccnotes.verdicts import Judgement, described, n_of, written
+from ccnotes.verdicts import Judgement, described, found, n_of, written
 
 Cell = str | float | Collection[float] | Float[Tensor, "*runs"]
 
@@ -54,22 +54,27 @@ def shown(cell: Cell, form: str) -> str:
 def judged(judgements: Iterable[Judgement]) -> str:
     """A table in Markdown of what runs say of claims: difference, p-values, verdict.
 
+    What the paper says stands beside them, where it says something of one of them.
+
     >>> from ccnotes.verdicts import Claim, judgements
     >>> table = judged(judgements([Claim("accuracy falls", "accuracy", [0.25] * 6, "0.05")]))
     >>> print(table.splitlines()[2].replace("\u00a0", " "))
     | accuracy falls | 0.05 | +0.250 (+0.250 to +0.250, n = 6) accuracy | 0.031, 0.031 | supported |
     """
+    given = list(judgements)
+    told = any(j.claim.paper for j in given)
     rows = [
         [
             j.claim.says,
-            j.claim.paper,
-            f"{described(j.claim.differences, '+')} {j.claim.unit}",
+            *([j.claim.paper] if told else []),
+            f"{found(j.claim.differences)} {j.claim.unit}",
             f"{j.p:.2g}, {j.corrected:.2g}" if j.word else f"{j.p:.2g}",
             j.word or f"no verdict ({n_of(j.claim.differences)})",
         ]
-        for j in judgements
+        for j in given
     ]
-    return tabulated("claim | the paper | above 0: as claimed | exact p, Holm's | verdict", rows)
+    paper = " | the paper" if told else ""
+    return tabulated(f"claim{paper} | above 0: as claimed | exact p, Holm's | verdict", rows)
 
 
 def visible(name: str) -> str:

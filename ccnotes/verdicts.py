@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from scipy import stats
 from torch import Tensor
 
+FEW = 4  # runs from which on an interval is shown; of fewer it says nothing but that they are few
 LEVEL = 0.05  # of p-values, corrected, up to which a claim gets a verdict
 
 
@@ -173,6 +174,18 @@ def described(values: Collection[float], form: str = ".3f") -> str:
     if len(runs) == 1:
         return f"{mean} ({n_of(runs)})"
     return f"{mean} ({written(low, form)} to {written(high, form)}, {n_of(runs)})"
+
+
+def found(differences: Collection[float]) -> str:
+    """What the runs of a claim show, in words: as :func:`described`, each one where they are few.
+
+    >>> found([0.123, -0.25]).replace("\u00a0", " ")
+    '+0.123, -0.250 (n = 2)'
+    """
+    runs = per_run(differences)
+    if len(runs) >= FEW:
+        return described(runs, "+")
+    return f"{', '.join(written(run, '+.3f') for run in runs)} ({n_of(runs)})"
 
 
 def written(value: float, form: str) -> str:

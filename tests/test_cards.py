@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from ccnotes.cards import EDGE, HEIGHT, WIDTH, Card, cards, chip, sparkline
+from ccnotes.cards import EDGE, HEIGHT, WIDTH, Card, cards, chip, counts, rows, sparkline
 from ccnotes.verdicts import Claim, judgements
 
 
@@ -70,3 +70,91 @@ def test_a_level_curve_is_drawn_and_one_that_cannot_be_is_named():
         sparkline(np.array([[1, np.nan]]), [1, 2], "t", lit=(1, 2))
     with pytest.raises(ValueError, match="fewer than two of the epochs"):
         sparkline(np.ones((1, 2)), [1, 2], "t", lit=(2, 9))
+
+
+def drawn(shown):
+    """Rows as read back: their label, classes, and where the dots and the interval lie, in %."""
+    for label, words, kind, svg in re.findall(
+        r'role="img" aria-label="(.*?)"><p>(.*?)</p><svg class="dots dots-(\w+)"(.*?)</svg>', shown
+    ):
+        dots = re.findall(r'<circle r="([\d.]+)" ([^>]*)cx="([\d.]+)%"', svg)
+        lines = re.findall(r'<line class="(\w+)" x1="([\d.]+)%" x2="([\d.]+)%"', svg)
+        yield label, words, kind, dots, {name: (float(a), float(b)) for name, a, b in lines}
+
+
+def test_rows_of_one_unit_share_an_axis_on_which_dots_intervals_and_zero_lie():
+    """Of runs from 0 to 10 the axis is -0.5 to 10.5: 0 lies at 1/22 of it, 10 at 21/22."""
+    spread = [4.0] * 8 + [6.0] * 8  # mean 5, standard error 1 / sqrt(15), t 2.1314: 4.45 to 5.55
+    claims = [
+        Claim("it falls", "accuracy", spread),
+        Claim("loss rises", "nats", [-1.0] * 8),
+        Claim("two say", "accuracy", [0.0, 10.0]),
+    ]
+    shown = rows(judgements(claims))
+    first, few, other = drawn(shown)
+    assert [found[0].partition(":")[0] for found in (first, few, other)] == [
+        "it falls",
+        "two say",
+        "loss rises",
+    ]
+    four, five, six = (100 * (value + 0.5) / 11 for value in (4, 5, 6))
+    at = [float(x) for *_, x in first[3]]
+    assert at == pytest.approx([four] * 8 + [six] * 8 + [five], abs=0.005)  # written in 0.01 %
+    assert first[4]["zero"] == few[4]["zero"] == pytest.approx([100 / 22] * 2, abs=0.005)
+    half = 2.1314 / 15**0.5 / 11 * 100
+    assert first[4]["interval"] == pytest.approx([five - half, five + half], abs=0.01)
+    assert [float(x) for *_, x in few[3]] == pytest.approx([100 / 22, 2100 / 22], abs=0.005)
+    assert [float(x) for *_, x in other[3]] == pytest.approx([100 / 22] * 9, abs=0.005)
+    axes = re.findall(r'claim-axis"><svg.*?>(<text.*?)</svg><p>(.*?)</p>', shown)
+    ticks = [re.findall(r'x="([\d.]+)%"[^>]*>([^<]+)<', texts) for texts, _ in axes]
+    assert [unit for _, unit in axes] == ["accuracy", "nats"]
+    assert ticks[0] == [("4.55", "0"), ("40.91", "4"), ("77.27", "8")]
+    assert ticks[1] == [("22.73", "\u22120.8"), ("59.09", "\u22120.4"), ("95.45", "0")]
+
+
+def test_rows_are_filled_where_there_is_a_verdict_and_hollow_where_there_is_none():
+    for differences, kind, hollow in (
+        ([0.1] * 8, "supported", False),
+        ([-0.1] * 8, "contradicted", False),
+        ([0.1, -0.1] * 4, "undecided", True),
+        ([0.1] * 5, "none", True),
+    ):
+        ((label, words, found, dots, _),) = drawn(rows(judged(differences)))
+        assert found == kind
+        (*runs, (size, look, _)) = dots
+        assert len(runs) == len(differences)
+        assert float(size) > max(float(of) for of, *_ in runs)
+        assert ("hollow" in look) == hollow
+        assert chip(*judged(differences)) in words
+        assert label.endswith("no verdict" if kind == "none" else kind)
+
+
+@pytest.mark.parametrize(("runs", "means"), [(1, 0), (2, 0), (3, 0), (4, 1)])
+def test_below_four_runs_there_are_dots_only_and_the_axis_is_theirs(runs, means):
+    differences = [0.0, 1.0, 1.0, 1.0][:runs]
+    ((label, _, _, dots, lines),) = drawn(rows(judged(differences)))
+    assert len(dots) == runs + means
+    assert ("interval" in lines) == bool(means)
+    assert (" to " in label) == bool(means)
+    if not means:
+        assert all("hollow" in look for _, look, _ in dots)
+        assert float(dots[-1][2]) == pytest.approx(2100 / 22 if runs > 1 else 50, abs=0.005)
+
+
+def test_rows_show_claims_letter_by_letter():
+    claim = Claim('a < b & "c"', "<i>share</i>", [0.1] * 8)
+    shown = rows(judgements([claim]))
+    assert 'aria-label="a &lt; b &amp; &quot;c&quot;: ' in shown
+    assert "<p>a &lt; b &amp; &quot;c&quot; <span" in shown
+    assert "<p>&lt;i&gt;share&lt;/i&gt;</p>" in shown
+    assert "<i>" not in shown
+
+
+def test_counts_are_chips_in_one_order_for_the_verdicts_that_there_are():
+    family = judged([0.1], [-0.1] * 12, [0.1] * 12, [0.1] * 12)
+    found = re.findall(r'chip chip-(\w+)">([^<]+)<', counts(family))
+    assert found == [
+        ("supported", "2 supported"),
+        ("contradicted", "1 contradicted"),
+        ("none", "1 no verdict"),
+    ]

@@ -26,6 +26,7 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
         ("figure, ax = plt.subplots()\nax.plot(x)", "Code for this figure"),
         ("records = every_seed('a')\nplots.curves(records)", "Code for this figure"),
         ("Playground(\n    caption='Drag.'\n)", "Code for this figure"),
+        ("verdicts = ledger.heads()\nHTML(cards.rows(verdicts))", "Code for this figure"),
         ("print(len(x))", "Code for these numbers"),
         ("own = torch.eye(6)", "Code"),
         ("adv = pgd(model, x, y, attack)\nplots.image_grid(adv)", None),

@@ -15,7 +15,7 @@ from matplotlib_inline.config import InlineBackend
 
 import ccnotes
 from ccnotes import moving, plots, plots_gaussian
-from ccnotes.verdicts import Claim, interval, judgements
+from ccnotes.verdicts import interval
 
 
 @pytest.fixture(autouse=True)
@@ -197,28 +197,6 @@ def test_curves_mark_the_drops_of_the_learning_rate_only_where_they_are_wanted(r
 def test_a_similarity_matrix_has_its_colours_from_minus_one_to_one():
     ax = plots.similarity_matrix(torch.tensor([[1.0, 0.2], [0.2, 1.0]]), ["a", "b"])
     assert ax.collections[0].get_clim() == (-1, 1)
-
-
-def test_verdicts_share_an_axis_by_unit_and_are_filled_where_they_are_one():
-    claims = [
-        Claim("accuracy falls", "accuracy", [0.1] * 6),
-        Claim("loss rises", "nats", [-1.0] * 6 + [-2.0]),
-        Claim("few say", "accuracy", [0.1, 0.3]),
-        Claim("one says", "accuracy", [0.2]),
-    ]
-    first, second = plots.verdicts(judgements(claims)).axes
-    names = [[text.get_text() for text in ax.get_yticklabels()] for ax in (first, second)]
-    assert names == [["accuracy falls", "few say", "one says"], ["loss rises"]]
-    assert (first.get_xlabel(), second.get_xlabel()) == ("accuracy", "nats")
-    means = [line for line in first.lines if line.get_marker() == "o"]
-    assert [line.get_xdata().item() for line in means] == pytest.approx([0.1, 0.2, 0.2])
-    assert [line.get_markerfacecolor() for line in means] == [plots.BLUE, "white", "white"]
-    (contradicted,) = (line for line in second.lines if line.get_marker() == "o")
-    assert contradicted.get_markerfacecolor() == plots.ORANGE
-    said = [text.get_text() for ax in (first, second) for text in ax.texts]
-    assert said == ["supported, 6 seeds", "2 seeds", "1 seed", "contradicted, 7 seeds"]
-    few = [line.get_xdata() for line in first.lines if len(line.get_xdata()) == 2][1]
-    assert [*few] == pytest.approx([0.2 - 1.2706, 0.2 + 1.2706], abs=1e-3)  # Student's, of two
 
 
 def test_runs_by_seed_are_a_line_each_in_the_look_of_their_experiment():

@@ -11,8 +11,8 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.myst_role import myst_role_plugin
 from mdit_py_plugins.substitution import substitution_plugin
 
-from ccnotes.tables import literal, tabulated, visible
-from ccnotes.verdicts import described
+from ccnotes.tables import judged, literal, tabulated, visible
+from ccnotes.verdicts import Claim, described, judgements
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 for plugin in (dollarmath_plugin, myst_role_plugin, substitution_plugin):
@@ -93,3 +93,13 @@ def test_a_pipe_that_is_written_as_a_letter_stays_in_its_cell():
     rows = [[literal("a|b"), "c"]]
     cells = [t.content for t in MARKDOWN.parse(tabulated("x | y", rows)) if t.children]
     assert cells == ["x", "y", "a|b", "c"]
+
+
+def test_claims_have_a_column_for_the_paper_where_it_says_something_and_few_runs_no_interval():
+    silent, told = (Claim("it falls", "nats", [0.1, 0.3], paper) for paper in ("", "0.2"))
+    head, _, row = judged(judgements([silent])).replace("\u00a0", " ").splitlines()
+    assert head == "| claim | above 0: as claimed | exact p, Holm's | verdict |"
+    assert row == "| it falls | +0.100, +0.300 (n = 2) nats | 0.5 | no verdict (n = 2) |"
+    table = judged(judgements([silent, told])).splitlines()
+    assert [line.split(" | ")[1] for line in table[::2]] == ["the paper", ""]
+    assert table[3].split(" | ")[1] == "0.2"

@@ -13,7 +13,9 @@ WHAT_IT_IS_ABOUT = (
 ).split()
 ABOUT = re.compile(rf"\b(?:{'|'.join(WHAT_IT_IS_ABOUT)})\(")
 SHOWS = re.compile(r"\b(?:Markdown|HTML|print|DataFrame)\(")
-DRAWS = re.compile(r"\b(?:plt|plots|plots_gaussian|sns|moving|explorers)\.|\b[A-Z]\w+\(\s*caption=")
+DRAWS = re.compile(
+    r"\b(?:plt|plots|plots_gaussian|sns|moving|explorers|cards)\.|\b[A-Z]\w+\(\s*caption="
+)
 
 
 def is_settings(source):
