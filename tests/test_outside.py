@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -24,7 +25,7 @@ def extension(name):
     return module
 
 
-plain, dark = extension("plain"), extension("dark")
+plain, dark, narrow = extension("plain"), extension("dark"), extension("narrow")
 CITED = {"a": "Ann et al., 2020", "b": "Bob, Jr., 2021"}
 
 
@@ -223,3 +224,72 @@ def test_links_to_plain_notebooks_name_the_tag_that_their_first_cell_installs(na
     readme = (HTML / "notebooks/README.md").read_text()
     assert f"]({name})" in readme
     assert f"]({colab})" in readme
+
+
+def panel(number, left, right, said=""):
+    edges = f"M {left} 90 L {right} 90 L {right} 10 L {left} 10 z"
+    return f'<g id="axes_{number}"><g id="patch_{number}"><path d="{edges}"/></g>{said}</g>'
+
+
+def wide(*panels):
+    figure = f'<g id="figure_1">{"".join(panels)}</g>'
+    return SVG.format(figure).replace("<svg", '<svg width="600pt" viewBox="0 0 600 120"', 1)
+
+
+def views(svg):
+    """Of each part of a stacked figure its place on the page, then what it shows."""
+    seen = r'x="([^"]*)" y="([^"]*)" width="([^"]*)" height="([^"]*)" viewBox="([^"]*)"'
+    return [[float(n) for n in " ".join(found).split()] for found in re.findall(seen, svg)]
+
+
+def test_on_a_phone_panels_stand_in_a_column_with_all_of_the_figure():
+    own = SAID.format(1, "#262626", "20 50"), SAID.format(2, "#262626", "320 50")
+    svg = narrow.stacked(wide(panel(1, 50, 290, own[0]), panel(2, 350, 590, own[1])))
+    assert views(svg) == [
+        [0, 0, 300, 120, 17, 0, 300, 120],  # 3 points left of its text
+        [0, 126, 283, 120, 317, 0, 283, 120],
+    ]
+    assert 'viewBox="0 0 300.00 252.00"' in svg
+
+
+def test_a_panel_without_labels_gets_those_of_the_first():
+    said = SAID.format(1, "#262626", "20 50")
+    svg = narrow.stacked(wide(panel(1, 150, 360, said), panel(2, 380, 590)))
+    assert views(svg)[1:] == [
+        [0, 126, 145, 120, 0, 0, 145, 120],
+        [145, 126, 224, 120, 376, 0, 224, 120],
+    ]
+
+
+def test_what_cannot_be_cut_stays_as_it_is():
+    """One panel; one below two others, which a cut would go through; a small figure."""
+    across = panel(3, 50, 590)
+    two = panel(1, 50, 290), panel(2, 350, 590)
+    assert narrow.stacked(wide(across)) is None
+    assert narrow.stacked(wide(*two, across)) is None
+    assert narrow.stacked(wide(*two).replace("0 0 600", "0 0 400")) is None
+    assert narrow.stacked(wide(*two)) is not None
+
+
+def test_a_page_shows_the_column_on_phones_alone(tmp_path):
+    (tmp_path / "_images").mkdir()
+    two, one = tmp_path / "_images/two.svg", tmp_path / "_images/one.svg"
+    two.write_text(wide(panel(1, 50, 290), panel(2, 350, 590)))
+    one.write_text(wide(panel(1, 50, 590)))
+    page = tmp_path / "a.html"
+    page.write_text(
+        '<img src="_images/two.svg"/><img src="_images/two-dark.svg"/><img src="_images/one.svg"/>'
+    )
+    app = SimpleNamespace(builder=SimpleNamespace(format="html"), outdir=tmp_path)
+    narrow.draw(app, None)
+    once = page.read_text()
+    sources = re.findall(
+        r'<picture><source media="([^"]*)" srcset="([^"]*)"><img src="([^"]*)"', once
+    )
+    assert [found[1:] for found in sources] == [
+        ("_images/two-narrow.svg", "_images/two.svg"),
+        ("_images/two-narrow-dark.svg", "_images/two-dark.svg"),
+    ]
+    assert {found[0] for found in sources} == {"screen and (max-width: 600px)"}
+    narrow.draw(app, None)  # a build after a build
+    assert page.read_text() == once
