@@ -59,7 +59,7 @@ def warmth(
     warm = alt.param(name="warm", value=3, bind=slider)
     now = alt.datum.temperature == warm
     cursor = alt.Chart(rows).transform_filter(now).mark_rule(strokeWidth=2)
-    curves = lines(rows, list(series), "temperature", "mean probability")
+    curves = lines(rows, list(series), "temperature", y="mean probability")
     matrix = cells(rows, now, "soft", classes, len(classes), "mean probability").encode(
         x=alt.X("column:O", title="probability of").axis(labelExpr=name_at(classes, "datum.value")),
         y=alt.Y("row:N", sort=None, title="images of"),
@@ -110,10 +110,8 @@ def paths(
     hues = [PALETTE[i % 4] for i in range(len(names))]
     dashes = [([1, 0], [5, 2], [2, 2])[i // 4 % 3] for i in range(len(names))]
     encoded = {
-        "x": alt.X(x, type="quantitative", title=titles[0])
-        .scale(zero=False, nice=True)
-        .axis(tickCount=8),
-        "y": alt.Y(y, type="quantitative", title=titles[1]).scale(zero=False, nice=True),
+        "x": alt.X(x, type="quantitative", title=titles[0], scale=fixed(rows[x])).axis(tickCount=8),
+        "y": alt.Y(y, type="quantitative", title=titles[1], scale=fixed(rows[y])),
         "color": alt.Color("run:N", sort=names, legend=key).scale(domain=names, range=hues),
         "tooltip": ["run:N", "epoch:Q"],
     }
@@ -142,27 +140,36 @@ def paths(
     return chart.properties(width=600, height=300, description=description)
 
 
+def fixed(values: pd.Series) -> alt.Scale:
+    """From the lowest to the highest at any epoch, so that the frame stands still."""
+    low, high = float(values.min()), float(values.max())
+    around = (high - low) / 25 or 0.04
+    return alt.Scale(domain=[low - around, high + around], nice=False)
+
+
 def scrubber(record: Record, description: str) -> alt.ConcatChart:
     """One slider: accuracy and CAS, the similarity matrix and single images' attributions.
 
     The matrix, at the right, is that of attacked test images. At the left, below the curves, the
     attribution vector of the first test image of each class, attacked, scaled to length 1: a column
-    is a feature. The best epoch is marked. The slider starts at the last evaluation up to it, and
-    the features are in the order of the class that they serve most there. Raises ValueError for a
-    record without attribution vectors.
+    is a feature. The best epoch is marked. The slider starts at the last evaluation up to it. CAS
+    is relative to its value there, and features are in the order of the class that they serve most
+    there. Raises ValueError for a record without attribution vectors, or with CAS 0 there.
 
     >>> from ccnotes.records import runs
     >>> scrubber(runs("planted-at")[0], "Accuracy and similarity.").description
     'Accuracy and similarity.'
     """
     table, classes = record.table, list(record.content["dataset"]["classes"])
-    top = len(classes) * (len(classes) - 1)
+    start = max(0, int((table.epoch <= record.best["epoch"]).sum()) - 1)
+    if not (unit := table.test_robust_cas[start]) > 0:
+        where = f"CAS is {unit:g} at epoch {table.epoch[start]}, the one to compare with"
+        raise ValueError(f"{where}: draw a record whose classes share features there.")
     series = {
         "robust accuracy, training": table.train_robust_accuracy,
         "robust accuracy, test": table.test_robust_accuracy,
-        f"CAS / {top}": table.test_robust_cas / top,
+        "CAS relative to the best epoch": table.test_robust_cas / unit,
     }
-    start = max(0, int((table.epoch <= record.best["epoch"]).sum()) - 1)
     vectors = sorted_by_class(F.normalize(record.sample_attribution, dim=2), start)
     rows = pd.DataFrame({"epoch": table.epoch, **series})
     rows["matrix"] = hundredths(record.arrays["test_robust_similarity"])
@@ -180,7 +187,7 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
     strips = cells(rows, now, "samples", classes, vectors.shape[2], "share of the vector").encode(
         x=alt.X("column:O", title="feature").axis(labels=False, ticks=False),
     )
-    curves = lines(rows, list(series)) + marked(int(record.best["epoch"])) + cursor
+    curves = lines(rows, list(series), y="accuracy, ratio") + marked(record.best["epoch"]) + cursor
     chart: alt.ConcatChart = (
         alt.concat(
             alt.vconcat(
@@ -196,13 +203,12 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
     return chart.properties(description=description)
 
 
-def marked(best: int) -> alt.LayerChart:
+def marked(best: float) -> alt.LayerChart:
     """A dashed line at the best epoch, with its name."""
-    base = alt.Chart(pd.DataFrame({"epoch": [best]})).encode(x="epoch:Q")
+    base = alt.Chart(pd.DataFrame({"epoch": [int(best)]})).encode(x="epoch:Q")
     name = base.mark_text(align="left", dx=4, baseline="top", fontSize=12)
-    chart: alt.LayerChart = base.mark_rule(strokeDash=[3, 3]) + name.encode(
-        y=alt.value(3), text=alt.value("best epoch")
-    )
+    told = name.encode(y=alt.value(3), text=alt.value("best epoch"))
+    chart: alt.LayerChart = base.mark_rule(strokeDash=[3, 3]) + told
     return chart
 
 
@@ -212,11 +218,10 @@ def numbered(
     """A matrix of classes with its numbers where they fit in, white on ``dark`` cells."""
     if len(classes) > 10:
         return matrix
-    numbers = matrix.mark_text(fontSize=12).encode(
+    chart: alt.LayerChart = matrix + matrix.mark_text(fontSize=12).encode(
         text=alt.Text("value:Q", format=form),
         color=alt.condition(dark, alt.value("white"), alt.value("black")),
     )
-    chart: alt.LayerChart = matrix + numbers
     return chart
 
 
@@ -284,8 +289,9 @@ def sorted_by_class(
     return vectors[:, :, np.lexsort((-strongest.values.numpy(), strongest.indices.numpy()))]
 
 
-def lines(rows: pd.DataFrame, names: list[str], x: str = "epoch", y: str = "share") -> alt.Chart:
-    """Three columns, from 0 to 1, against a fourth, apart by colour and by dash."""
+def lines(rows: pd.DataFrame, names: list[str], x: str = "epoch", *, y: str) -> alt.Chart:
+    """Three columns, from 0 to 1 or above, against a fourth, apart by colour and by dash."""
+    top = max(1.0, rows[names].to_numpy().max())
     hue = alt.Scale(domain=names, range=[ORANGE, BLUE, GREEN])
     dash = alt.Scale(domain=names, range=[[5, 2], [1, 0], [2, 2]])
     chart: alt.Chart = (
@@ -294,7 +300,7 @@ def lines(rows: pd.DataFrame, names: list[str], x: str = "epoch", y: str = "shar
         .mark_line()
         .encode(
             x=alt.X(x, type="quantitative", title=x),
-            y=alt.Y("value:Q", title=y).scale(domain=[0, 1]),
+            y=alt.Y("value:Q", title=y).scale(domain=[0, top]),
             color=alt.Color("curve:N", title=None, scale=hue).legend(orient="top", columns=1),
             strokeDash=alt.StrokeDash("curve:N", title=None, scale=dash),
         )

@@ -1,6 +1,7 @@
 """Altair charts as the built book shows them: in the look of the page, with a still and a text."""
 
 import base64
+import hashlib
 import html
 import io
 import json
@@ -36,24 +37,28 @@ def enable() -> None:
 
 
 def book_renderer(spec: dict[str, Any], **metadata: Any) -> dict[str, str]:
-    """The chart as ``<moving-figure>``; ``usermeta={"caption": ...}`` may differ from its text.
+    """The chart as ``<moving-figure>``: the caption of ``usermeta={"caption": ...}`` is in sight.
 
+    The chart's text is then for those who do not see it; with no caption the text is in sight.
     Without the page's script it is a still picture. Raises ValueError for a chart without a text.
     """
     if not (text := html.escape(spec.get("description", ""))):
         raise ValueError("This chart has no text: add .properties(description='What it shows').")
-    caption = html.escape(spec.get("usermeta", {}).get("caption", "")) or text
+    caption = html.escape(spec.get("usermeta", {}).get("caption", ""))
     config = spec.get("config", {})
     look = {key: {**LOOK[key], **config.get(key, {})} for key in LOOK}
     spec = {**spec, "background": None, "config": {**config, **look}}
     spec = json.loads(json.dumps(spec), parse_float=lambda number: float(f"{float(number):.5g}"))
     # No "<" of a name can end the script or begin a comment in it.
     data = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
+    name = f"text-{hashlib.sha256(data.encode()).hexdigest()[:12]}"  # the same in every build
+    said = f'<p class="moving-text" id="{name}">{text}</p>' if caption else ""
+    described = f' aria-describedby="{name}"' if caption else ""
     return {
-        "text/html": "<moving-figure data-lm-suppress-shortcuts><figure>"
+        "text/html": f"<moving-figure data-lm-suppress-shortcuts><figure{described}>"
         '<div class="moving-controls"></div><div class="moving-view"></div>'
-        f'<img class="moving-still" alt="{text}" {still(spec)}>'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<img class="moving-still" alt="{text}" {still(spec)}>{said}'
+        f"<figcaption>{caption or text}</figcaption></figure>"
         f'<script type="application/json">{data}</script></moving-figure>'
     }
 

@@ -35,11 +35,13 @@ def test_the_scrubber_holds_every_epoch_and_every_matrix(records):
     shown = torch.tensor([row["matrix"] for row in rows]).view(-1, 6, 6) / 100
     assert (shown - records[0].arrays["test_robust_similarity"]).abs().max() <= 0.005 + 1e-6
     assert [row["until"] for row in rows][:2] == [10, 15]
-    cas = [row["CAS / 30"] * 30 for row in rows]  # six classes have thirty ordered pairs
-    np.testing.assert_allclose(cas, records[0].table.test_robust_cas)
     (slider,) = [p for p in spec["params"] if p["name"] == "epoch"]
     start = slider["value"]
     assert start <= records[0].best["epoch"] < start + 5
+    of = {row["epoch"]: row["CAS relative to the best epoch"] for row in rows}
+    cas = records[0].table.set_index("epoch").test_robust_cas
+    assert of[start] == 1
+    assert of[100] == pytest.approx(cas[100] / cas[start])
     # A strip is an attribution vector of length 1, its features in another order.
     unit = torch.nn.functional.normalize(records[0].sample_attribution, dim=2)
     strips = torch.tensor([row["samples"] for row in rows]).view(unit.shape) / 100
@@ -52,6 +54,61 @@ def test_the_scrubber_holds_every_epoch_and_every_matrix(records):
     assert (clear.diff() >= 0).all()  # one class's features after the other's
     for owner in range(6):  # the strongest first
         assert (first[(now.argmax(0) == owner) & (first - second > 0.015)].diff() <= 0).all()
+
+
+def test_a_record_with_cas_0_at_the_best_epoch_is_named(records):
+    made = records[0].content["evaluations"]
+    none = made | {"test_robust_cas": [0.0] * len(made["epoch"])}
+    flat = replace(records[0], content=records[0].content | {"evaluations": none})
+    with pytest.raises(ValueError, match="CAS is 0 at epoch 10, the one to compare with"):
+        moving.scrubber(flat, "text")
+
+
+def axes(chart, at):
+    """What Vega says of each axis, its range among it, where the slider stands at ``at``."""
+    spec = chart.to_dict()
+    (slider,) = [param for param in spec["params"] if "bind" in param]
+    slider["value"] = at
+    labels = [element.get("aria-label") or "" for element in svg(spec)]
+    return [label for label in labels if "-axis" in label]
+
+
+TOLD = {"along": [0, 1], "across": [0], "loss": [[[0.5, 2.0]], [[0.5, 1.0]]]}
+STOPS = {
+    "scrubber": (lambda records: moving.scrubber(records[0], "text"), 5, 100),
+    "paths": (lambda r: moving.paths({"a": r}, "inside", "across", ("x", "y"), "t"), 5, 100),
+    "warmth": (lambda records: moving.warmth(torch.eye(3), torch.arange(3), "abc", "text"), 1, 16),
+    "surface": (lambda records: moving.surface(TOLD, "text"), 0, 1),
+}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_axes_stand_still_while_the_slider_moves(records, name):
+    chart, first, last = STOPS[name]
+    found = axes(chart(records), first)
+    assert len(found) >= 2
+    assert axes(chart(records), last) == found
+
+
+def test_paths_have_room_for_every_epoch_of_every_group(records):
+    groups = {"all": records, "first": records[:1]}
+    spec = moving.paths(groups, "inside", "across", ("x", "y"), "text").to_dict()
+    (rows,) = spec["datasets"].values()
+    for channel, column in (("x", "inside"), ("y", "across")):
+        scale = spec["layer"][0]["encoding"][channel]["scale"]
+        low, high = min(row[column] for row in rows), max(row[column] for row in rows)
+        room = (high - low) / 25
+        assert scale["domain"] == pytest.approx([low - room, high + room])
+        assert not scale["nice"]
+
+
+def test_a_curve_of_the_scrubber_that_rises_above_1_is_not_cut_off(records):
+    made = records[0].content["evaluations"]
+    cas = [2.0] * (len(made["epoch"]) - 1) + [3.5]
+    grown = made | {"test_robust_cas": cas}
+    record = replace(records[0], content=records[0].content | {"evaluations": grown})
+    left = moving.scrubber(record, "text").to_dict()["concat"][0]
+    assert left["vconcat"][0]["layer"][0]["encoding"]["y"]["scale"]["domain"] == [0, 1.75]
 
 
 def test_the_surface_holds_every_loss_where_it_belongs():

@@ -29,16 +29,17 @@ def marks(svg, pattern):
     return [found.groups() for found in map(re.compile(pattern).fullmatch, labels) if found]
 
 
-def test_the_scrubber_draws_accuracy_of_training_and_test_and_cas_in_units_of_its_maximum(
+def test_the_scrubber_draws_accuracy_of_training_and_test_and_cas_relative_to_the_best_epoch(
     record, drawn
 ):
+    cas = record.table.test_robust_cas
     for name, values in (
         ("robust accuracy, training", record.table.train_robust_accuracy),
         ("robust accuracy, test", record.table.test_robust_accuracy),
-        ("CAS / 30", record.table.test_robust_cas / 30),  # six classes: 30 ordered pairs
+        ("CAS relative to the best epoch", cas / cas[moment(record)]),
     ):
         # A line is one mark, named by its first point.
-        ((epoch, share),) = marks(drawn, rf"epoch: (\d+); share: ([\d.]+); curve: {name}")
+        ((epoch, share),) = marks(drawn, rf"epoch: (\d+); accuracy, ratio: ([\d.]+); curve: {name}")
         assert int(epoch) == record.table.epoch[0]
         assert float(share) == pytest.approx(values[0], abs=1e-6)
 

@@ -32,6 +32,25 @@ def test_a_moving_figure_has_a_still_picture_and_a_text(record):
         page.book_renderer({key: value for key, value in spec.items() if key != "description"})
 
 
+def test_a_caption_is_in_sight_and_the_text_describes_the_figure_out_of_sight(opened):
+    short = "Short <i>."
+    tab = opened(counter().properties(description="long & all", usermeta={"caption": short}))
+    assert tab.locator("moving-figure").inner_text().endswith(short)
+    assert "long" not in tab.locator("moving-figure").inner_text()
+    name = tab.locator("figure").get_attribute("aria-describedby")
+    assert tab.locator(f"#{name}").text_content() == "long & all"
+    # Not heard twice: the picture has the short name, and the text describes the figure.
+    assert tab.locator(".moving-view").get_attribute("aria-label") == short
+    assert "long" not in tab.locator("figure").aria_snapshot()
+
+
+def test_without_a_caption_the_text_is_in_sight(opened):
+    tab = opened(counter())
+    assert tab.locator("figcaption").inner_text() == "text"
+    assert tab.locator("figure").get_attribute("aria-describedby") is None
+    assert not tab.locator(".moving-text").count()
+
+
 class Scripts(HTMLParser):
     """What a page's scripts hold, and every tag of it."""
 

@@ -33,6 +33,7 @@ customElements.define("moving-figure", class extends HTMLElement {
       Object.assign(group, { role: "radiogroup", ariaLabel: group.parentElement.firstElementChild.textContent });
     const sliders = controls.querySelectorAll("[type=range]");
     if (sliders.length === 1) controls.prepend(playButton(sliders[0]));
+    view.ariaLabel = $("figcaption").textContent; // short: the long text describes the figure
     this.classList.add("moving-on");
     const [drawn, room] = [view.scrollWidth, view.clientWidth];
     view.classList.toggle("moving-fits", room < drawn && 0.85 * drawn < room); // by a little less than its size
