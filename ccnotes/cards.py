@@ -97,7 +97,7 @@ def rows(judgements: Iterable[Judgement]) -> str:
         edge = 0.07 * (last - first or 1)  # room for half of a tick's label, on a phone, too
         axis = (first - edge, last + edge)
         made += "".join(row(judgement, axis) for judgement in mine)
-        ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(first, last)
+        ticks = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(first, last)
         labels = "".join(
             f'<text x="{percent(tick, axis)}" y="13" font-size="13" text-anchor="middle" '
             f'fill="currentColor">{f"{tick:.6g}".replace("-", MINUS)}</text>'
