@@ -62,16 +62,16 @@ def counts(judgements: Iterable[Judgement]) -> str:
 
     >>> from ccnotes.verdicts import Claim, judgements
     >>> counts(judgements([Claim("accuracy falls", "accuracy", [0.1, 0.2])]))
-    '<p class="claim-counts"><span class="chip chip-none">1 no verdict</span></p>'
+    '<ul class="claim-counts"><li><span class="chip chip-none">1 no verdict</span></li></ul>'
     """
     words = [judgement.word or "no verdict" for judgement in judgements]
     chips = [
-        f'<span class="chip chip-{word.replace("no verdict", "none")}">'
-        f"{words.count(word)} {word}</span>"
+        f'<li><span class="chip chip-{word.replace("no verdict", "none")}">'
+        f"{words.count(word)} {word}</span></li>"
         for word in ("supported", "contradicted", "undecided", "no verdict")
         if word in words
     ]
-    return f'<p class="claim-counts">{" ".join(chips)}</p>'
+    return f'<ul class="claim-counts">{"".join(chips)}</ul>'
 
 
 def rows(judgements: Iterable[Judgement]) -> str:
@@ -134,7 +134,7 @@ def row(judgement: Judgement, axis: tuple[float, float]) -> str:
     label = f"{claim.says}: {found(runs)} {claim.unit}, {verdict}"
     return (
         f'<div class="claim-row" role="img" aria-label="{html.escape(label)}">'
-        f"<p>{html.escape(claim.says)} {chip(judgement)}</p>"
+        f"<p>{html.escape(claim.says)} <b>{chip(judgement)}</b></p>"
         f'<svg class="dots dots-{kind}" width="100%" height="26" '
         f'color="{COLOURS.get(kind, "#777")}">{drawn}</svg></div>'
     )

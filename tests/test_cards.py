@@ -145,7 +145,7 @@ def test_rows_show_claims_letter_by_letter():
     claim = Claim('a < b & "c"', "<i>share</i>", [0.1] * 8)
     shown = rows(judgements([claim]))
     assert 'aria-label="a &lt; b &amp; &quot;c&quot;: ' in shown
-    assert "<p>a &lt; b &amp; &quot;c&quot; <span" in shown
+    assert "<p>a &lt; b &amp; &quot;c&quot; <b>" in shown
     assert "<p>&lt;i&gt;share&lt;/i&gt;</p>" in shown
     assert "<i>" not in shown
 
