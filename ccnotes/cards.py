@@ -62,23 +62,23 @@ def counts(judgements: Iterable[Judgement]) -> str:
 
     >>> from ccnotes.verdicts import Claim, judgements
     >>> counts(judgements([Claim("accuracy falls", "accuracy", [0.1, 0.2])]))
-    '<p class="claim-counts"><span class="chip chip-none">1 no verdict</span></p>'
+    '<ul class="claim-counts"><li><span class="chip chip-none">1 no verdict</span></li></ul>'
     """
     words = [judgement.word or "no verdict" for judgement in judgements]
     chips = [
-        f'<span class="chip chip-{word.replace("no verdict", "none")}">'
-        f"{words.count(word)} {word}</span>"
+        f'<li><span class="chip chip-{word.replace("no verdict", "none")}">'
+        f"{words.count(word)} {word}</span></li>"
         for word in ("supported", "contradicted", "undecided", "no verdict")
         if word in words
     ]
-    return f'<p class="claim-counts">{" ".join(chips)}</p>'
+    return f'<ul class="claim-counts">{"".join(chips)}</ul>'
 
 
 def rows(judgements: Iterable[Judgement]) -> str:
     """A row a claim: a dot for each run, their mean and its 95 % interval; right of 0 bears it out.
 
     Claims of one unit share an axis. The mean is filled where the claim is supported or
-    contradicted, else hollow. Fewer than :data:`ccnotes.verdicts.FEW` runs are dots only.
+    contradicted, else hollow. Fewer than four runs are dots only.
 
     >>> from ccnotes.verdicts import Claim, judgements
     >>> shown = rows(judgements([Claim("accuracy falls", "accuracy", [0.1, 0.2])]))
@@ -93,15 +93,16 @@ def rows(judgements: Iterable[Judgement]) -> str:
         for judgement in mine:
             runs = judgement.claim.differences
             ends += [*map(float, runs), *(interval(runs) if len(runs) >= FEW else ())]
-        edge = 0.05 * (max(ends) - min(ends) or 1)
-        axis = (min(ends) - edge, max(ends) + edge)
+        first, last = min(ends), max(ends)
+        edge = 0.07 * (last - first or 1)  # room for half of a tick's label, on a phone, too
+        axis = (first - edge, last + edge)
         made += "".join(row(judgement, axis) for judgement in mine)
-        ticks = MaxNLocator(3, min_n_ticks=2).tick_values(*axis)
+        ticks = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(first, last)
         labels = "".join(
             f'<text x="{percent(tick, axis)}" y="13" font-size="13" text-anchor="middle" '
             f'fill="currentColor">{f"{tick:.6g}".replace("-", MINUS)}</text>'
             for tick in ticks
-            if axis[0] <= tick <= axis[1]
+            if first <= tick <= last
         )
         made += (
             f'<div class="claim-row claim-axis"><svg width="100%" height="18" '
@@ -133,7 +134,7 @@ def row(judgement: Judgement, axis: tuple[float, float]) -> str:
     label = f"{claim.says}: {found(runs)} {claim.unit}, {verdict}"
     return (
         f'<div class="claim-row" role="img" aria-label="{html.escape(label)}">'
-        f"<p>{html.escape(claim.says)} {chip(judgement)}</p>"
+        f"<p>{html.escape(claim.says)} <b>{chip(judgement)}</b></p>"
         f'<svg class="dots dots-{kind}" width="100%" height="26" '
         f'color="{COLOURS.get(kind, "#777")}">{drawn}</svg></div>'
     )

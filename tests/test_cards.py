@@ -83,7 +83,7 @@ def drawn(shown):
 
 
 def test_rows_of_one_unit_share_an_axis_on_which_dots_intervals_and_zero_lie():
-    """Of runs from 0 to 10 the axis is -0.5 to 10.5: 0 lies at 1/22 of it, 10 at 21/22."""
+    """Of runs from 0 to 10 the axis is -0.7 to 10.7: 0 lies at 7/114 of it, 10 at 107/114."""
     spread = [4.0] * 8 + [6.0] * 8  # mean 5, standard error 1 / sqrt(15), t 2.1314: 4.45 to 5.55
     claims = [
         Claim("it falls", "accuracy", spread),
@@ -97,19 +97,19 @@ def test_rows_of_one_unit_share_an_axis_on_which_dots_intervals_and_zero_lie():
         "two say",
         "loss rises",
     ]
-    four, five, six = (100 * (value + 0.5) / 11 for value in (4, 5, 6))
+    four, five, six = (100 * (value + 0.7) / 11.4 for value in (4, 5, 6))
     at = [float(x) for *_, x in first[3]]
     assert at == pytest.approx([four] * 8 + [six] * 8 + [five], abs=0.005)  # written in 0.01 %
-    assert first[4]["zero"] == few[4]["zero"] == pytest.approx([100 / 22] * 2, abs=0.005)
-    half = 2.1314 / 15**0.5 / 11 * 100
+    assert first[4]["zero"] == few[4]["zero"] == pytest.approx([700 / 114] * 2, abs=0.005)
+    half = 2.1314 / 15**0.5 / 11.4 * 100
     assert first[4]["interval"] == pytest.approx([five - half, five + half], abs=0.01)
-    assert [float(x) for *_, x in few[3]] == pytest.approx([100 / 22, 2100 / 22], abs=0.005)
-    assert [float(x) for *_, x in other[3]] == pytest.approx([100 / 22] * 9, abs=0.005)
+    assert [float(x) for *_, x in few[3]] == pytest.approx([700 / 114, 10700 / 114], abs=0.005)
+    assert [float(x) for *_, x in other[3]] == pytest.approx([700 / 114] * 9, abs=0.005)
     axes = re.findall(r'claim-axis"><svg.*?>(<text.*?)</svg><p>(.*?)</p>', shown)
     ticks = [re.findall(r'x="([\d.]+)%"[^>]*>([^<]+)<', texts) for texts, _ in axes]
     assert [unit for _, unit in axes] == ["accuracy", "nats"]
-    assert ticks[0] == [("4.55", "0"), ("40.91", "4"), ("77.27", "8")]
-    assert ticks[1] == [("22.73", "\u22120.8"), ("59.09", "\u22120.4"), ("95.45", "0")]
+    assert ticks[0] == [("6.14", "0"), ("50.00", "5"), ("93.86", "10")]
+    assert ticks[1] == [("6.14", "\u22121"), ("50.00", "\u22120.5"), ("93.86", "0")]
 
 
 def test_rows_are_filled_where_there_is_a_verdict_and_hollow_where_there_is_none():
@@ -138,14 +138,14 @@ def test_below_four_runs_there_are_dots_only_and_the_axis_is_theirs(runs, means)
     assert (" to " in label) == bool(means)
     if not means:
         assert all("hollow" in look for _, look, _ in dots)
-        assert float(dots[-1][2]) == pytest.approx(2100 / 22 if runs > 1 else 50, abs=0.005)
+        assert float(dots[-1][2]) == pytest.approx(10700 / 114 if runs > 1 else 50, abs=0.005)
 
 
 def test_rows_show_claims_letter_by_letter():
     claim = Claim('a < b & "c"', "<i>share</i>", [0.1] * 8)
     shown = rows(judgements([claim]))
     assert 'aria-label="a &lt; b &amp; &quot;c&quot;: ' in shown
-    assert "<p>a &lt; b &amp; &quot;c&quot; <span" in shown
+    assert "<p>a &lt; b &amp; &quot;c&quot; <b>" in shown
     assert "<p>&lt;i&gt;share&lt;/i&gt;</p>" in shown
     assert "<i>" not in shown
 
