@@ -246,8 +246,8 @@ def test_on_a_phone_panels_stand_in_a_column_with_all_of_the_figure():
     own = SAID.format(1, "#262626", "20 50"), SAID.format(2, "#262626", "320 50")
     svg = narrow.stacked(wide(panel(1, 50, 290, own[0]), panel(2, 350, 590, own[1])))
     assert views(svg) == [
-        [0, 0, 300, 120, 17, 0, 300, 120],  # 3 points left of its text
-        [0, 126, 283, 120, 317, 0, 283, 120],
+        [0, 0, 300, 120, 18, 0, 300, 120],  # 2 points left of its text
+        [0, 126, 282, 120, 318, 0, 282, 120],
     ]
     assert 'viewBox="0 0 300.00 252.00"' in svg
 
@@ -261,13 +261,37 @@ def test_a_panel_without_labels_gets_those_of_the_first():
     ]
 
 
+@pytest.mark.parametrize(("top", "bottom"), [(1, 7), (95, 110)])
+def test_what_stands_above_or_below_all_panels_does_so_on_a_phone(top, bottom):
+    edges = f"M 100 {bottom} L 400 {bottom} L 400 {top} L 100 {top} z"
+    legend = f'<g id="legend_1"><g id="patch_9"><path d="{edges}"/></g></g>'
+    own = SAID.format(1, "#262626", "20 50"), SAID.format(2, "#262626", "320 50")
+    two = panel(1, 50, 290, own[0]), panel(2, 350, 590, own[1])
+    found = views(narrow.stacked(wide(*two, legend)))
+    if bottom < 10:  # 306 points are shown as 300
+        assert [view[1] for view in found] == [0, 9.8, 125.8]
+        assert [view[4:] for view in found] == [
+            [97, 0, 306, 10],
+            [18, 10, 300, 110],
+            [318, 10, 282, 110],
+        ]
+    else:
+        assert [view[1] for view in found] == [0, 98, 196]
+        assert [view[4:] for view in found] == [
+            [18, 0, 300, 92],
+            [318, 0, 282, 92],
+            [97, 92, 306, 28],
+        ]
+
+
 def test_what_cannot_be_cut_stays_as_it_is():
     """One panel; one below two others, which a cut would go through; a small figure."""
     across = panel(3, 50, 590)
     two = panel(1, 50, 290), panel(2, 350, 590)
     assert narrow.stacked(wide(across)) is None
     assert narrow.stacked(wide(*two, across)) is None
-    assert narrow.stacked(wide(*two).replace("0 0 600", "0 0 400")) is None
+    small = wide(panel(1, 50, 180), panel(2, 220, 390)).replace("0 0 600", "0 0 400")
+    assert narrow.stacked(small) is None
     assert narrow.stacked(wide(*two)) is not None
 
 

@@ -17,7 +17,7 @@ def lines(group: ElementTree.Element) -> Iterator[tuple[float, float]]:
     for text in group.iter(f"{SVG}g"):
         place = re.match(r"translate\((-?[\d.]+) (-?[\d.]+)\)(.*)", text.get("transform", ""))
         if place:
-            yield float(place[1]) - (12 if "rotate" in place[3] else 0), float(place[2])
+            yield float(place[1]) - (11 if "rotate" in place[3] else 0), float(place[2])
 
 
 def edges(axes: ElementTree.Element) -> tuple[float, float, float, float] | None:
@@ -41,7 +41,7 @@ def slices(figure: ElementTree.Element, width: float) -> list[tuple[float, float
         if found and found[2] - found[0] > 30:  # else a bar of colours, which goes with its panel
             left, top, right, bottom = found
             text = [x for x, y in lines(axes) if x < left - 5 and top - 5 < y < bottom + 5]
-            start = min([left - 4, *(x - 3 for x, _ in lines(axes))])
+            start = min([left - 4, *(x - 2 for x, _ in lines(axes))])
             panels.append((left, start, right, bool(text)))
     columns: list[list[tuple[float, float, float, bool]]] = []
     for panel in sorted(panels):
