@@ -122,7 +122,7 @@ customElements.define("live-attack", class extends HTMLElement {
     const data = await this.load(), length = 3 * data.size ** 2;
     const pixels = Float32Array.from(bytes(data.pixels), (value) => value / 255);
     this.images = data.labels.map((label, i) => ({ label, x: pixels.subarray(i * length, (i + 1) * length) }));
-    Object.assign(this, { names: data.classes, steps: data.steps, times: data.times, networks: data.networks.map(unpack) });
+    Object.assign(this, { names: data.classes, steps: data.steps, stop: data.stop, times: data.times, notes: data.notes, networks: data.networks.map(unpack), first: new Map() });
     this.querySelectorAll(".live-images canvas").forEach((canvas, i) => paint(canvas, this.images[i].x));
     this.querySelectorAll(".live-pictures img").forEach((picture) => picture.replaceWith(canvasLike(picture)));
     this.form.addEventListener("input", () => this.update());
@@ -152,7 +152,31 @@ customElements.define("live-attack", class extends HTMLElement {
     const chosen = Object.fromEntries(new FormData(this.form)), { label, x } = this.images[chosen.image];
     const net = this.networks[chosen.network], adv = pgd(net, x, label, chosen.eps / 255, this.steps);
     this.show(label, x, adv, forward(net, adv).probabilities, `${Number(chosen.eps)}/255`);
+    const note = this.querySelector(".live-note"), fooled = this.querySelector(".live-fooled");
+    if (note) note.textContent = this.notes[chosen.image];
     this.dataset.ready = "";
+    const now = (this.now = {}), wrong = this.querySelector(".live-verdict").dataset.right === "false";
+    const line = wrong ? await this.fooled(chosen) : "";
+    if (now === this.now) fooled.textContent = line; // else the reader has gone on
+  }
+
+  // The first stop of the slider at which a network is wrong, or infinity; a stop a frame.
+  async firstWrong(network, image) {
+    const key = `${network} ${image}`, { label, x } = this.images[image], net = this.networks[network];
+    for (let eps = 0; !this.first.has(key); eps += this.stop) {
+      const beyond = eps > this.form.elements.eps.max;
+      if (beyond || likeliest(forward(net, pgd(net, x, label, eps / 255, this.steps)).probabilities) !== label) this.first.set(key, beyond ? Infinity : eps);
+      await frame();
+    }
+    return this.first.get(key);
+  }
+
+  async fooled({ network, image }) {
+    const at = await this.firstWrong(network, image), told = `Fooled at ${at}/255`;
+    if (at === 0) return "Wrong without any change.";
+    if (network > 0) return `${told}: it took ${at > await this.firstWrong(0, image) ? "more" : "no more"}.`;
+    const next = this.querySelectorAll(".live-networks span")[1];
+    return next ? `${told}. Now try the ${next.textContent} network.` : `${told}.`;
   }
 
   show(label, x, adv, p, eps) {
@@ -174,7 +198,7 @@ customElements.define("live-attack", class extends HTMLElement {
     // Spoken, so only once the reader rests.
     clearTimeout(this.rest);
     const says = `At ${eps} the network says ${answer}: ${said === label ? "right" : `wrong, it is ${name(label)}`}.`;
-    this.rest = setTimeout(() => (this.querySelector(".live-says").textContent = says), 400);
+    this.rest = setTimeout(() => (this.querySelector(".live-says").textContent = `${says} ${this.querySelector(".live-fooled").textContent}`), 400);
   }
 });
 

@@ -27,6 +27,7 @@ from ccnotes.tables import visible
 
 STEPS = 10  # of PGD, each a quarter of the radius
 LARGEST = 30  # 255ths, at the slider's right end
+STOP = 0.5  # 255ths from one stop of the slider to the next
 TIMES = 8  # as strong a change is shown
 DIGITS = np.frombuffer((ascii_uppercase + ascii_lowercase + digits + "+/").encode(), np.uint8)
 KEY = "data-lm-suppress-shortcuts"  # on the control itself, else JupyterLab takes its arrow keys
@@ -38,9 +39,10 @@ class LiveAttack:
 
     The page itself computes logits, gradients and attacks, of an l-inf ball by ten steps of PGD
     from the image, without a server or a kernel. It starts with the first image and network at
-    radius 0. On paper and without scripts the first image is shown as attacked at ``eps``, in
-    255ths of the pixel range. Raises ValueError for networks other than ConvNets, and for images,
-    labels and classes that do not fit them.
+    radius 0. ``notes`` are lines to stand under the images, one for each. Where a network is wrong,
+    a line says at which stop of the slider it is so first. On paper and without scripts the first
+    image is shown as attacked at ``eps``, in 255ths of the pixel range. Raises ValueError for
+    networks other than ConvNets, and for images, labels, classes and notes that do not fit.
 
     >>> from ccnotes.parts import parts
     >>> drawn = parts(6)
@@ -55,6 +57,7 @@ class LiveAttack:
     classes: Sequence[str]
     caption: str
     eps: float = 4
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_bytes(self.images, self.labels)
@@ -64,6 +67,10 @@ class LiveAttack:
             raise ValueError(
                 f"{len(self.networks)} networks and images of shape {tuple(self.images.shape)}: "
                 f"give at least one network, and images that are square and in colour."
+            )
+        if len(self.notes) not in (0, len(self.images)):
+            raise ValueError(
+                f"{len(self.notes)} notes for {len(self.images)} images: give one each, or none."
             )
         if not 0 <= self.eps <= LARGEST:
             raise ValueError(f"eps={self.eps!r} is in 255ths, from 0 to {LARGEST}.")
@@ -95,7 +102,9 @@ class LiveAttack:
             "size": self.images.shape[-1],
             "pixels": in_base64(self.images.permute(0, 2, 3, 1)),
             "labels": self.labels.tolist(),
+            "notes": [visible(note) for note in self.notes],
             "steps": STEPS,
+            "stop": STOP,
             "times": TIMES,
         }
         return json.dumps(found, separators=(",", ":")).replace("<", "\\u003c")
@@ -145,6 +154,8 @@ class LiveAttack:
             f"<div>{picture(image, alt)}<span aria-hidden='true'>{name}</span></div>"
             for name, (image, alt) in pictures.items()
         )
+        first = "".join(html.escape(visible(note)) for note in self.notes[:1])
+        note = f'<p class="live-note">{first}</p>' if first else ""
         said = int(p.argmax())
         rows = "".join(
             bar(name, value, "live-true " * (y == true) + "live-said" * (y == said))
@@ -163,13 +174,13 @@ class LiveAttack:
         ]
         return f"""<live-attack><figure>
 <form autocomplete="off"><fieldset disabled>
-<div class="live-pictures">{shown}</div>
+<div><div class="live-pictures">{shown}</div>{note}</div>
 <div class="live-answer"><p class="live-verdict" data-right="{str(said == true).lower()}">\
 {html.escape(answer(p, self.classes))}</p>
 <ol class="live-bars" aria-label="Probability of each class">{rows}</ol></div>
 <label class="live-eps"><b>Drag until it is wrong.</b> <span class="live-radius">ε = 0/255</span>
-<input {KEY} type="range" name="eps" min="0" max="{LARGEST}" step="0.5" value="0"></label>
-<div class="live-choices">
+<input {KEY} type="range" name="eps" min="0" max="{LARGEST}" step="{STOP}" value="0"></label>
+<p class="live-fooled"></p><div class="live-choices">
 <div class="live-networks" {group}"Network"><b>Network</b>{"".join(networks)}</div>
 <div class="live-images" {group}"Image"><b>Image</b>{"".join(images)}</div></div>
 <p class="live-says" role="status"></p></fieldset></form>

@@ -124,6 +124,22 @@ class PartImages:
     clutter_amplitudes: Float[Tensor, " images"]
     without: Kind | None  # what was left out of every image
 
+    def named(self, image: int) -> str:
+        """What is drawn in an image, and which classes have it.
+
+        >>> parts(6).named(0)
+        "cabin: car's own; wheels: car and truck; the rest is clutter"
+        """
+        y = int(self.true_labels[image])
+        group = self.groups[y]
+        alike = [name for name, g in zip(self.classes, self.groups, strict=True) if g == group]
+        told = {
+            f"{self.own_names[y]}: {self.classes[y]}'s own": self.own_amplitudes,
+            f"{self.shared_names[group]}: {' and '.join(alike)}": self.shared_amplitudes,
+            "the rest is clutter": self.clutter_amplitudes,
+        }
+        return "; ".join(part for part, amplitudes in told.items() if amplitudes[image] > 0)
+
 
 def parts(
     num_images: int,

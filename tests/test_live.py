@@ -212,6 +212,94 @@ def test_each_figure_of_a_notebook_works_for_itself(tab, drawn):
     assert first.locator(".live-bars").inner_text() == before
 
 
+@pytest.fixture(scope="module")
+def twins():
+    return {
+        name: ccnotes.runs(run)[0].model(TWINS[run]).eval()
+        for name, run in zip(("standard", "robust"), TWINS, strict=True)
+    }
+
+
+def first_wrong(model, x, y):
+    """The first stop of the slider at which torch's network is wrong."""
+    for half in range(61):
+        with torch.no_grad():
+            said = model(pgd(model, x, y, attack_of(half / 2))).argmax(1) if half else y
+        if said != y:
+            return half / 2
+    raise AssertionError("never wrong")
+
+
+def says(figure, pattern):
+    """The radius of the line that says where the network was fooled, once it is there."""
+    line = figure.locator(".live-fooled").filter(has_text=re.compile(pattern))
+    line.wait_for()
+    return float(re.match(r"Fooled at ([\d.]+)/255", line.inner_text())[1])
+
+
+def test_where_it_is_wrong_the_figure_says_since_when_and_what_to_try_next(tab, drawn, twins):
+    page = figure(drawn, networks=twins)._repr_mimebundle_()["text/html"]
+    live_figure = in_a_frame(tab, page).locator("live-attack")
+    slider, line = live_figure.get_by_role("slider"), live_figure.locator(".live-fooled")
+    assert line.inner_text() == ""
+    live_figure.locator("[name=image]").nth(3).check()
+    slider.press("End")
+    standard = says(live_figure, r"^Fooled at [\d.]+/255\. Now try the robust network\.$")
+    live_figure.locator("[name=network]").nth(1).check()
+    robust = says(live_figure, r"^Fooled at [\d.]+/255: it took more\.$")
+    x, y = to_float(drawn.images[3:4]), drawn.labels[3:4]
+    for name, found in (("standard", standard), ("robust", robust)):
+        # One stop apart at most, as the page has rounded weights.
+        assert found == pytest.approx(first_wrong(twins[name], x, y), abs=live.STOP)
+    slider.press("Home")
+    live_figure.locator(".live-verdict[data-right=true]").wait_for()
+    assert line.inner_text() == ""
+
+
+def test_a_network_that_falls_no_later_is_not_praised(tab, drawn, twins):
+    same = dict.fromkeys(("first", "second"), twins["standard"])
+    page = figure(drawn, networks=same)._repr_mimebundle_()["text/html"]
+    live_figure = in_a_frame(tab, page).locator("live-attack")
+    live_figure.locator("[name=network]").nth(1).check()
+    live_figure.get_by_role("slider").press("End")
+    says(live_figure, r"^Fooled at [\d.]+/255: it took no more\.$")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_each_image_has_its_note(tab, drawn):
+    notes = [drawn.named(image) for image in range(6)]
+    page = figure(drawn, notes=notes)._repr_mimebundle_()["text/html"]
+    assert notes[0] == "cabin: car's own; wheels: car and truck; the rest is clutter"
+    live_figure = in_a_frame(tab, page).locator("live-attack")
+    for image, note in enumerate(notes):
+        live_figure.locator("[name=image]").nth(image).check()
+        live_figure.locator(".live-note").filter(has_text=note).wait_for()
+    with pytest.raises(ValueError, match="5 notes for 6 images: give one each, or none"):
+        figure(drawn, notes=notes[:5])
+
+
+@pytest.mark.parametrize("width", [330, 600, 700, 790])
+def test_nothing_moves_whatever_is_chosen(browser, drawn, twins, width):
+    """Neither for a longer name, a second line of a note, nor the line that says it is fooled."""
+    notes = [drawn.named(image) for image in range(6)]
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    shown = figure(drawn, networks=twins, notes=notes)._repr_mimebundle_()["text/html"]
+    tab.set_content("<!doctype html><style>body { margin: 0 }</style>" + shown)
+    tab.locator("live-attack[data-ready]").wait_for()
+    places = []
+    for eps in ("0", "30"):
+        tab.get_by_role("slider").fill(eps)
+        for image in range(6):
+            tab.locator("[name=image]").nth(image).check()
+            tab.locator(".live-note").filter(has_text=notes[image]).wait_for()
+            if eps == "30":
+                tab.locator(".live-fooled").filter(has_text="Fooled at").wait_for()
+            boxes = tab.locator("[type=range], .live-bars, .live-choices, figcaption").all()
+            places.append([box.bounding_box()["y"] for box in boxes])
+    tab.close()
+    assert np.ptp(places, axis=0).max() < 0.1  # fractions of a pixel are the browser's rounding
+
+
 def test_the_data_of_a_page_are_light(drawn):
     """Of a network two characters per weight; so no page of the book grows by more."""
     model = ConvNet(6, width=24)

@@ -342,3 +342,10 @@ def test_impossible_settings_are_named(setting, message):
 def test_images_that_cannot_be_drawn_are_refused_before_any_is(count, settings, named, message):
     with pytest.raises(ValueError, match=message):
         parts(count, Parts(**settings), **named)
+
+
+def test_an_image_names_only_what_is_drawn_in_it():
+    assert parts(6).named(2) == "beak: bird's own; wings: bird and plane; the rest is clutter"
+    assert parts(6, without="own").named(2) == "wings: bird and plane; the rest is clutter"
+    bare = parts(6, Parts(clutter_amplitude=0, group_size=1))
+    assert bare.named(1) == "beak: bird's own; wings: bird"
