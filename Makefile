@@ -69,7 +69,7 @@ clean:
 	rm -rf _build _check .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find ccnotes book tests -name __pycache__ -prune -exec rm -rf {} +
 
-# The README's figure and table, from the records.
+# The README's figure and table, and the first page's pictures, from the records.
 readme: .venv/book
 	.venv/bin/python book/readme.py
 	.venv/bin/python book/thumbnails.py
