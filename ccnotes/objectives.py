@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ccnotes.attribution import cas, class_attribution, class_similarity, group_similarity
 from ccnotes.checks import check_choice, real
 from ccnotes.models import Network
+from ccnotes.parts import Kind
 from ccnotes.types import Features, Labels, Logits, Soft
 
 Loss = Literal["cross-entropy", "trades", "mart"]
@@ -43,19 +44,23 @@ class Objective:
     push_cas: float = 0.0  # up where above 0: this much of the batch's CAS is taken off the loss
     push_placebo: float = 0.0  # the same for what should do nothing to CAS
     push_contrast: float = 0.0  # the same for similarity inside the true groups less that across
+    group_weight: float = 0.0  # of the loss of true groups on images of parts that lack a kind
+    lacking: Kind = "own"  # the kind that they lack
     awp: float = 0.0  # how far weights are perturbed, relative to their norm
     grad_align: float = 0.0  # weight of ccnotes.onestep.grad_align, whose room has one by radius
     elle: float = 0.0  # weight of ccnotes.onestep.elle
 
     def __post_init__(self) -> None:
         choices = {"loss": Loss, "soft_labels": SoftLabels, "teacher_epoch": TeacherEpoch}
+        choices["lacking"] = Kind
         for name, known in choices.items():
             check_choice(name, getattr(self, name), get_args(known))
         for f in fields(self):
             if f.type in (float, "float"):
                 object.__setattr__(self, f.name, real(f.name, getattr(self, f.name)))
         bounds = [("smoothing", 0, 1), ("beta", 0, 1e9), ("awp", 0, 1)]
-        for name, low, high in (*bounds, ("grad_align", 0, 1e9), ("elle", 0, 1e9)):
+        bounds += [(name, 0, 1e9) for name in ("grad_align", "elle", "group_weight")]
+        for name, low, high in bounds:
             if not low <= (value := getattr(self, name)) < high:
                 raise ValueError(f"{name}={value} must lie in [{low}, {high:g}).")
         if not 0 < self.temperature < math.inf:

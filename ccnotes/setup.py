@@ -163,12 +163,12 @@ def check_ranks(e: Experiment) -> None:
             f"as many as divide it, or choose another batch_size."
         )
     o = e.objective
-    whole = o.needs_features or o.grad_align or o.elle or e.virtual.used or e.replays > 1
-    if count > 1 and whole:
+    whole = o.needs_features or o.grad_align or o.elle or o.group_weight or e.virtual.used
+    if count > 1 and (whole or e.replays > 1):
         raise ValueError(
-            f"push_cas, push_placebo, push_contrast, grad_align, elle, virtual and replays are "
-            f"about a whole batch, of which {count} processes see a part each: run this without "
-            f"torchrun."
+            f"push_cas, push_placebo, push_contrast, group_weight, grad_align, elle, virtual and "
+            f"replays are about a whole batch, of which {count} processes see a part each: run "
+            f"this without torchrun."
         )
 
 

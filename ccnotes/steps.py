@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -14,7 +15,9 @@ from ccnotes.attacks import ascent, random_start, stepped
 from ccnotes.data import Split, augment, cutout, to_float
 from ccnotes.devices import autocast, compiled
 from ccnotes.experiments import Experiment
+from ccnotes.groups import Grouped
 from ccnotes.models import Network
+from ccnotes.modes import evaluating
 from ccnotes.objectives import Objective, Outputs, perturbed, soft_labels, total
 from ccnotes.onestep import elle, grad_align, noise_in_ball
 from ccnotes.ranks import average, part, ranks, share
@@ -47,6 +50,7 @@ class Learner:
     teachers: Sequence[tuple[nn.Module, float]] = ()  # and their weights in the loss
     groups: Int[Tensor, " classes"] | None = None  # the classes' true ones
     unlabelled: Pixels | None = None  # images of which some come to each batch
+    lacking: Split | None = None  # training images without a kind of part; labels: their groups
     delta: Tensor = field(default_factory=lambda: torch.empty(0))  # Free AT's, of a batch
 
 
@@ -108,7 +112,7 @@ def taught(learner: Learner, attacked: Images, y: Labels) -> list[Soft]:
 def penalty_of(learner: Learner, clean: Images, y: Labels) -> Callable[[], Tensor] | None:
     """What the loss has beside :func:`ccnotes.objectives.total`, to be called; None for nothing.
 
-    Its noise is drawn here, and unlabelled images are, so that each call is about the same ones.
+    Its noise is drawn here, and more images are, so that each call is about the same ones.
     """
     e, model, generator = learner.experiment, learner.model, learner.generators["attack"]
     o, terms = e.objective, list[Callable[[], Tensor]]()
@@ -119,6 +123,8 @@ def penalty_of(learner: Learner, clean: Images, y: Labels) -> Callable[[], Tenso
         one, other = (noise_in_ball(clean, e.attack, generator) for _ in range(2))
         share = torch.rand(len(clean), generator=generator, device=clean.device)
         terms.append(lambda: o.elle * elle(model, clean, y, (one, other), share))
+    if o.group_weight:
+        terms.append(group_loss(learner))
     if e.virtual.used:
         x = with_unlabelled(learner, clean)
         nearby = virtual_images(model, x, e.virtual, generator, e.batchnorm)
@@ -131,10 +137,38 @@ def with_unlabelled(learner: Learner, clean: Images) -> Float[Tensor, "more chan
     e, pool = learner.experiment, learner.unlabelled
     if pool is None:
         return clean
+    chosen = drawn(learner, e.virtual.batch_size, pool)
+    return torch.cat([clean, augmented(pool[chosen], e, learner.generators)])
+
+
+def group_loss(learner: Learner) -> Callable[[], Tensor]:
+    """To be called: the weighted cross-entropy of true groups, in nats, on images lacking parts.
+
+    Half as many as a batch has, drawn with replacement, augmented and attacked so that they are
+    taken for another group. BatchNorm takes its running statistics, those of whole images, and
+    keeps nothing of these. See :class:`ccnotes.groups.Grouped`.
+    """
+    e, pool, groups = learner.experiment, learner.lacking, learner.groups
+    assert pool is not None  # as experiments with the term have it
+    assert groups is not None
+    few = pool.take(drawn(learner, max(1, e.batch_size // 2), pool.images))
+    x, model = augmented(few.images, e, learner.generators), Grouped(learner.model, groups)
+    with autocast(x.device, learner.precision):
+        attacked = ascent(model, x, few.labels, e.attack, learner.generators["attack"]).images
+
+    def term() -> Tensor:
+        with evaluating(model), autocast(x.device, learner.precision):
+            logits = model(attacked)
+        return e.objective.group_weight * F.cross_entropy(logits, few.labels)
+
+    return term
+
+
+def drawn(learner: Learner, count: int, pool: Pixels) -> Int[Tensor, " chosen"]:
+    """Indices of ``count`` images of the pool, drawn with replacement."""
     generator = learner.generators["augmentation"]
-    count, device = (e.virtual.batch_size,), generator.device
-    chosen = torch.randint(len(pool), count, generator=generator, device=device)
-    return torch.cat([clean, augmented(pool[chosen.to(pool.device)], e, learner.generators)])
+    chosen = torch.randint(len(pool), (count,), generator=generator, device=generator.device)
+    return chosen.to(pool.device)
 
 
 def gradients(

@@ -291,6 +291,7 @@ def set_up(
         precision=precision,
         groups=torch.tensor(dataset.groups, device=device) if dataset.groups else None,
         unlabelled=dataset.unlabelled.images.to(device) if dataset.unlabelled else None,
+        lacking=dataset.lacking.to(device) if dataset.lacking else None,
     )
     return Run(
         learner=learner,

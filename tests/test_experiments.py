@@ -97,6 +97,17 @@ def test_test_images_without_own_and_without_shared_parts_come_with_images_of_pa
     assert not dataset(SMALL).without
 
 
+@pytest.mark.parametrize("kind", ["own", "shared"])
+def test_training_images_that_lack_a_kind_of_part_have_their_true_groups(kind):
+    """Where the objective asks for them; labels may be wrong, groups are not."""
+    e = replace(SMALL, data="parts", parts=Parts(label_noise=0.5), seed=3)
+    data = dataset(replace(e, objective=Objective(group_weight=1.0, lacking=kind)))
+    drawn = parts(SMALL.train_size, e.parts, seed=3, without=kind)
+    assert torch.equal(data.lacking.images, drawn.images)
+    assert data.lacking.labels.tolist() == [0, 0, 1, 1, 2, 2] * 4
+    assert dataset(e).lacking is None
+
+
 def test_a_seed_draws_its_own_training_photographs_and_no_others(tmp_path):
     """Twenty-four of the 48 that 24 validation images, the same for every seed, leave of 72."""
     e = replace(SMALL, data=folder_of_images(tmp_path / "images"))
@@ -305,6 +316,10 @@ def test_named_experiments_are_called_by_their_own_name():
         (
             {"data": "parts", "parts": Parts(num_classes=400), "eval_size": 400},
             "train_size=200 must be at least parts.num_classes=400",
+        ),
+        (
+            {"objective": Objective(group_weight=0.5)},
+            "images that lack a kind of part, and data='planted'",
         ),
         ({"model": "vit"}, "model='vit' is not one of"),
         ({"eval_size": 3}, "eval_size=3 must be at least planted.num_classes=6"),

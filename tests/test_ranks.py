@@ -237,6 +237,10 @@ def two(monkeypatch):
             "about a whole batch, of which 2 processes see a part each",
         ),
         (
+            replace(SMALL, data="parts", objective=Objective(group_weight=0.1)),
+            "group_weight, grad_align, elle, virtual and replays are about a whole batch",
+        ),
+        (
             replace(SMALL, planted=Planted(image_size=4, pattern_size=4), batch_size=2),
             "a last batch of one for one of 2 processes, of whose maps of one pixel",
         ),

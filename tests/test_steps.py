@@ -14,6 +14,7 @@ from ccnotes.devices import compile_network
 from ccnotes.experiments import Experiment, dataset
 from ccnotes.objectives import Objective
 from ccnotes.onestep import fgsm
+from ccnotes.parts import parts
 from ccnotes.setup import build, stream
 from ccnotes.steps import Learner, gradients, train_step, with_statistics
 from ccnotes.virtual import Virtual
@@ -62,8 +63,45 @@ def one_step(e, data, teachers=(), *, compiled=False):
         precision=e.precision,
         teachers=teachers,
         groups=groups,
+        lacking=data.lacking,
     )
     return model, train_step(learner, x, y)
+
+
+@pytest.mark.parametrize("kind", ["own", "shared"])
+def test_a_step_that_asks_for_groups_equals_the_naive_step(kind):
+    """On five training images that lack the kind of part; two classes a group, one after the other.
+
+    To 1e-5: float32 sums in another order.
+    """
+    e = replace(SMALL, data="parts", objective=Objective(group_weight=0.7, lacking=kind))
+    data = dataset(e)
+    found, loss = one_step(e, data)
+    model = build(e, data).to(memory_format=torch.channels_last).train()
+    noise, draw = (torch.Generator().manual_seed(0) for _ in range(2))
+    x = to_float(data.train.images).contiguous(memory_format=torch.channels_last)
+    adv = pgd(model, x, data.train.labels, e.attack, noise)
+    pool = parts(24, without=kind)
+    chosen = torch.randint(24, (5,), generator=draw)
+    x = to_float(pool.images)[chosen].contiguous(memory_format=torch.channels_last)
+    groups = pool.true_labels[chosen] // 2
+
+    def wrong(z):
+        pairs = model.eval()(z).softmax(1).view(5, 3, 2).sum(2)
+        return -pairs[torch.arange(5), groups].log().mean()
+
+    z = (x + torch.empty_like(x).uniform_(-0.05, 0.05, generator=noise)).clamp(0, 1)
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(wrong(z.requires_grad_()), z)
+        z = (x + (z.detach() + 0.02 * gradient.sign() - x).clamp(-0.05, 0.05)).clamp(0, 1)
+    naive = F.cross_entropy(model.train()(adv), data.train.labels)  # statistics move first
+    naive = naive + 0.7 * wrong(z)
+    naive.backward()
+    assert abs(naive - loss) < 1e-5
+    for (name, weight), other in zip(model.named_parameters(), found.parameters(), strict=True):
+        assert torch.allclose(weight - 0.1 * weight.grad, other, atol=1e-5), name
+    for one, other in zip(model.buffers(), found.buffers(), strict=True):
+        assert torch.allclose(one.float(), other.float(), atol=1e-5)  # of whole images alone
 
 
 @pytest.mark.parametrize(("awp", "push"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.2)])

@@ -46,6 +46,7 @@ class Dataset:
     identity: str  # of photographs a SHA-256, wherever they lie; of drawn images their recipe
     groups: tuple[int, ...] | None = None  # the true group of each class, where it is known
     unlabelled: Split | None = None  # apart from all others; training does not see its labels
+    lacking: Split | None = None  # training images without a kind of part; labels: their groups
     # The test images without a kind of part, "own" or "shared", where it is known: of parts.
     without: Mapping[str, Split] = field(default_factory=dict)
 

@@ -213,6 +213,21 @@ def pushed(base: Experiment) -> list[Experiment]:
     return [replace(base, name=f"{base.name}-{n}", objective=o) for n, o in objectives.items()]
 
 
+def used(base: Experiment) -> list[Experiment]:
+    """The base, made to tell groups by what they share alone, and its placebo: by own parts alone.
+
+    >>> [(e.name, e.objective.lacking) for e in used(PARTS_AT)]
+    [('parts-at-use-shared', 'own'), ('parts-at-use-own', 'shared')]
+    """
+    objectives = {
+        "shared": Objective(group_weight=1.0, lacking="own"),
+        "own": Objective(group_weight=1.0, lacking="shared"),
+    }
+    return [
+        replace(base, name=f"{base.name}-use-{kind}", objective=o) for kind, o in objectives.items()
+    ]
+
+
 def fast(base: Experiment, eps: float, ending: str = "") -> list[Experiment]:
     """The base, trained on attacks of one step of radius ``eps`` in 255ths, and of two.
 
@@ -318,6 +333,7 @@ FAMILIES = (
     pushed(PARTS_AT),
     headed(PARTS_AT),
     graded(PARTS_AT),
+    used(PARTS_AT),
     family(CIFAR10_AT, l2=128 / 255),
     softened(CIFAR10_AT),
     # Less than a part's 8 pixels is hidden; of photos as much as in Rice et al. (2020).

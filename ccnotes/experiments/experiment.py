@@ -183,6 +183,11 @@ class Experiment:
                 f"replay: give attack.steps=1, attack.random_start=False, a radius, no other "
                 f"setting of the attack, and neither another loss, awp nor average."
             )
+        if o.group_weight and self.data != "parts":
+            raise ValueError(
+                f"objective.group_weight={o.group_weight:g} is about images that lack a kind of "
+                f"part, and data={self.data!r} have no parts: take data='parts', or leave it at 0."
+            )
         if self.unlabelled_size and not self.virtual.used:
             raise ValueError(
                 f"unlabelled_size={self.unlabelled_size} images would not be used: give "
@@ -314,6 +319,10 @@ def parts_dataset(e: Experiment) -> Dataset:
     if e.unlabelled_size:
         drawn = parts(e.unlabelled_size, e.parts, seed=e.seed, split="unlabelled")
         unlabelled = split_of(drawn)
+    lacking = None
+    if e.objective.group_weight:
+        drawn = parts(e.train_size, e.parts, seed=e.seed, without=e.objective.lacking)
+        lacking = Split(images=drawn.images, labels=drawn.groups[drawn.true_labels])
     without: tuple[Kind, ...] = ("own", "shared")
     return Dataset(
         name="parts",
@@ -325,6 +334,7 @@ def parts_dataset(e: Experiment) -> Dataset:
         validation=split_of(parts(e.validation_size, e.parts, seed=e.seed, split="validation")),
         test=split_of(test),
         unlabelled=unlabelled,
+        lacking=lacking,
         without={
             kind: split_of(parts(e.test_size, e.parts, seed=e.seed, split="test", without=kind))
             for kind in without
