@@ -12,6 +12,7 @@ from torch import nn
 
 from ccnotes.attacks import PGD
 from ccnotes.attribution import cas, class_similarity
+from ccnotes.data import sha256_of
 from ccnotes.evaluation import evaluate
 from ccnotes.foreign import checkpoints, network_named, series
 from ccnotes.models import ConvNet, Headed
@@ -362,6 +363,8 @@ def test_attack_gives_robust_accuracy_of_a_file_of_others_and_goes_on(
     assert f"robust accuracy: {found['accuracy']:.1%}" in said
     assert found["attacks"]["Square"]["all"] <= found["attacks"]["PGD-50"]["all"]
     assert found["images"] == 12
+    assert found["file"] == "w.pth"
+    assert found["sha256"] == sha256_of(tmp_path / "w.pth")
     assert {"commit", "hardware"} <= found["provenance"].keys()
     with pytest.raises(SystemExit, match="name the images by --data"):
         command("attack", tmp_path / "w.pth", "--network", f"{FILE}:Foreign")

@@ -1,6 +1,7 @@
 """The command line, on runs of seconds."""
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -283,6 +284,24 @@ def test_maps_are_made_afterwards_from_the_run_s_networks(command, tmp_path):
     assert (tmp_path / folder.name / "cams.safetensors").exists()
     command(*short, "--fresh")  # new networks, so that the old maps are nobody's
     assert not (folder / "cams.safetensors").exists()
+
+
+def test_networks_are_given_away_in_eight_bits_with_their_digests(command, tmp_path):
+    ran = command("run", "planted-at", *SHORT, "--publish-to", tmp_path)
+    folder = Path(ran.split("record: ")[1].splitlines()[0])
+    best, last = json.loads(command("compress", folder, "--to", tmp_path / "new" / "to", "--json"))
+    for row, which in ((best, "best"), (last, "last")):
+        file = tmp_path / "new" / "to" / f"planted-at-seed0-{which}.safetensors"
+        assert (row["file"], row["bytes"]) == (str(file), file.stat().st_size)
+        assert row["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        small = records.load_model(file).state_dict()
+        for name, value in records.load_model(folder / f"{which}.safetensors").state_dict().items():
+            # Half a step of 8 bits; of float16 half of 2 ** -10 of the value.
+            step = value.abs().amax() / 127 if value.ndim == 4 else 2**-10 * value.abs()
+            assert ((small[name] - value).abs() <= 0.51 * step).all(), name
+    with pytest.raises(SystemExit, match=r"has no best\.safetensors"):
+        command("compress", tmp_path / folder.name, "--to", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_maps_of_a_folder_s_images_are_made_of_those_images_only(command, tmp_path):

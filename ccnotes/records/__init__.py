@@ -1,6 +1,6 @@
 """Recall a finished run or run it; what a record holds and where it came from."""
 
-from ccnotes.records.afterwards import write_cams, write_swaps
+from ccnotes.records.afterwards import write_cams, write_compressed, write_swaps
 from ccnotes.records.compare import (
     at_equal_loss,
     at_loss,
@@ -51,5 +51,6 @@ __all__ = [
     "runs_dir",
     "write",
     "write_cams",
+    "write_compressed",
     "write_swaps",
 ]

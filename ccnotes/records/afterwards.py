@@ -1,10 +1,11 @@
-"""What is made of a finished run's networks afterwards: Grad-CAM, and their heads swapped."""
+"""What is made of a run's networks afterwards: Grad-CAM, their heads swapped, small files."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
 from torch import Tensor
 
 from ccnotes.attribution import grad_cam, on_grid
@@ -18,6 +19,7 @@ from ccnotes.records.layout import MAKE_ROOM
 from ccnotes.records.record import CAMS, SWAPS, WEIGHTS, Record
 from ccnotes.swaps import swapped, with_head_anew
 from ccnotes.types import Images, Labels
+from ccnotes.weights import in_eight_bits
 
 
 def dataset_of(record: Record, data: str | None, data_dir: Path | str | None) -> Dataset:
@@ -119,3 +121,34 @@ def write_swaps(
     with writing(record.folder, MAKE_ROOM):
         save_tensors(found, record.folder / SWAPS)
     return record.folder / SWAPS
+
+
+def write_compressed(record: Record, home: Path) -> list[Path]:
+    """The best and the last network in a quarter of the bytes, as ``NAME-seed0-best.safetensors``.
+
+    Convolutions have 8 bits (see :func:`ccnotes.weights.in_eight_bits`), all else float16. In the
+    folder ``home``, which is made if need be; :func:`ccnotes.records.load_model` reads them.
+    Returns the files. Raises ValueError where the record's folder has no networks.
+
+    >>> from ccnotes.experiments import Experiment
+    >>> from ccnotes.records import load_model, run
+    >>> record = run(Experiment(train_size=6, validation_size=6, test_size=6, width=4, epochs=1))
+    >>> best, last = write_compressed(record, Path("small"))
+    >>> best.name, load_model(best).head.out_features
+    ('custom-seed0-best.safetensors', 6)
+    """
+    found = {which: record.model(which).state_dict() for which in WEIGHTS}  # or the error
+    made = []
+    with writing(home, MAKE_ROOM):
+        home.mkdir(parents=True, exist_ok=True)
+        for which, weights in found.items():
+            with safe_open(record.folder / WEIGHTS[which], "pt") as file:
+                about = file.metadata()
+            small = {
+                name: value.half() if value.is_floating_point() else value
+                for name, value in in_eight_bits(weights).items()
+            }
+            e = record.configuration
+            made.append(home / f"{e.name}-seed{e.seed}-{which}.safetensors")
+            save_tensors(small, made[-1], about)
+    return made
