@@ -1,6 +1,7 @@
-"""Altair charts as the built book shows them: in the look of the page, with a still and a text."""
+"""Figures as the built book shows them: charts in the look of the page, with a still and a text."""
 
 import base64
+import gzip
 import hashlib
 import html
 import io
@@ -8,8 +9,10 @@ import json
 from typing import Any
 
 import altair as alt
+from matplotlib.figure import Figure
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # "6.4", as vl-convert has it
+PHONE = 4.3  # inches, on which type of 11 points is 12 pixels where a phone shows them
 INK = "currentColor"  # the page's text colour, so that a chart follows the dark toggle
 TEXT = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
 LOOK: dict[str, dict[str, Any]] = {
@@ -31,9 +34,41 @@ LOOK: dict[str, dict[str, Any]] = {
 
 
 def enable() -> None:
-    """From now on draw every Altair chart for the built book; :func:`ccnotes.plots.style` does."""
+    """From now on draw what is shown for the built book; :func:`ccnotes.plots.style` does."""
+    from IPython.core.getipython import get_ipython
+
     alt.renderers.register("book", book_renderer)
     alt.renderers.enable("book")
+    if (shell := get_ipython()) and shell.display_formatter:
+        shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, drawn)
+
+
+def drawn(figure: Figure) -> str:
+    """The figure as SVG; within it, for the build to take out, one of a single panel as on a phone.
+
+    Those of several panels the build cuts between the panels (book/_ext/narrow.py).
+
+    >>> figure = Figure(figsize=(8, 3))
+    >>> axes = figure.subplots()
+    >>> "<metadata id='phone'>" in drawn(figure)
+    True
+    """
+    svg = vector(figure)
+    width, height = figure.get_size_inches()
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    if width < 1.2 * PHONE or len(panels) != 1:
+        return svg
+    figure.set_size_inches(PHONE, height)
+    small = gzip.compress(vector(figure).encode(), mtime=0)
+    figure.set_size_inches(width, height)
+    inside = f"<metadata id='phone'>{base64.b64encode(small).decode()}</metadata>"
+    return svg.replace("</svg>", f"{inside}</svg>")
+
+
+def vector(figure: Figure) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", bbox_inches="tight", facecolor=figure.get_facecolor())
+    return file.getvalue()
 
 
 def book_renderer(spec: dict[str, Any], **metadata: Any) -> dict[str, str]:

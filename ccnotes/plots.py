@@ -133,7 +133,11 @@ def similarity_matrix(
     ax = ax or plt.subplots(figsize=(side + 0.7, side), layout="constrained")[1]
     names = [plain(name) for name in classes]
     look = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "square": True}
-    shown = {"annot": numbers and len(classes) <= 12, "fmt": ".2f", "annot_kws": {"size": 9}}
+    shown = {
+        "annot": numbers and len(classes) <= 12,
+        "fmt": ".2f",
+        "annot_kws": {"size": 9 if len(classes) > 8 else 10.5},
+    }
     bar = {"label": "cosine similarity"}
     frame = pd.DataFrame(similarity.cpu().numpy(), names, names)
     sns.heatmap(frame, ax=ax, **look, **shown, cbar_kws=bar)

@@ -1,14 +1,24 @@
 """Notebooks as GitHub and Colab show them, and figures in dark mode: what book/_ext makes."""
 
+import base64
 import importlib.util
+import io
 import re
 import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from ccnotes import page
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_check" / "_build" / "html"
@@ -135,6 +145,53 @@ def test_in_dark_mode_heat_maps_and_what_is_written_on_them_stay():
     assert fills[3] not in ("#262626", "#121212")
     alone = SAID.format(1, "#262626", "4 5")
     assert "#262626" not in dark.darkened(SVG.format(PANEL.format(alone)))
+
+
+def picture_of(colours):
+    """One row of pixels as matplotlib writes it."""
+    data = io.BytesIO()
+    Image.fromarray(np.uint8([colours])).save(data, "png")
+    code = base64.b64encode(data.getvalue()).decode()
+    link = 'xmlns:xlink="http://www.w3.org/1999/xlink" xlink:href="data:image/png;base64,'
+    return f'<image {link}{code}"/>'
+
+
+def pixels(svg):
+    code = re.search('base64,([^"]*)', svg)[1]
+    return np.array(Image.open(io.BytesIO(base64.b64decode(code))))[0, :, :3].tolist()
+
+
+@pytest.mark.parametrize("name", ["RdBu_r", "Blues", "Oranges"])
+def test_in_dark_mode_a_heat_map_of_known_colours_goes_through_the_ground(name):
+    """As cells, with white numbers, and as a picture; 0 is dark, and the top is told from it."""
+    steps = colormaps[name](np.arange(256), bytes=True)  # truncated, as pictures have them
+    zero = 128 if name == "RdBu_r" else 0
+    cells = "".join(f'<path style="fill: {to_hex(c / 255)}"/>' for c in steps[[zero, 255]])
+    mesh = f'<g id="QuadMesh_1">{cells}</g>' + SAID.format(1, "#262626", "4 5")
+    turned = dark.darkened(SVG.format(PANEL.format(mesh)))
+    low, high, number = re.findall(r"fill: (#\w+)", turned)[1:]
+    assert max(int(low[i : i + 2], 16) for i in (1, 3, 5)) < 48
+    assert max(int(high[i : i + 2], 16) for i in (1, 3, 5)) > 180
+    assert number == "#ffffff"
+    drawn = pixels(dark.darkened(SVG.format(PANEL.format(picture_of(steps)))))
+    assert [to_hex(np.array(drawn[i]) / 255) for i in (zero, 255)] == [low, high]
+
+
+def test_in_dark_mode_a_picture_of_other_colours_stays_as_it_is():
+    seen = [[200, 40, 90, 255], [247, 251, 255, 255]]  # the second is a colour of "Blues"
+    drawn = dark.darkened(SVG.format(PANEL.format(picture_of(seen))))
+    assert pixels(drawn) == [colour[:3] for colour in seen]
+
+
+def test_a_drawing_for_phones_inside_a_figure_is_taken_out_of_it():
+    figure = plt.figure(figsize=(8, 3))
+    figure.subplots()
+    svg, small = narrow.apart(page.drawn(figure))
+    assert "metadata id=" not in svg
+    assert svg.endswith("</svg>\n")
+    sizes = [float(ElementTree.fromstring(s).get("viewBox").split()[2]) for s in (small, svg)]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert narrow.apart(svg) == (svg, None)
 
 
 def test_a_figure_has_two_drawings_with_one_text_and_scripts_are_needed_for_the_dark_one_alone():

@@ -1,10 +1,15 @@
 """A chart as the page gets it: its markup, and what the page's script makes of it in a browser."""
 
+import gzip
 import json
+import re
+import sys
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 
 import altair as alt
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +20,9 @@ from ccnotes import moving, page
 from tests.test_moving import NAMES
 
 SCRIPTS = Path(__file__).parents[1] / "book" / "_ext"
+sys.path.append(str(SCRIPTS))
+
+import moving_sphinx  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +99,7 @@ def test_colours_of_the_page_give_way_to_those_of_a_chart():
 
 @pytest.fixture(scope="module")
 def bundle():
-    script = (SCRIPTS / "moving.js").read_text()
+    script = moving_sphinx.script()
     return "(()=>{" + vl_convert.javascript_bundle(script, vl_version=page.VEGA_LITE) + "})()"
 
 
@@ -198,7 +206,8 @@ def test_the_scrubber_is_no_taller_than_a_desk_s_screen(opened, record, width):
     slider, view = tab.get_by_role("slider").bounding_box(), tab.locator("svg").bounding_box()
     assert view["y"] + view["height"] - slider["y"] <= 560
     assert 600 <= view["width"] <= width
-    assert not tab.locator(".moving-fits").count()  # so its type has its full size
+    full = tab.locator("svg").first.evaluate("svg => svg.viewBox.baseVal.width")
+    assert view["width"] >= full - 1  # so its type has its full size
     curves, matrix = tab.locator("svg .concat_0_group, svg .concat_1_group").all()
     assert curves.bounding_box()["x"] + 300 < matrix.bounding_box()["x"]  # side by side
 
@@ -225,3 +234,69 @@ def test_moving_figures_fill_the_column_with_type_of_12_pixels(opened, record, n
         "texts => texts.map(text => parseFloat(getComputedStyle(text).fontSize))"
     )
     assert min(sizes) >= 12
+
+
+def fills(tab):
+    """How bright the cells of a matrix are drawn, by their value: those of 0, those of 1."""
+    cells = tab.locator("svg .mark-rect path[aria-label]").all()
+    found = {}
+    for cell in cells:
+        value = cell.get_attribute("aria-label").partition("value: ")[2].replace("\u2212", "-")
+        found[float(value.split(";")[0])] = cell.get_attribute("fill")
+    return found
+
+
+def test_a_matrix_goes_through_the_dark_page_s_ground_and_keeps_the_slider_s_place(opened, record):
+    """Back in the light it is as it was."""
+    tab = opened(moving.scrubber(record, "text"))
+    tab.get_by_role("slider").fill("60")
+    light = fills(tab)
+    seen = []
+    for theme in ("dark", "light"):
+        tab.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+        tab.wait_for_function("() => document.querySelector('[type=range]')?.value == 60")
+        tab.wait_for_timeout(500)
+        seen.append((fills(tab), {t.get_attribute("fill") for t in numbers(tab)}))
+    (dark, written), (again, before) = seen
+    assert again == light
+    brightness = {v: sum(map(int, re.findall(r"\d+", colour))) for v, colour in dark.items()}
+    least = min(brightness, key=abs)
+    assert brightness[least] < 150 < brightness[1.0]  # of 3 x 255: about the ground, and red
+    assert written == {"white"}
+    assert before == {"white", "black"}
+
+
+def numbers(tab):
+    return tab.locator("svg .mark-text.role-mark text", has_text=re.compile(r"^.?\d\.\d$")).all()
+
+
+@pytest.mark.parametrize(("share", "grows"), [(0.7, False), (0.85, True), (1.0, False)])
+def test_a_chart_that_nearly_fills_the_column_is_drawn_as_wide(opened, share, grows):
+    chart = counter().properties(width=round(780 * share))
+    tab = opened(chart)
+    wide = tab.locator("svg").bounding_box()["width"]
+    assert (wide == pytest.approx(790, abs=2)) == (grows or share == 1)
+
+
+def phone_s(svg):
+    found = re.search("<metadata id='phone'>(.*?)</metadata>", svg)
+    return gzip.decompress(b64decode(found[1])).decode() if found else None
+
+
+def wide(svg):
+    return float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+
+
+def test_a_wide_figure_of_one_panel_has_a_narrow_drawing_inside_and_others_have_none():
+    """The narrow one has its letters as large, and the figure is left as it was."""
+    figure, axes = plt.subplots(figsize=(9, 3))
+    axes.set_xlabel("epoch")
+    svg = page.drawn(figure)
+    assert wide(svg) > 500
+    assert wide(phone_s(svg)) < 335
+    assert "scale(0.1 -0.1)" in phone_s(svg)
+    assert figure.get_size_inches().tolist() == [9, 3]
+    figure.colorbar(plt.cm.ScalarMappable(), ax=axes)
+    assert phone_s(page.drawn(figure))
+    assert not phone_s(page.drawn(plt.subplots(1, 2, figsize=(9, 3))[0]))
+    assert not phone_s(page.drawn(plt.subplots(figsize=(4, 3))[0]))

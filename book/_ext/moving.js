@@ -21,22 +21,41 @@ function playButton(slider) {
   return button;
 }
 
+// In the dark a heat map goes through the page's ground, and its numbers are white.
+function darken(part) {
+  if (inTheDark[part.scheme])
+    Object.assign(part, { range: inTheDark[part.scheme], interpolate: "rgb", scheme: undefined, reverse: undefined });
+  if (part.value === "black") part.value = "white";
+  for (const inner of Object.values(part)) if (inner && typeof inner === "object") darken(inner);
+}
+
+const isDark = () => document.documentElement.dataset.theme === "dark";
+
 customElements.define("moving-figure", class extends HTMLElement {
   async connectedCallback() {
     const $ = (selector) => this.querySelector(selector);
     const [view, controls] = [$(".moving-view"), $(".moving-controls")], spec = JSON.parse($("script").textContent);
     if (spec.columns && view.clientWidth < 600) Object.assign(spec, { columns: 1, align: "none" }); // panels stack on a phone
+    if ((this.drawnDark = isDark())) darken(spec);
     if (spec.width) spec.width = Math.min(spec.width, view.clientWidth - 70); // less axis and title
     controls.replaceChildren();
-    await vegaEmbed(view, spec, { actions: false, renderer: "svg", bind: controls });
+    const { view: chart } = await vegaEmbed(view, spec, { actions: false, renderer: "svg", bind: controls });
+    for (const { name } of (spec.params ?? []).filter((p) => p.bind && this.chart)) chart.signal(name, this.chart.signal(name));
+    this.chart = await chart.runAsync();
     for (const group of controls.querySelectorAll(".vega-bind-radio"))
       Object.assign(group, { role: "radiogroup", ariaLabel: group.parentElement.firstElementChild.textContent });
     const sliders = controls.querySelectorAll("[type=range]");
     if (sliders.length === 1) controls.prepend(playButton(sliders[0]));
     view.ariaLabel = $("figcaption").textContent; // short: the long text describes the figure
     this.classList.add("moving-on");
-    const [drawn, room] = [view.scrollWidth, view.clientWidth];
-    view.classList.toggle("moving-fits", room < drawn && 0.85 * drawn < room); // by a little less than its size
+    view.classList.remove("moving-fits");
+    const [drawn, room] = [view.querySelector("svg").clientWidth, view.clientWidth];
+    view.classList.toggle("moving-fits", 0.85 * drawn < room && room < 1.3 * drawn); // a little smaller or larger fills the column
     if (view.scrollWidth > view.clientWidth) view.tabIndex = 0; // so that the keyboard scrolls it, too
   }
 });
+
+// Drawn anew where the page turns dark or light, with the controls where they were.
+new MutationObserver(() => {
+  for (const figure of document.querySelectorAll("moving-figure.moving-on")) if (figure.drawnDark !== isDark()) figure.connectedCallback();
+}).observe(document.documentElement, { attributeFilter: ["data-theme"] });

@@ -1,8 +1,11 @@
 """Moving figures, networks to attack, the playground: a script of each, linked where needed."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
+
+from dark import RANGES
 
 HERE = Path(__file__).parent
 # How each is loaded: figures that move wait for the page; the first thing to do on a page does not.
@@ -14,6 +17,12 @@ ELEMENTS = {
 DATA = re.compile(r'<script class="live-data" type="application/json">(.+?)</script>', re.DOTALL)
 
 
+def script() -> str:
+    """That of moving figures, with the colours of heat maps in the dark, as Vega calls them."""
+    ranges = {"redblue": RANGES["RdBu_r"], "blues": RANGES["Blues"]}
+    return f"const inTheDark = {json.dumps(ranges)};\n" + (HERE / "moving.js").read_text()
+
+
 def write(app):
     # Into the output folder: Jupyter Book links every script of the source's _static on every page.
     if app.builder.format != "html":
@@ -22,9 +31,7 @@ def write(app):
 
     from ccnotes import live, page
 
-    bundle = vl_convert.javascript_bundle(
-        (HERE / "moving.js").read_text(), vl_version=page.VEGA_LITE
-    )
+    bundle = vl_convert.javascript_bundle(script(), vl_version=page.VEGA_LITE)
     package = Path(live.__file__).parent
     vendor = {
         "moving.js": "(()=>{" + bundle + "})()",  # its names clash with the theme's

@@ -1,5 +1,7 @@
 """Figures of several panels for phones: cut between the panels, which then stand in a column."""
 
+import base64
+import gzip
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,15 +113,25 @@ def stacked(svg: str) -> str | None:
     return ElementTree.tostring(tree, "unicode")
 
 
+def apart(svg: str) -> tuple[str, str | None]:
+    """A figure, and its drawing for phones if :func:`ccnotes.page.drawn` put one inside."""
+    before, found, rest = svg.partition("<metadata id='phone'>")
+    data, _, after = rest.partition("</metadata>")
+    return before + after, gzip.decompress(base64.b64decode(data)).decode() if found else None
+
+
 def draw(app, error):
     """Stacked figures beside the others, and each page's choice between them."""
     if error or app.builder.format != "html":
         return
-    names = set()
-    for path in Path(app.outdir, "_images").glob("*.svg"):
-        if not path.stem.endswith(("-dark", "-narrow")) and (svg := stacked(path.read_text())):
-            path.with_stem(f"{path.stem}-narrow").write_text(svg)
-            names.add(path.stem)
+    images = Path(app.outdir, "_images")
+    for path in images.glob("*.svg"):
+        if not path.stem.endswith(("-dark", "-narrow")):
+            svg, small = apart(path.read_text())
+            if small := small or stacked(svg):
+                path.with_stem(f"{path.stem}-narrow").write_text(small)
+            path.write_text(svg)
+    names = {path.stem.removesuffix("-narrow") for path in images.glob("*-narrow.svg")}
 
     def choice(image: re.Match[str]) -> str:
         folder, name, dark = image[1], image[2], image[3] or ""
