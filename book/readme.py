@@ -1,4 +1,4 @@
-"""README's figure and result table and the table of networks, from records: ``make readme``."""
+"""The README's figure and result table, from the published records: ``make readme``."""
 
 import json
 import re
@@ -55,19 +55,6 @@ def attacks() -> str:
     )
 
 
-def networks() -> str:
-    """The table of the networks in ``checkpoints``: what they are worth, and their digests."""
-    rows = []
-    for r in json.loads((PUBLISHED / "checkpoints.json").read_text()):
-        left = [f"{of['all']:.3f}" for of in r["attacks"].values()]
-        clean, pgd, longer, autoattack = left[0], left[1], left[2], left[-1]
-        rows.append(
-            [f"`{r['file']}`", f"{r['images']:,}", clean, pgd, longer, autoattack, r["sha256"]]
-        )
-    columns = "file | test images | clean | PGD-10 | PGD-50 | AutoAttack | SHA-256"
-    return tabulated(columns, rows)
-
-
 def figure() -> plt.Figure:
     """Robust accuracy and CAS against epoch at full size."""
     record = published("cifar10-full-")["at"]
@@ -80,10 +67,10 @@ def figure() -> plt.Figure:
 
 
 def main() -> None:
-    for path, made in ((ROOT / "README.md", results), (ROOT / "checkpoints/README.md", networks)):
-        block = f"{START}\n{made()}\n{END}"
-        text = re.sub(f"{START}.*{END}", lambda _, block=block: block, path.read_text(), flags=re.S)
-        path.write_text(text)
+    readme = ROOT / "README.md"
+    block = f"{START}\n{results()}\n{END}"
+    text = re.sub(f"{START}.*{END}", lambda _: block, readme.read_text(), flags=re.S)
+    readme.write_text(text)
     plots.style()
     drawn = figure()
     drawn.savefig(ROOT / "book/_static/rise_and_fall.png", dpi=160)
