@@ -278,7 +278,7 @@ def sparkline(
     ends = [part[0], part[-1]]
     for point in (points(mean, its_part)[0], points(mean, its_part)[-1]):
         drawn += '<circle r="4" cx="{}" cy="{}"/>'.format(*point.split(","))
-    told = ", ".join(f"epoch {at[i]:g}: {format(mean[i], form)}" for i in ends)
+    told = ", ".join(f"epoch\u00a0{at[i]:g}:\u00a0{format(mean[i], form)}" for i in ends)
     return (
         f'<figure><svg class="spark" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{html.escape(alt)}">{drawn}</svg><figcaption>{told}</figcaption></figure>'

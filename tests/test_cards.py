@@ -57,7 +57,7 @@ def test_a_sparkline_spans_its_box_and_lights_the_part_that_is_asked_for():
     y = [HEIGHT * (3 - 2 * value / 3) / 4 for value in (0, 3, 2, 1)]  # in the middle half
     np.testing.assert_allclose(mean, list(zip(x, y, strict=True)), atol=0.051)
     assert lit == mean[1:]
-    assert "epoch 20: 3.0, epoch 50: 1.0" in drawn
+    assert "epoch 20: 3.0, epoch 50: 1.0" in drawn.replace("\u00a0", " ")
     assert 'aria-label="up &amp; down"' in drawn
 
 
@@ -195,7 +195,7 @@ def test_what_was_measured_of_other_runs_has_an_axis_of_its_own_that_says_how_ma
     assert axes == [f"{unit}, n\u00a0=\u00a0{n}" for unit, n in (("a", 4), ("b", 4), ("a", 3))]
     assert shown.count('class="interval"') == 3  # none of three runs
     shown = measured([few._replace(predicted="2 or more", at_least=2.0)])
-    assert list(zones(shown))[0][1] == [("none", "no verdict")]
+    assert next(iter(zones(shown)))[1] == [("none", "no verdict")]
 
 
 def test_counts_are_chips_in_one_order_for_the_verdicts_that_there_are():
