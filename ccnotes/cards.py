@@ -142,7 +142,7 @@ def measured(them: Iterable[Measured]) -> str:
         ends = [*more, *(end for m in mine for end in reach(m.runs))]
         caption = f"{unit}, {n_of(mine[0].runs)}"
         if any(m.full is not None for m in mine):
-            caption += "; \u25c7 the one run at full size"
+            caption += "; \u25c7 at full size"
         made += "".join(measured_row(m, axis_for(ends)) for m in mine) + ruler(ends, caption)
     return f'<div class="claim-rows">{made}</div>'
 
@@ -158,7 +158,7 @@ def measured_row(of: Measured, axis: tuple[float, float]) -> str:
         wide = f"{float(high[:-1]) - float(low[:-1]):.2f}%"
         drawn = f'<rect class="zone" x="{low}" width="{wide}" height="26" fill="#8884"/>'
         label += f", predicted {of.predicted}: {said}"
-        words += f" <small>predicted: {html.escape(of.predicted).replace('-', MINUS)}</small>"
+        words += f"<br><small>predicted: {html.escape(of.predicted).replace('-', MINUS)}</small>"
         words += f' <b><span class="chip chip-{kind}">{said}</span></b>'
     drawn += dots(of.runs, axis, kind)
     if of.full is not None:

@@ -113,6 +113,15 @@ def test_glossary_terms_are_linked_where_they_first_stand_and_only_there(path):
             met.add(term)
 
 
+def test_the_glossary_has_a_letter_to_jump_by_for_each_first_letter():
+    page = (ROOT / "book/glossary.md").read_text().partition("{glossary}")[0]
+    letters = re.findall(r"^\{term\}`(\w) <(.+)>`", page, re.M)
+    firsts = {}
+    for term in re.findall(r"^\w.*", GLOSSARY, re.M):
+        firsts.setdefault(term[0].upper(), term)
+    assert letters == [*firsts.items()]
+
+
 BLOCK = re.compile(r"^:{3,}\{(exercise|solution)\} *(.*)\n((?::.+\n)*)", re.M)
 CHAPTERS = [path for path in NOTEBOOKS if path.stem not in ("index", "ledger", "records_made")]
 

@@ -1,14 +1,15 @@
 """The numbers behind the predictions, on records made by hand."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from ccnotes import claims
+from ccnotes import cards, claims
 from ccnotes.experiments import Experiment, as_tree
-from ccnotes.records import Record, find, published
+from ccnotes.records import Record, every_seed, find, published
 
 EYE, ONES = torch.eye(3), torch.ones(3, 3)
 
@@ -90,6 +91,24 @@ def test_the_third_prediction_compares_heads_seed_by_seed():
     less = claims.third_prediction(free, halved, simplex)[1]
     assert less.runs == pytest.approx([0.1] * 4)
     assert less.outcome == "refuted"
+
+
+def test_the_page_of_predictions_says_of_each_what_the_records_say_and_leads_to_its_place():
+    page = (Path(__file__).parents[1] / "book/predictions.md").read_text()
+    shown = re.findall(r"\[([a-z ]+)\]\((e\d)\)\{\.chip \.chip-(\w+)\}", page)
+    planted, full = every_seed("parts-at"), published("cifar10-full-")["at"]
+    heads = (every_seed(f"parts-at-head-{kind}") for kind in ("frozen", "simplex"))
+    told = {
+        "e1": claims.first_prediction(planted, full),
+        "e2": claims.second_prediction(planted, full),
+        "e3": claims.third_prediction(planted, *heads),
+    }
+    assert shown == [
+        (number.outcome, place, cards.OUTCOMES[number.outcome])
+        for place, numbers in told.items()
+        for number in numbers
+        if number.predicted
+    ]
 
 
 def test_accuracies_of_swaps_bear_the_names_of_their_features_and_heads():
