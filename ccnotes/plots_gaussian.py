@@ -126,7 +126,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.LayerChart:
     now = alt.Chart(rows).transform_filter(f"abs(datum.eps - radius) < {0.004 * mu}")
     names = ["right against one given rival", "right against both rivals"]
     x = alt.X("ratio:Q", title="w2 / w1").scale(domain=[0, 1.5], nice=False)
-    y = alt.Y("change:Q", title="robust accuracy, less that at w2 = 0, in points")
+    y = alt.Y("change:Q", title="change against w2 = 0, in points")
     lines = (
         now.transform_calculate(k=f"sequence({len(RATIOS)})", b="datum.both[0]", o="datum.one[0]")
         .transform_flatten(["one", "both", "k"])
@@ -139,7 +139,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.LayerChart:
         .mark_line(strokeWidth=2.5, clip=True)
         .encode(
             x=x,
-            y=y.scale(domain=[-12, 8], nice=False),
+            y=y.scale(domain=[-12, 10], nice=False),
             color=alt.Color("rivals:N", title=None).scale(domain=names, range=[ORANGE, BLUE]),
             strokeDash=alt.StrokeDash("rivals:N", title=None).scale(
                 domain=names, range=[[6, 3], [1, 0]]
