@@ -1,4 +1,4 @@
-"""A small picture for each chapter, on the first page, from published records: ``make readme``."""
+"""Small pictures of the first page's cards, from published records: ``make readme``."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
 
 from ccnotes import claims, collapse, gaussian, ledger
 from ccnotes.attacks import pgd
@@ -108,9 +110,30 @@ def judged(ax: Axes) -> None:
     dots(ax, [j.claim.differences / np.std(j.claim.differences) for j in ledger.heads()[:5]])
 
 
+def predicted(ax: Axes) -> None:
+    """What was predicted, as a zone, and what came."""
+    records, full = every_seed("parts-at"), published("cifar10-full-")["at"]
+    told = [m for m in claims.first_prediction(records, full) if m.predicted]
+    for place, of in enumerate(told):
+        ends = (of.at_least, 1.1) if of.at_most is None else (0.4, of.at_most)
+        ax.plot(ends, (-place, -place), color=GREY, linewidth=13, alpha=0.35, solid_capstyle="butt")
+        color = {"as predicted": BLUE, "undecided": GREY}.get(of.outcome, ORANGE)
+        ax.plot(of.runs, [-place] * len(of.runs), "o", color=color, markersize=3, alpha=0.4)
+        ax.plot(np.mean([*of.runs]), -place, "o", color=color, markersize=9)
+    ax.margins(y=0.2)
+
+
 def matrix(ax: Axes, similarity: np.ndarray) -> None:
-    np.fill_diagonal(similarity, np.nan)
-    ax.imshow(similarity, cmap="viridis", vmin=0, interpolation="nearest")
+    """Red where classes are alike, blue where they are opposed, the ground where they are neither.
+
+    As in the chapters, but for the ground: pictures of cards stand on white and on dark.
+    """
+    np.fill_diagonal(similarity, 0)
+    red, blue = (to_rgb(color) for color in ("#b2182b", "#2166ac"))
+    pixels = np.where(similarity[..., None] > 0, red, blue)
+    strength = np.abs(similarity) / np.abs(similarity).max()
+    ax.imshow(np.dstack([pixels, strength]), interpolation="nearest")
+    ax.add_patch(Rectangle((-0.5, -0.5), *similarity.shape, fill=False, edgecolor=GREY))
 
 
 def dots(ax: Axes, rows: list[np.ndarray]) -> None:
@@ -134,6 +157,7 @@ CHAPTERS: dict[str, Callable[[Axes], None]] = {
     "your_own_model": photographs,
     "many_runs": many,
     "ledger": judged,
+    "predictions": predicted,
 }
 
 

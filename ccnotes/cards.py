@@ -1,18 +1,34 @@
-"""A claim at a glance, as HTML: a card with a small curve, or a row with a dot for each run."""
+"""Claims and numbers at a glance, as HTML: a card with a curve, or a row of a dot for each run."""
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.ticker import MaxNLocator
 
-from ccnotes.verdicts import FEW, Judgement, found, interval, n_of
+from ccnotes.verdicts import (
+    FEW,
+    Judgement,
+    Measured,
+    described,
+    found,
+    interval,
+    n_of,
+    written,
+)
 
 WIDTH, HEIGHT, EDGE = 240, 96, 6  # of a sparkline, in its own units
 MINUS = "\u2212"
 FILLED, HOLLOW = 'fill="currentColor"', 'class="hollow" fill="#fff" stroke="currentColor"'
+OUTCOMES = {  # of a prediction: how it looks
+    "as predicted": "supported",
+    "not as predicted": "contradicted",
+    "refuted": "contradicted",
+    "undecided": "undecided",
+    "": "none",
+}
 COLOURS = {"supported": "#2a7fc4", "contradicted": "#d9651b"}  # where no style sheet says others
 
 
@@ -89,52 +105,120 @@ def rows(judgements: Iterable[Judgement]) -> str:
     made = ""
     for unit in dict.fromkeys(judgement.claim.unit for judgement in given):
         mine = [judgement for judgement in given if judgement.claim.unit == unit]
-        ends = [0.0]
-        for judgement in mine:
-            runs = judgement.claim.differences
-            ends += [*map(float, runs), *(interval(runs) if len(runs) >= FEW else ())]
-        first, last = min(ends), max(ends)
-        edge = 0.07 * (last - first or 1)  # room for half of a tick's label, on a phone, too
-        axis = (first - edge, last + edge)
-        made += "".join(row(judgement, axis) for judgement in mine)
-        ticks = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(first, last)
-        labels = "".join(
-            f'<text x="{percent(tick, axis)}" y="13" font-size="13" text-anchor="middle" '
-            f'fill="currentColor">{f"{tick:.6g}".replace("-", MINUS)}</text>'
-            for tick in ticks
-            if first <= tick <= last
-        )
-        made += (
-            f'<div class="claim-row claim-axis"><svg width="100%" height="18" '
-            f'aria-hidden="true">{labels}</svg><p>{html.escape(unit)}</p></div>'
-        )
+        ends = [0.0, *(end for j in mine for end in reach(j.claim.differences))]
+        made += "".join(row(judgement, axis_for(ends)) for judgement in mine) + ruler(ends, unit)
     return f'<div class="claim-rows">{made}</div>'
 
 
 def row(judgement: Judgement, axis: tuple[float, float]) -> str:
     """One of :func:`rows`, on an axis from the first to the second value."""
     claim, kind = judgement.claim, judgement.word or "none"
-    runs = [*map(float, claim.differences)]
-    few, zero = len(runs) < FEW, percent(0, axis)
-    drawn = (
-        '<line x1="0" x2="100%" y1="13" y2="13" stroke="#8884"/>'
-        f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="26" stroke="#888"/>'
+    zero = percent(0, axis)
+    line = f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="26" stroke="#888"/>'
+    label = (
+        f"{claim.says}: {found(claim.differences)} {claim.unit}, {judgement.word or 'no verdict'}"
     )
-    look = f'r="3.5" stroke-width="1.5" {HOLLOW}' if few else f'r="2.5" opacity=".45" {FILLED}'
-    drawn += "".join(f'<circle {look} cx="{percent(run, axis)}" cy="13"/>' for run in runs)
-    if not few:
-        low, high = (percent(end, axis) for end in interval(runs))
-        look = FILLED if kind in COLOURS else f'stroke-width="2" {HOLLOW}'
+    words = f"{html.escape(claim.says)} <b>{chip(judgement)}</b>"
+    return framed(label, words, kind, line + dots(claim.differences, axis, kind))
+
+
+def measured(them: Iterable[Measured]) -> str:
+    """A row for each: a dot for each run, their mean and its 95 % interval; grey was predicted.
+
+    Those of one unit and number of runs share an axis. A chip has the outcome of the prediction, a
+    diamond is the one run at full size. Fewer than four runs are dots only.
+
+    >>> from ccnotes.verdicts import Measured
+    >>> given = Measured("CAS kept", "share", [0.4, 0.3], predicted="0.2 or less", at_most=0.2)
+    >>> shown = measured([given])
+    >>> shown.count("<circle"), shown.count('class="zone"'), ">no verdict<" in shown
+    (2, 1, True)
+    """
+    given = list(them)
+    made = ""
+    for unit, n in dict.fromkeys((m.unit, len(m.runs)) for m in given):
+        mine = [m for m in given if (m.unit, len(m.runs)) == (unit, n)]
+        more = [e for m in mine for e in (m.full, m.at_least, m.at_most) if e is not None]
+        ends = [*more, *(end for m in mine for end in reach(m.runs))]
+        caption = f"{unit}, {n_of(mine[0].runs)}"
+        if any(m.full is not None for m in mine):
+            caption += "; \u25c7 at full size"
+        made += "".join(measured_row(m, axis_for(ends)) for m in mine) + ruler(ends, caption)
+    return f'<div class="claim-rows">{made}</div>'
+
+
+def measured_row(of: Measured, axis: tuple[float, float]) -> str:
+    """One of :func:`measured`, on an axis from the first to the second value."""
+    kind, drawn = OUTCOMES[of.outcome], ""
+    label, words = f"{of.says}: {described(of.runs, '')}", html.escape(of.says)
+    if of.predicted:
+        said = of.outcome or "no verdict"
+        ends = (of.at_least, axis[1]) if of.at_most is None else (axis[0], of.at_most)
+        low, high = (percent(axis[0] if end is None else end, axis) for end in ends)
+        wide = f"{float(high[:-1]) - float(low[:-1]):.2f}%"
+        drawn = f'<rect class="zone" x="{low}" width="{wide}" height="26" fill="#8884"/>'
+        label += f", predicted {of.predicted}: {said}"
+        words += f"<br><small>predicted: {html.escape(of.predicted).replace('-', MINUS)}</small>"
+        words += f' <b><span class="chip chip-{kind}">{said}</span></b>'
+    drawn += dots(of.runs, axis, kind)
+    if of.full is not None:
+        label += f"; at full size {written(of.full, '.3f')}"
         drawn += (
-            f'<line class="interval" x1="{low}" x2="{high}" y1="13" y2="13" stroke-width="2.5" '
-            f'stroke="currentColor"/>'
-            f'<circle r="5.5" {look} cx="{percent(float(np.mean(runs)), axis)}" cy="13"/>'
+            f'<svg class="full" x="{percent(of.full, axis)}" y="13" overflow="visible">'
+            '<path d="M-6 0L0-6L6 0L0 6Z" class="hollow" fill="#fff" stroke="#777" '
+            'stroke-width="2"/></svg>'
         )
-    verdict = judgement.word or "no verdict"
-    label = f"{claim.says}: {found(runs)} {claim.unit}, {verdict}"
+    return framed(label, words, kind, drawn)
+
+
+def reach(runs: Collection[float]) -> list[float]:
+    """All values that are drawn of runs: each one, and the ends of the interval if there is one."""
+    return [*map(float, runs), *(interval(runs) if len(runs) >= FEW else ())]
+
+
+def axis_for(values: Sequence[float]) -> tuple[float, float]:
+    """An axis with room for all values, and for half of a tick's label, on a phone, too."""
+    edge = 0.07 * (max(values) - min(values) or 1)
+    return min(values) - edge, max(values) + edge
+
+
+def ruler(values: Sequence[float], caption: str) -> str:
+    """The ticks of the axis for these values, and below them what it is of."""
+    first, last = min(values), max(values)
+    ticks = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(first, last)
+    labels = "".join(
+        f'<text x="{percent(tick, axis_for(values))}" y="13" font-size="13" text-anchor="middle" '
+        f'fill="currentColor">{f"{tick:.6g}".replace("-", MINUS)}</text>'
+        for tick in ticks
+        if first <= tick <= last
+    )
     return (
-        f'<div class="claim-row" role="img" aria-label="{html.escape(label)}">'
-        f"<p>{html.escape(claim.says)} <b>{chip(judgement)}</b></p>"
+        f'<div class="claim-row claim-axis"><svg width="100%" height="18" '
+        f'aria-hidden="true">{labels}</svg><p>{html.escape(caption)}</p></div>'
+    )
+
+
+def dots(runs: Collection[float], axis: tuple[float, float], kind: str) -> str:
+    """A dot for each run and, unless they are few, their mean and its interval."""
+    few = len(runs) < FEW
+    drawn = '<line x1="0" x2="100%" y1="13" y2="13" stroke="#8884"/>'
+    look = f'r="3.5" stroke-width="1.5" {HOLLOW}' if few else f'r="2.5" opacity=".45" {FILLED}'
+    drawn += "".join(f'<circle {look} cx="{percent(float(r), axis)}" cy="13"/>' for r in runs)
+    if few:
+        return drawn
+    low, high = (percent(end, axis) for end in interval(runs))
+    look = FILLED if kind in COLOURS else f'stroke-width="2" {HOLLOW}'
+    return drawn + (
+        f'<line class="interval" x1="{low}" x2="{high}" y1="13" y2="13" stroke-width="2.5" '
+        f'stroke="currentColor"/>'
+        f'<circle r="5.5" {look} cx="{percent(float(np.mean([*runs])), axis)}" cy="13"/>'
+    )
+
+
+def framed(label: str, words: str, kind: str, drawn: str) -> str:
+    """A row of a text for those who do not see it, words in HTML, and a drawing."""
+    return (
+        f'<div class="claim-row" role="img" aria-label="{html.escape(label)}"><p>{words}</p>'
         f'<svg class="dots dots-{kind}" width="100%" height="26" '
         f'color="{COLOURS.get(kind, "#777")}">{drawn}</svg></div>'
     )
@@ -194,7 +278,7 @@ def sparkline(
     ends = [part[0], part[-1]]
     for point in (points(mean, its_part)[0], points(mean, its_part)[-1]):
         drawn += '<circle r="4" cx="{}" cy="{}"/>'.format(*point.split(","))
-    told = ", ".join(f"epoch {at[i]:g}: {format(mean[i], form)}" for i in ends)
+    told = ", ".join(f"epoch\u00a0{at[i]:g}:\u00a0{format(mean[i], form)}" for i in ends)
     return (
         f'<figure><svg class="spark" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{html.escape(alt)}">{drawn}</svg><figcaption>{told}</figcaption></figure>'

@@ -4,7 +4,7 @@ One function for each number, of one record; one for what the seeds together say
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,10 @@ from torch import Tensor
 
 from ccnotes.attribution import cas, class_similarity
 from ccnotes.records import Record
-from ccnotes.verdicts import interval
+from ccnotes.verdicts import (
+    Measured,
+    outcome as outcome,  # where it once stood
+)
 
 
 def at_best(record: Record) -> "pd.Series[float]":
@@ -168,10 +171,9 @@ def loss_won_back(record: Record) -> float:
     return (1 - (calibrated[1, 1] - calibrated[0, 0]) / (loss[1, 1] - loss[0, 0])).item()
 
 
-def first_prediction(records: Sequence[Record], full: Record) -> list[list[Any]]:
-    """E1 as rows of a table: what, predicted, of each of the records, of ``full``, the outcome."""
-    rows = []
-    for title, of, predicted, limits in (
+def first_prediction(records: Sequence[Record], full: Record) -> list[Measured]:
+    """E1: what was predicted, of each of the records, and of ``full``."""
+    told: list[tuple[str, Callable[[Record], float], str, dict[str, float]]] = [
         (
             "CAS of last features with the best head, test",
             partial(cas_kept_by, what="features"),
@@ -203,65 +205,68 @@ def first_prediction(records: Sequence[Record], full: Record) -> list[list[Any]]
             "0.5 or less",
             {"at_most": 0.5},
         ),
-    ):
-        found = [of(record) for record in records]
-        said = outcome(found, **limits) if limits else ""
-        rows.append([title, predicted, found, of(full), said])
-    return rows
+    ]
+    unit = "at the last epoch, relative to the best"
+    return [
+        Measured(says, unit, [*map(of, records)], of(full), predicted, **limits)
+        for says, of, predicted, limits in told
+    ]
 
 
-def second_prediction(records: Sequence[Record], full: Record) -> list[list[Any]]:
-    """E2 as rows of a table; see :func:`first_prediction`.
+def second_prediction(records: Sequence[Record], full: Record) -> list[Measured]:
+    """E2; see :func:`first_prediction`.
 
     A head was not trained anew for every record: of ``full`` there may be no number.
     """
-    back = [accuracy_won_back(record) for record in records]
-    brought = [accuracy_lost_by_the_head(record) for record in records]
-    anew = [won_back_anew(record) for record in records]
-    loss = [loss_won_back(record) for record in records]
+    fifth = {"predicted": "less than 0.20", "at_most": 0.2, "refuted": 0.5}
+    told: list[tuple[str, Callable[[Record], float], str, dict[str, Any]]] = [
+        (
+            "Fall of robust accuracy won back by the best head",
+            accuracy_won_back,
+            "accuracy",
+            fifth,
+        ),
+        (
+            "Fall brought to best features by the last head",
+            accuracy_lost_by_the_head,
+            "accuracy",
+            {},
+        ),
+        (
+            "Fall of robust accuracy won back by a head trained anew on other images",
+            won_back_anew,
+            "anew_accuracy",
+            fifth,
+        ),
+        (
+            "Rise of robust loss taken away by one temperature",
+            loss_won_back,
+            "loss",
+            {"predicted": "more than 0.50", "at_least": 0.5},
+        ),
+        (
+            "Rise of robust loss taken away by heads trained anew on other images",
+            loss_won_back_anew,
+            "anew_loss",
+            {},
+        ),
+    ]
     return [
-        [
-            "of the fall of robust accuracy, by the best head",
-            "less than 0.20",
-            back,
-            accuracy_won_back(full),
-            outcome(back, at_most=0.2, refuted=0.5),
-        ],
-        [
-            "of the fall, brought to best features by the last head",
-            "",
-            brought,
-            accuracy_lost_by_the_head(full),
-            "",
-        ],
-        [
-            "of the fall of robust accuracy, by a head trained anew on other images",
-            "less than 0.20",
-            anew,
-            won_back_anew(full) if "anew_accuracy" in full.swaps else "not made",
-            outcome(anew, at_most=0.2, refuted=0.5),
-        ],
-        [
-            "of the rise of robust loss, by one temperature",
-            "more than 0.50",
-            loss,
-            loss_won_back(full),
-            outcome(loss, at_least=0.5),
-        ],
-        [
-            "of the rise of robust loss, by heads trained anew on other images",
-            "",
-            [loss_won_back_anew(record) for record in records],
-            loss_won_back_anew(full) if "anew_loss" in full.swaps else "not made",
-            "",
-        ],
+        Measured(
+            says,
+            "share of the fall, or of the rise",
+            [*map(of, records)],
+            of(full) if needs in full.swaps else None,
+            **limits,
+        )
+        for says, of, needs, limits in told
     ]
 
 
 def third_prediction(
     free: Sequence[Record], frozen: Sequence[Record], simplex: Sequence[Record]
-) -> list[list[Any]]:
-    """E3 as rows of a table: what, predicted, of each of the records, the outcome.
+) -> list[Measured]:
+    """E3; see :func:`first_prediction`.
 
     Of the seeds that both kinds of head have. "Near 0" was not given a number beforehand: a fifth
     of a free head's CAS is ours. That a frozen head halves the fall is judged by the mean fall.
@@ -279,31 +284,38 @@ def third_prediction(
     half = sum(fell(a) for a, _ in beside(frozen)) / len(less) / 2
     near = [b.best["robust_cas"] / a.best["robust_cas"] for a, b in beside(simplex)]
     peak = [b.best["robust_accuracy"] - a.best["robust_accuracy"] for a, b in beside(simplex)]
+    share, accuracy = "share of CAS", "robust accuracy"
     return [
-        [
-            "frozen at the first drop: CAS at the end, of the best epoch's",
-            "0.85 or more",
+        Measured(
+            "Frozen at the first drop: CAS at the end, relative to the best epoch's",
+            share,
             kept,
-            outcome(kept, at_least=0.85),
-        ],
-        [
-            "frozen: how much less robust accuracy falls than with a free head",
-            "at most 0.01",
+            predicted="0.85 or more",
+            at_least=0.85,
+        ),
+        Measured(
+            "Frozen: how much less robust accuracy falls than with a free head",
+            accuracy,
             less,
-            outcome(less, at_most=0.01, refuted=half),
-        ],
-        [
-            "simplex: CAS at the best epoch, of a free head's",
-            "near 0",
+            predicted="at most 0.01",
+            at_most=0.01,
+            refuted=half,
+        ),
+        Measured(
+            "Simplex: CAS at the best epoch, relative to a free head's",
+            share,
             near,
-            outcome(near, at_most=0.2),
-        ],
-        [
-            "simplex: best robust accuracy, less a free head's",
-            "-0.01 or more",
+            predicted="near 0",
+            at_most=0.2,
+        ),
+        Measured(
+            "Simplex: best robust accuracy, minus a free head's",
+            accuracy,
             peak,
-            outcome(peak, at_least=-0.01, refuted=-0.02),
-        ],
+            predicted="-0.01 or more",
+            at_least=-0.01,
+            refuted=-0.02,
+        ),
     ]
 
 
@@ -332,40 +344,6 @@ def group_accuracy(
     """
     own = torch.tensor([[a == b for b in groups] for a in groups])
     return (confusion * own).sum((-2, -1)) / confusion.sum((-2, -1))
-
-
-def outcome(
-    values: Collection[float],
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    refuted: float | None = None,
-) -> str:
-    """What runs of several seeds say of a prediction, by the 95 % interval of their mean.
-
-    "as predicted" where all of it is ``at_least`` or ``at_most`` so much, "not as predicted" where
-    none of it is, and "refuted" where, moreover, all of it lies on the other side of ``refuted``;
-    else "undecided". Of a single run nothing is said.
-
-    >>> outcome([0.9, 0.91, 0.92], at_least=0.85, refuted=0.6)
-    'as predicted'
-    >>> outcome([0.3, 0.31], at_most=0.2, refuted=0.5), outcome([0.9], at_least=0.85, refuted=0.6)
-    ('not as predicted', '')
-    """
-    if (at_least is None) == (at_most is None):
-        raise ValueError(f"at_least={at_least}, at_most={at_most}: give one of the two.")
-    if len(values) < 2:
-        return ""
-    low, high = interval(values)
-    if at_most is not None:  # the same, seen in a mirror
-        low, high, at_least = -high, -low, -at_most
-        refuted = None if refuted is None else -refuted
-    assert at_least is not None
-    if low >= at_least:
-        return "as predicted"
-    if refuted is not None and high < refuted:
-        return "refuted"
-    return "not as predicted" if high < at_least else "undecided"
 
 
 def cas_of_swaps(record: Record, split: str) -> Float[Tensor, "features heads"]:

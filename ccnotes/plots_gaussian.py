@@ -95,9 +95,8 @@ def accuracies(mu: float, sigma: float) -> pd.DataFrame:
     """A row for each radius of the slider: robust accuracy against ``w2 / w1``, and two choices.
 
     ``one`` and ``both`` are curves over ``RATIOS``, in hundredths of a point, against one given
-    rival and both; ``best`` is the ratio of the highest accuracy against both and ``top`` that
-    accuracy, ``at`` the ratio that the margin loss chooses and ``chosen`` its accuracy. ``gain``
-    and ``won`` are what these two win over ``w2 = 0``, in points.
+    rival and both; ``best`` is the ratio of the highest accuracy against both, ``at`` the one that
+    the margin loss chooses. ``gain`` and ``won`` are what these two win over ``w2 = 0``, in points.
     """
     radii = mu * np.arange(0, 0.495, 0.01)
     grid = (1.0, RATIOS, mu, sigma, radii[:, None])
@@ -114,21 +113,20 @@ def accuracies(mu: float, sigma: float) -> pd.DataFrame:
             "one": one.astype(int).tolist(),
             "both": both.astype(int).tolist(),
             "best": np.round(best, 4),
-            "top": np.round(top, 4),
             "gain": np.round(100 * (top - start), 2),
             "at": np.round(second / first, 4),
-            "chosen": np.round(chosen, 4),
             "won": np.round(100 * (chosen - start), 2),
         }
     )
 
 
-def accuracy_against_ratio(mu: float, sigma: float) -> alt.ConcatChart:
-    """Robust accuracy against ``w2 / w1``, one rival and both, for a radius to drag."""
+def accuracy_against_ratio(mu: float, sigma: float) -> alt.LayerChart:
+    """What robust accuracy gains over ``w2 = 0``, against ``w2 / w1``, for a radius to drag."""
     rows = accuracies(mu, sigma)
     now = alt.Chart(rows).transform_filter(f"abs(datum.eps - radius) < {0.004 * mu}")
     names = ["right against one given rival", "right against both rivals"]
     x = alt.X("ratio:Q", title="w2 / w1").scale(domain=[0, 1.5], nice=False)
+    y = alt.Y("change:Q", title="change against w2 = 0, in points")
     lines = (
         now.transform_calculate(k=f"sequence({len(RATIOS)})", b="datum.both[0]", o="datum.one[0]")
         .transform_flatten(["one", "both", "k"])
@@ -136,12 +134,12 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.ConcatChart:
         .transform_fold(["one", "both"], as_=["key", "value"])
         .transform_calculate(
             rivals=f"datum.key == 'one' ? '{names[0]}' : '{names[1]}'",
-            accuracy="datum.value / 1e4",
             change="(datum.value - (datum.key == 'one' ? datum.o : datum.b)) / 100",
         )
         .mark_line(strokeWidth=2.5, clip=True)
         .encode(
             x=x,
+            y=y.scale(domain=[-12, 10], nice=False),
             color=alt.Color("rivals:N", title=None).scale(domain=names, range=[ORANGE, BLUE]),
             strokeDash=alt.StrokeDash("rivals:N", title=None).scale(
                 domain=names, range=[[6, 3], [1, 0]]
@@ -150,34 +148,22 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.ConcatChart:
     )
     peak = now.mark_point(
         shape="diamond", filled=True, size=120, color=BLUE, opacity=1, stroke="white"
-    ).encode(x="best:Q")
+    ).encode(x="best:Q", y="gain:Q")
     choice = now.mark_point(shape="circle", size=130, color=GREEN, strokeWidth=2.5, opacity=1)
-    choice = choice.encode(x="at:Q")
-    left = lines.encode(y=alt.Y("accuracy:Q", title="robust accuracy").scale(domain=[0.3, 1]))
-    right = lines.encode(
-        y=alt.Y("change:Q", title="change against w2 = 0, in points").scale(
-            domain=[-20, 10], nice=False
-        )
-    )
+    choice = choice.encode(x="at:Q", y="won:Q")
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(opacity=0.5).encode(y="y:Q")
-    chart: alt.ConcatChart = (
-        alt.concat(
-            (left + choice.encode(y="chosen:Q") + peak.encode(y="top:Q")).properties(
-                width=270, height=240
-            ),
-            (zero + right + choice.encode(y="won:Q") + peak.encode(y="gain:Q")).properties(
-                width=270, height=240
-            ),
-            columns=2,
-        )
+    chart: alt.LayerChart = (
+        alt.layer(zero, lines, choice, peak)
         .add_params(radius("radius", 0.2, mu))
-        .configure_legend(orient="top", columns=1)
+        .configure_legend(orient="top", columns=1, labelLimit=300, symbolSize=500)
         .properties(
-            description="Robust accuracy against the ratio of the weights, against one given rival "
-            "(dashed) and against both (solid; diamond: its peak, circle: the choice of the margin "
-            "loss); left the accuracy, right its change in points since w2 = 0. As the radius "
-            "grows, peak and circle move left and both reach 0 at "
-            f"ε₀ = {gaussian.threshold(mu, sigma):.3g}; against one rival the peak stays at 1."
+            width=600,
+            height=260,
+            description="Change in robust accuracy since w2 = 0, in points, against the ratio of "
+            "the weights: against one given rival (dashed) and against both (solid; diamond: its "
+            "peak, circle: the choice of the margin loss). As the radius grows, peak and circle "
+            f"move left and both reach 0 at ε₀ = {gaussian.threshold(mu, sigma):.3g}; against one "
+            "rival the peak stays at 1.",
         )
     )
     return chart

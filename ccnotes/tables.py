@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ccnotes.verdicts import Judgement, described, found, n_of, written
+from ccnotes.verdicts import Judgement, Measured, described, found, n_of, written
 
 Cell = str | float | Collection[float] | Float[Tensor, "*runs"]
 
@@ -21,12 +21,12 @@ def tabulated(columns: str, rows: Iterable[Sequence[Cell]], form: str = ".3f") -
     ``form`` is one for all columns, or one for each after the names, divided by spaces. Raises
     ValueError for rows and forms that do not fit the columns.
 
-    >>> rows = [["accuracy", [0.4, 0.5], 0.25], ["epoch", [61, 63], "the last"]]
+    >>> rows = [["accuracy", [0.4, 0.5] * 2, 0.25], ["epoch", [61, 63], "the last"]]
     >>> print(tabulated("test images | best | last", rows, ".1f .2f").replace("\u00a0", " "))
     | test images | best | last |
     |---|---|---|
-    | accuracy | 0.5 (-0.2 to 1.1, n = 2) | 0.25 |
-    | epoch | 62.0 (49.3 to 74.7, n = 2) | the last |
+    | accuracy | 0.5 (0.4 to 0.5, n = 4) | 0.25 |
+    | epoch | 61.0, 63.0 (n = 2) | the last |
     """
     titles = [title.strip() for title in columns.split("|")]
     forms = form.split(" ") if " " in form else [form] * (len(titles) - 1)
@@ -75,6 +75,30 @@ def judged(judgements: Iterable[Judgement]) -> str:
     ]
     paper = " | the paper" if told else ""
     return tabulated(f"claim{paper} | above 0: as claimed | exact p, Holm's | verdict", rows)
+
+
+def measured(them: Iterable[Measured], form: str = ".3f") -> str:
+    """A table in Markdown of what was measured and, where there is such, predicted.
+
+    >>> table = measured([Measured("CAS", "share", [0.25] * 4, 0.5, "0.2 or less", at_most=0.2)])
+    >>> print("\\n".join(table.splitlines()[::2]).replace("\u00a0", " "))
+    | number | predicted | found | full size | outcome |
+    | CAS, share | 0.2 or less | 0.250 (0.250 to 0.250, n = 4) | 0.500 | not as predicted |
+    """
+    given = list(them)
+    told, full = any(m.predicted for m in given), any(m.full is not None for m in given)
+    columns = ["number", *["predicted"] * told, "found", *["full size"] * full]
+    rows = [
+        [
+            f"{m.says}, {m.unit}",
+            *[m.predicted] * told,
+            m.runs,
+            *["not made" if m.full is None else m.full] * full,
+            *[m.outcome] * told,
+        ]
+        for m in given
+    ]
+    return tabulated(" | ".join([*columns, *["outcome"] * told]), rows, form)
 
 
 def visible(name: str) -> str:

@@ -93,6 +93,62 @@ def judgements(family: Iterable[Claim]) -> list[Judgement]:
     return found
 
 
+class Measured(NamedTuple):
+    """A number of each of several runs, and what was predicted of it, if something was."""
+
+    says: str  # what was measured
+    unit: str
+    runs: Collection[float]
+    full: float | None = None  # of the one run at full size, where that was made
+    predicted: str = ""  # in words
+    at_least: float | None = None  # the predicted limit, one of the two
+    at_most: float | None = None
+    refuted: float | None = None  # the value beyond which the prediction is refuted
+
+    @property
+    def outcome(self) -> str:
+        """As :func:`outcome` has it; none where nothing was predicted."""
+        if self.at_least is None and self.at_most is None:
+            return ""
+        return outcome(
+            self.runs, at_least=self.at_least, at_most=self.at_most, refuted=self.refuted
+        )
+
+
+def outcome(
+    values: Collection[float],
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    refuted: float | None = None,
+) -> str:
+    """What runs of several seeds say of a prediction, by the 95 % interval of their mean.
+
+    "as predicted" where all of it is ``at_least`` or ``at_most`` so much, "not as predicted" where
+    none of it is, and "refuted" where, moreover, all of it lies on the other side of ``refuted``;
+    else "undecided". Of fewer than :data:`FEW` runs, 4, nothing is said.
+
+    >>> outcome([0.9, 0.91, 0.92, 0.93], at_least=0.85, refuted=0.6)
+    'as predicted'
+    >>> outcome([0.3, 0.31, 0.32, 0.33], at_most=0.2), outcome([0.9], at_least=0.85)
+    ('not as predicted', '')
+    """
+    if (at_least is None) == (at_most is None):
+        raise ValueError(f"at_least={at_least}, at_most={at_most}: give one of the two.")
+    if len(values) < FEW:
+        return ""
+    low, high = interval(values)
+    if at_most is not None:  # the same, seen in a mirror
+        low, high, at_least = -high, -low, -at_most
+        refuted = None if refuted is None else -refuted
+    assert at_least is not None
+    if low >= at_least:
+        return "as predicted"
+    if refuted is not None and high < refuted:
+        return "refuted"
+    return "not as predicted" if high < at_least else "undecided"
+
+
 def sign_flip(differences: Collection[float]) -> float:
     """Exact two-sided p-value of differences that are as likely to be positive as negative.
 
@@ -157,35 +213,36 @@ def mcnemar(
 def described(values: Collection[float], form: str = ".3f") -> str:
     """Mean, interval and number of runs, in words: "0.41 (0.38 to 0.44, n = 5)".
 
-    Of a single run, which has no interval: "0.41 (n = 1)". The forms "" and "+" give two digits
-    of the interval's half width or, where there is none, three of the value.
+    Of fewer than :data:`FEW` runs, 4, an interval says nothing: each of them stands there instead,
+    "0.40, 0.42 (n = 2)". The forms "" and "+" give two digits of the interval's half width or,
+    where there is none, three of the largest value.
 
-    >>> print(*described([0.4, 0.5, 0.6], ".2f").split())
-    0.50 (0.25 to 0.75, n = 3)
+    >>> described([0.4, 0.5, 0.6, 0.5], ".2f").replace("\u00a0", " ")
+    '0.50 (0.37 to 0.63, n = 4)'
+    >>> described([0.4, 0.5, 0.6], ".2f").replace("\u00a0", " ")
+    '0.40, 0.50, 0.60 (n = 3)'
     """
     runs = per_run(values)
-    low, high = interval(runs) if len(runs) > 1 else (runs[0], runs[0])
+    few = len(runs) < FEW
+    low, high = (runs[0], runs[0]) if few else interval(runs)
     if form in ("", "+"):
         half, size = (high - low) / 2, np.abs(runs).max()
         scale, digits = (half, 2) if half > 1e-9 * size else (size, 3)
         first = math.floor(math.log10(scale)) if 0 < scale < math.inf else 0
         form += f".{max(0, digits - 1 - first)}f"
-    mean = written(runs.mean(), form)
-    if len(runs) == 1:
-        return f"{mean} ({n_of(runs)})"
-    return f"{mean} ({written(low, form)} to {written(high, form)}, {n_of(runs)})"
+    if few:
+        return f"{', '.join(written(run, form) for run in runs)} ({n_of(runs)})"
+    mean, *ends = (written(value, form) for value in (runs.mean(), low, high))
+    return f"{mean} ({ends[0]} to {ends[1]}, {n_of(runs)})"
 
 
 def found(differences: Collection[float]) -> str:
-    """What the runs of a claim show, in words: as :func:`described`, each one where they are few.
+    """What the runs of a claim show, in words: as :func:`described`, with their signs.
 
     >>> found([0.123, -0.25]).replace("\u00a0", " ")
     '+0.123, -0.250 (n = 2)'
     """
-    runs = per_run(differences)
-    if len(runs) >= FEW:
-        return described(runs, "+")
-    return f"{', '.join(written(run, '+.3f') for run in runs)} ({n_of(runs)})"
+    return described(differences, "+")
 
 
 def written(value: float, form: str) -> str:

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from ccnotes.cards import EDGE, HEIGHT, WIDTH, Card, cards, chip, counts, rows, sparkline
-from ccnotes.verdicts import Claim, judgements
+from ccnotes.cards import EDGE, HEIGHT, WIDTH, Card, cards, chip, counts, measured, rows, sparkline
+from ccnotes.verdicts import Claim, Measured, judgements
 
 
 def judged(*differences):
@@ -57,7 +57,7 @@ def test_a_sparkline_spans_its_box_and_lights_the_part_that_is_asked_for():
     y = [HEIGHT * (3 - 2 * value / 3) / 4 for value in (0, 3, 2, 1)]  # in the middle half
     np.testing.assert_allclose(mean, list(zip(x, y, strict=True)), atol=0.051)
     assert lit == mean[1:]
-    assert "epoch 20: 3.0, epoch 50: 1.0" in drawn
+    assert "epoch 20: 3.0, epoch 50: 1.0" in drawn.replace("\u00a0", " ")
     assert 'aria-label="up &amp; down"' in drawn
 
 
@@ -148,6 +148,54 @@ def test_rows_show_claims_letter_by_letter():
     assert "<p>a &lt; b &amp; &quot;c&quot; <b>" in shown
     assert "<p>&lt;i&gt;share&lt;/i&gt;</p>" in shown
     assert "<i>" not in shown
+
+
+def zones(shown):
+    """Of each row: where its zone begins and ends, in %, and what its chip says and looks like."""
+    for row in shown.split('<div class="claim-row" ')[1:]:
+        zone = re.search(r'class="zone" x="([\d.]+)%" width="([\d.]+)%"', row)
+        chips = re.findall(r'chip chip-(\w+)">([^<]+)<', row)
+        yield zone and (float(zone[1]), float(zone[1]) + float(zone[2])), chips
+
+
+def test_what_was_predicted_is_a_zone_that_ends_at_its_limit_and_a_chip_has_the_outcome():
+    """Of runs, limits and a run at full size from 0 to 1 the axis is -0.07 to 1.07."""
+    runs = [0.4, 0.5, 0.5, 0.6]
+    given = [
+        Measured("more", "share", runs, predicted="0.2 or more", at_least=0.2, refuted=0.1),
+        Measured("less", "share", runs, predicted="0.2 or less", at_most=0.2, full=1.0),
+        Measured("far less", "share", runs, 0.0, "0.1 or less", at_most=0.1, refuted=0.3),
+        Measured("about", "share", runs, predicted="0.5 or more", at_least=0.5),
+        Measured("beside", "share", runs),
+    ]
+    found = list(zones(measured(given)))
+    at = {limit: 100 * (limit + 0.07) / 1.14 for limit in (0.1, 0.2, 0.5)}
+    expected = [(at[0.2], 100), (0, at[0.2]), (0, at[0.1]), (at[0.5], 100)]
+    for (zone, _), ends in zip(found[:4], expected, strict=True):
+        assert zone == pytest.approx(ends, abs=0.011)  # each written in 0.01 %
+    assert [chips for _, chips in found] == [
+        [("supported", "as predicted")],
+        [("contradicted", "not as predicted")],
+        [("contradicted", "refuted")],
+        [("undecided", "undecided")],
+        [],
+    ]
+    assert found[4][0] is None
+    full = re.findall(r'class="full" x="([\d.]+)%"', measured(given))
+    assert [float(x) for x in full] == pytest.approx([10700 / 114, 700 / 114], abs=0.005)
+    labels = re.findall(r'aria-label="(.*?)"', measured(given))
+    assert "predicted 0.2 or less: not as predicted; at full size 1.000" in labels[1]
+    assert "predicted" not in labels[4]
+
+
+def test_what_was_measured_of_other_runs_has_an_axis_of_its_own_that_says_how_many():
+    one, two, few = (Measured("CAS", unit, [1.0] * n) for unit, n in (("a", 4), ("b", 4), ("a", 3)))
+    shown = measured([one, two, few, one])
+    axes = re.findall(r'claim-axis"><svg.*?</svg><p>(.*?)</p>', shown)
+    assert axes == [f"{unit}, n\u00a0=\u00a0{n}" for unit, n in (("a", 4), ("b", 4), ("a", 3))]
+    assert shown.count('class="interval"') == 3  # none of three runs
+    shown = measured([few._replace(predicted="2 or more", at_least=2.0)])
+    assert next(iter(zones(shown)))[1] == [("none", "no verdict")]
 
 
 def test_counts_are_chips_in_one_order_for_the_verdicts_that_there_are():

@@ -1,14 +1,15 @@
 """The numbers behind the predictions, on records made by hand."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from ccnotes import claims
+from ccnotes import cards, claims
 from ccnotes.experiments import Experiment, as_tree
-from ccnotes.records import Record, find, published
+from ccnotes.records import Record, every_seed, find, published
 
 EYE, ONES = torch.eye(3), torch.ones(3, 3)
 
@@ -71,19 +72,43 @@ def ended(seed, best, last):
 
 def test_the_third_prediction_compares_heads_seed_by_seed():
     """Free heads fall by 0.1 and 0.2, frozen ones by 0.09 and 0.14; half the mean fall is 0.075."""
-    free = [ended(0, (0.6, 4.0), (0.5, 2.0)), ended(1, (0.7, 2.0), (0.5, 1.0))]
-    frozen = [ended(1, (0.64, 2.0), (0.5, 1.8)), ended(0, (0.59, 4.0), (0.5, 3.6))]
+    free = [ended(seed, (0.6, 4.0), (0.5, 2.0)) for seed in (0, 2)]
+    free += [ended(seed, (0.7, 2.0), (0.5, 1.0)) for seed in (1, 3)]
+    frozen = [ended(seed, (0.64, 2.0), (0.5, 1.8)) for seed in (1, 3)]
+    frozen += [ended(seed, (0.59, 4.0), (0.5, 3.6)) for seed in (0, 2)]
     simplex = [ended(0, (0.61, 1.0), (0.5, 0.5))]
     kept, less, near, peak = claims.third_prediction(free, frozen, simplex)
-    assert kept[2] == pytest.approx([0.9, 0.9])
-    assert less[2] == pytest.approx([0.06, 0.01])
-    assert near[2] == pytest.approx([0.25])
-    assert peak[2] == pytest.approx([0.01])
-    assert kept[3] == "as predicted"
-    halved = [ended(seed, (0.6, 4.0), (0.6, 4.0)) for seed in (0, 1)]
-    halved[1].content["last"]["robust_accuracy"] = 0.5
-    assert claims.third_prediction(free, halved, simplex)[1][2] == pytest.approx([0.1, 0.1])
-    assert claims.third_prediction(free, halved, simplex)[1][3] == "refuted"
+    assert kept.runs == pytest.approx([0.9] * 4)
+    assert less.runs == pytest.approx([0.06, 0.06, 0.01, 0.01])
+    assert near.runs == pytest.approx([0.25])
+    assert peak.runs == pytest.approx([0.01])
+    assert kept.outcome == "as predicted"
+    assert peak.outcome == ""  # of a single run
+    assert less.refuted == pytest.approx(0.075)
+    halved = [ended(seed, (0.6, 4.0), (0.6, 4.0)) for seed in range(4)]
+    for seed in (1, 3):
+        halved[seed].content["last"]["robust_accuracy"] = 0.5
+    less = claims.third_prediction(free, halved, simplex)[1]
+    assert less.runs == pytest.approx([0.1] * 4)
+    assert less.outcome == "refuted"
+
+
+def test_the_page_of_predictions_says_of_each_what_the_records_say_and_leads_to_its_place():
+    page = (Path(__file__).parents[1] / "book/predictions.md").read_text()
+    shown = re.findall(r"\[([a-z ]+)\]\((e\d)\)\{\.chip \.chip-(\w+)\}", page)
+    planted, full = every_seed("parts-at"), published("cifar10-full-")["at"]
+    heads = (every_seed(f"parts-at-head-{kind}") for kind in ("frozen", "simplex"))
+    told = {
+        "e1": claims.first_prediction(planted, full),
+        "e2": claims.second_prediction(planted, full),
+        "e3": claims.third_prediction(planted, *heads),
+    }
+    assert shown == [
+        (number.outcome, place, cards.OUTCOMES[number.outcome])
+        for place, numbers in told.items()
+        for number in numbers
+        if number.predicted
+    ]
 
 
 def test_accuracies_of_swaps_bear_the_names_of_their_features_and_heads():
@@ -97,18 +122,19 @@ def test_accuracies_of_swaps_bear_the_names_of_their_features_and_heads():
 @pytest.mark.parametrize(
     ("values", "rule", "said"),
     [
-        ([0.9, 0.92, 0.91], {"at_least": 0.85, "refuted": 0.6}, "as predicted"),
-        ([0.9, 0.8, 1.0], {"at_least": 0.85, "refuted": 0.6}, "undecided"),
-        ([0.5, 0.51, 0.49], {"at_least": 0.85, "refuted": 0.6}, "refuted"),
-        ([0.1, 0.11, 0.09], {"at_most": 0.2, "refuted": 0.5}, "as predicted"),
-        ([0.6, 0.61, 0.62], {"at_most": 0.2, "refuted": 0.5}, "refuted"),
-        ([0.3, 0.31, 0.32], {"at_most": 0.2, "refuted": 0.5}, "not as predicted"),
-        ([0.6, 0.61, 0.62], {"at_most": 0.2}, "not as predicted"),
-        ([0.7, 0.71, 0.72], {"at_least": 0.85, "refuted": 0.6}, "not as predicted"),
-        ([0.1, 0.3, 0.2], {"at_most": 0.2, "refuted": 0.5}, "undecided"),
-        ([0.55, 0.6, 0.65], {"at_least": 0.85, "refuted": 0.6}, "not as predicted"),  # astride .6
-        ([0.45, 0.5, 0.55], {"at_most": 0.2, "refuted": 0.5}, "not as predicted"),
-        ([0.9], {"at_least": 0.85, "refuted": 0.6}, ""),
+        ([0.9, 0.92, 0.91, 0.91], {"at_least": 0.85, "refuted": 0.6}, "as predicted"),
+        ([0.9, 0.8, 1.0, 0.9], {"at_least": 0.85, "refuted": 0.6}, "undecided"),
+        ([0.5, 0.51, 0.49, 0.5], {"at_least": 0.85, "refuted": 0.6}, "refuted"),
+        ([0.1, 0.11, 0.09, 0.1], {"at_most": 0.2, "refuted": 0.5}, "as predicted"),
+        ([0.6, 0.61, 0.62, 0.61], {"at_most": 0.2, "refuted": 0.5}, "refuted"),
+        ([0.3, 0.31, 0.32, 0.31], {"at_most": 0.2, "refuted": 0.5}, "not as predicted"),
+        ([0.6, 0.61, 0.62, 0.61], {"at_most": 0.2}, "not as predicted"),
+        ([0.7, 0.71, 0.72, 0.71], {"at_least": 0.85, "refuted": 0.6}, "not as predicted"),
+        ([0.1, 0.3, 0.2, 0.2], {"at_most": 0.2, "refuted": 0.5}, "undecided"),
+        # Astride of the value that refutes:
+        ([0.55, 0.6, 0.65, 0.6], {"at_least": 0.85, "refuted": 0.6}, "not as predicted"),
+        ([0.45, 0.5, 0.55, 0.5], {"at_most": 0.2, "refuted": 0.5}, "not as predicted"),
+        ([0.9, 0.91, 0.92], {"at_least": 0.85, "refuted": 0.6}, ""),  # too few to say
     ],
 )
 def test_the_whole_interval_must_lie_on_a_side(values, rule, said):

@@ -59,8 +59,10 @@ def test_a_page_is_read_with_the_tags_that_its_file_lacks():
     folding.fold(SimpleNamespace(), "page", content)
     first, second, third, fourth, fifth = (c["metadata"] for c in json.loads(content[0])["cells"])
     assert first["tags"] == ["remove-output", "hide-input"]
-    assert first["mystnb"] == {"code_prompt_show": "Code for this figure"}
-    assert second["mystnb"] == {"code_prompt_show": "Own"}
+    assert first["mystnb"] == {
+        f"code_prompt_{of}": "Code for this figure" for of in ("show", "hide")
+    }
+    assert second["mystnb"] == {f"code_prompt_{of}": "Own" for of in ("show", "hide")}
     assert "hide-input" not in third.get("tags", [])
     assert fourth == {}
     assert fifth["tags"] == ["hide-output", "hide-cell"]  # one bar for code and numbers

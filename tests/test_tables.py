@@ -11,8 +11,8 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.myst_role import myst_role_plugin
 from mdit_py_plugins.substitution import substitution_plugin
 
-from ccnotes.tables import judged, literal, tabulated, visible
-from ccnotes.verdicts import Claim, described, judgements
+from ccnotes.tables import judged, literal, measured, tabulated, visible
+from ccnotes.verdicts import Claim, Measured, described, judgements
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 for plugin in (dollarmath_plugin, myst_role_plugin, substitution_plugin):
@@ -67,8 +67,9 @@ def test_a_table_holds_texts_numbers_and_values_over_seeds():
 
 
 def test_one_form_is_for_all_columns_and_the_empty_one_suits_the_interval():
-    rows = [["a", [0.10, 0.12], [10.0, 12.0]]]
-    expected = f"| a | {described([0.10, 0.12], '')} | {described([10.0, 12.0], '')} |"
+    less, more = [0.10, 0.12] * 2, [10.0, 12.0] * 2
+    rows = [["a", less, more]]
+    expected = f"| a | {described(less, '')} | {described(more, '')} |"
     assert tabulated("n | b | c", rows, "").splitlines()[-1] == expected
     assert tabulated("n | b", [["a", 0.25]]).splitlines()[-1] == "| a | 0.250 |"
 
@@ -103,3 +104,23 @@ def test_claims_have_a_column_for_the_paper_where_it_says_something_and_few_runs
     table = judged(judgements([silent, told])).splitlines()
     assert [line.split(" | ")[1] for line in table[::2]] == ["the paper", ""]
     assert table[3].split(" | ")[1] == "0.2"
+
+
+def test_what_was_measured_has_columns_for_what_there_is():
+    """A prediction, its outcome and the run at full size."""
+    runs = [0.3, 0.31, 0.32, 0.31]
+    bare = Measured("CAS", "share", runs)
+    told = bare._replace(predicted="0.2 or less", at_most=0.2)
+    full = bare._replace(full=0.5)
+    head, _, row = measured([bare]).splitlines()
+    assert head == "| number | found |"
+    assert row == f"| CAS, share | {described(runs)} |"
+    head, _, first, second = measured([told, full]).splitlines()
+    assert head == "| number | predicted | found | full size | outcome |"
+    assert first.split(" | ")[1:] == [
+        "0.2 or less",
+        described(runs),
+        "not made",
+        "not as predicted |",
+    ]
+    assert second.split(" | ")[1:] == ["", described(runs), "0.500", " |"]

@@ -7,9 +7,11 @@ from scipy import stats
 
 from ccnotes import evaluation, verdicts
 from ccnotes.verdicts import (
+    FEW,
     Claim,
     bootstrapped,
     described,
+    found,
     holm,
     interval,
     judgements,
@@ -66,25 +68,35 @@ def test_one_run_has_no_interval():
 
 
 def test_description_gives_mean_interval_and_number():
-    assert described([1.0, 3.0], ".1f") == "2.0 (-10.7 to 14.7, n\u00a0=\u00a02)"
-    assert described([2.0], "+.1f") == "+2.0 (n\u00a0=\u00a01)"
-    assert described([-0.01, 0.006], ".2f").startswith("0.00 (-0.10 to 0.10")
-    assert described([-0.001, 0.001], "+.1f") == "0.0 (0.0 to 0.0, n\u00a0=\u00a02)"
+    """Of 1, 1, 3, 3: the standard error is 1 / sqrt(3), t 3.182, so the half width 1.837."""
+    assert described([1.0, 3.0, 1.0, 3.0], ".1f") == "2.0 (0.2 to 3.8, n\u00a0=\u00a04)"
+    assert described([-0.01, 0.006] * 2, ".2f") == "0.00 (-0.02 to 0.01, n\u00a0=\u00a04)"
+    assert described([-0.001, 0.001] * 2, "+.1f") == "0.0 (0.0 to 0.0, n\u00a0=\u00a04)"
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 4])
+def test_of_fewer_than_four_runs_each_is_named_and_no_interval(runs):
+    values = [0.5, -0.25, 0.125, 1.0][:runs]
+    for text in (described(values, "+.2f"), found(values)):
+        assert text.endswith(f"(n\u00a0=\u00a0{runs})") or runs == FEW
+        assert (" to " in text) == (runs == FEW)
+        assert all(format(value, "+.2f") in text for value in values) or runs == FEW
 
 
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ([1.0, 3.0], "2 (-11 to 15, n\u00a0=\u00a02)"),  # half widths: 12.7,
-        ([0.10, 0.12], "0.11 (-0.02 to 0.24, n\u00a0=\u00a02)"),  # 0.127,
-        ([0.100, 0.101], "0.1005 (0.0941 to 0.1069, n\u00a0=\u00a02)"),  # 0.00635
+        ([0.0, 20.0] * 2, "10 (-8 to 28, n\u00a0=\u00a04)"),  # half widths: 18.4,
+        ([0.10, 0.12] * 2, "0.110 (0.092 to 0.128, n\u00a0=\u00a04)"),  # 0.0184,
+        ([0.100, 0.101] * 2, "0.10050 (0.09958 to 0.10142, n\u00a0=\u00a04)"),  # 0.000919
         ([3.14159], "3.14 (n\u00a0=\u00a01)"),
         ([-0.0123456], "-0.0123 (n\u00a0=\u00a01)"),
         ([1234.5], "1234 (n\u00a0=\u00a01)"),
         ([0.0], "0.00 (n\u00a0=\u00a01)"),
-        ([0.123, 0.123], "0.123 (0.123 to 0.123, n\u00a0=\u00a02)"),
-        ([0.35 - 0.30, 0.40 - 0.35], "0.0500 (0.0500 to 0.0500, n\u00a0=\u00a02)"),
-        ([math.nan, 1.0], "nan (nan to nan, n\u00a0=\u00a02)"),
+        ([0.5, -12.345], "0.5, -12.3 (n\u00a0=\u00a02)"),
+        ([0.123] * 4, "0.123 (0.123 to 0.123, n\u00a0=\u00a04)"),
+        ([0.35 - 0.30, 0.40 - 0.35] * 2, "0.0500 (0.0500 to 0.0500, n\u00a0=\u00a04)"),
+        ([math.nan, 1.0] * 2, "nan (nan to nan, n\u00a0=\u00a04)"),
     ],
 )
 def test_without_digits_a_description_has_two_of_the_intervals_half_width(values, text):

@@ -57,7 +57,9 @@ def fold(app, docname, content):
             tags = cell["metadata"].setdefault("tags", [])
             if called := prompt("".join(cell["source"]), tags):
                 tags.append("hide-cell" if {"setup", "hide-output"} & {*tags} else "hide-input")
-                cell["metadata"].setdefault("mystnb", {}).setdefault("code_prompt_show", called)
+                names = cell["metadata"].setdefault("mystnb", {})
+                called = names.setdefault("code_prompt_show", called)
+                names.setdefault("code_prompt_hide", called)  # opened it keeps its name
     content[0] = json.dumps(notebook)
 
 

@@ -12,6 +12,8 @@ from sphinx import addnodes
 NO_WORDS = (nodes.math_block, nodes.literal_block, nodes.doctest_block, nodes.raw, nodes.comment)
 NO_WORDS += (nodes.title, addnodes.desc_signature, addnodes.toctree, addnodes.index)
 
+CODE = (nodes.literal, nodes.literal_block, nodes.doctest_block, nodes.raw, nodes.comment)
+
 
 def is_place(node):
     """Whether a node is a section with a title, a term, or a function of the package."""
@@ -107,6 +109,14 @@ def explain_terms(app, doctree, page):
             link["classes"].append("term")
 
 
+def keep_percents(app, doctree, page):
+    """No line breaks between a number and its percent sign."""
+    for text in [*doctree.findall(nodes.Text)]:
+        if " %" in text and not isinstance(text.parent, CODE):
+            kept = re.sub(r"(?<=[\d)]) %", "\u00a0%", text)
+            text.parent.replace(text, nodes.Text(kept))
+
+
 FIRST = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -148,6 +158,7 @@ def write_first_page(app, error):
 
 def setup(app):
     app.connect("doctree-resolved", explain_terms)
+    app.connect("doctree-resolved", keep_percents)
     app.connect("build-finished", write_index, priority=900)
     app.connect("build-finished", write_first_page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
