@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import CHROMIUM
-
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_check" / "_build" / "html"
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
@@ -31,7 +29,6 @@ PHONE, TABLET, DESK = 390, 700, 1280
 
 pytestmark = [
     pytest.mark.rendered,
-    pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine"),
     pytest.mark.skipif(not HTML.is_dir(), reason="no rendered copy: `make test` makes it"),
 ]
 
