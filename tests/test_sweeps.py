@@ -233,7 +233,7 @@ def test_the_page_s_command_makes_what_runs_alone_would_and_its_python_recalls(
 
 def assert_as_made_alone(together, tmp_path, monkeypatch):
     monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "alone"))
-    for made, alone in zip(together, runs("planted-at", range(6)), strict=True):
+    for made, alone in zip(together, runs("planted-at", range(len(together))), strict=True):
         assert made.folder != alone.folder
         assert made.provenance["threads"] == 1
         assert_equal_records(made, alone)
@@ -293,14 +293,16 @@ def real_slurm(tmp_path, monkeypatch):
 def test_jobs_of_slurm_make_what_runs_alone_would_though_one_is_queued_again(
     real_slurm, command, tmp_path, monkeypatch
 ):
+    """Of three seeds, as each job loads torch: two run, one waits."""
     monkeypatch.setattr(slurm, "ASK_EVERY", 1.0)
-    (line,) = commands_of_the_page("--slurm debug")
+    (line,) = commands_of_the_page("--seeds 0-5 --slurm debug")
+    line = line.replace("0-5", "0-2")
     with monkeypatch.context() as patched:
         patched.setattr("ccnotes.records.runner.run", is_told_of_its_limit)
-        assert "all 6 runs are on record" in command(line)
+        assert "all 3 runs are on record" in command(line)
     logs = Path(os.environ["CCNOTES_RUNS"]) / "sweeps/slurm"
     assert sum(path.read_text().count("Requeued job") for path in logs.glob("*.out")) == 1
-    together = [records.recall(replace(EXPERIMENTS["planted-at"], seed=n)) for n in range(6)]
+    together = [records.recall(replace(EXPERIMENTS["planted-at"], seed=n)) for n in range(3)]
     assert_as_made_alone(together, tmp_path, monkeypatch)
     with pytest.raises(SystemExit, match=r"(?s)Slurm does not take the job: .*partition"):
         command("python -m ccnotes sweep planted-at --seeds 7 --slurm nowhere")
