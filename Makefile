@@ -30,7 +30,7 @@ test: .venv/book .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy ccnotes
-	.venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not rendered" -rs tests ccnotes
+	.venv/bin/python -m pytest -q -n 3 --dist worksteal -m "not rendered" -rs tests ccnotes
 	rm -rf _check
 	mkdir _check
 	echo '*' > _check/.gitignore
