@@ -16,6 +16,8 @@ from ccnotes.networks import PreActResNet
 from tests.helpers import SMALL
 
 SCRIPT = Path(__file__).parents[1] / ".ci" / "quarter-hour"
+# Else what checks the annotations is traced, too, which takes most of the time.
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 @pytest.fixture
