@@ -48,10 +48,11 @@ def unchecked():
 
 
 @pytest.fixture
-def quickly(monkeypatch):
+def quickly(monkeypatch, unchecked):
     """torch.compile without the compiler, which takes seconds: all else of it is the same.
 
-    A list of the names of the functions that were compiled.
+    Nor are annotations checked, since that is traced, too, and takes longer than all else. A list
+    of the names of the functions that were compiled.
     """
     import torch  # here, so that running notebooks does not wait for it
 
