@@ -24,23 +24,24 @@ book: .venv/book
 
 # Each notebook is executed once, into a copy, and that copy is rendered with execution off. Two
 # at a time with one thread each: threads of small networks wait for one another on a busy machine.
-# (Not under _build: nbmake passes over notebooks there.)
+# (Not under _build: nbmake passes over notebooks there.) The longest two come first, so that no
+# core is left with one of them at the end. Tests that wait for a browser are three at a time.
 test: .venv/book .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy ccnotes
-	.venv/bin/python -m pytest -q -n 2 -m "not rendered" -rs tests ccnotes
+	.venv/bin/python -m pytest -q -n 3 --dist worksteal -m "not rendered" -rs tests ccnotes
 	rm -rf _check
 	mkdir _check
 	echo '*' > _check/.gitignore
 	cp -R _config.yml _toc.yml book _check
 	CCNOTES_BOOK=1 CCNOTES_ONLY_RECALL=1 CCNOTES_RUNS="$$(pwd)/_check/runs" CCNOTES_DATA="$$(pwd)/_check/data" \
 	  OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --nbmake --overwrite --nbmake-timeout=600 --durations=0 \
-	  _check/book/*.ipynb
+	  _check/book/01*.ipynb _check/book/your*.ipynb _check/book/*.ipynb
 	.venv/bin/jupyter-book config sphinx _check
 	PYTHONPATH=_check/book/_ext .venv/bin/sphinx-build -q -W --keep-going -D nb_execution_mode=off \
 	  _check _check/_build/html
-	.venv/bin/python -m pytest -q -n 2 --dist worksteal -m rendered -rs tests
+	.venv/bin/python -m pytest -q -n 3 --dist worksteal -m rendered -rs $(shell grep -l mark.rendered tests/*.py)
 
 serve:
 	@$(built)

@@ -1,5 +1,6 @@
 """Shapes are checked at run time; what else every test stands on is in ../conftest.py."""
 
+import shutil
 import sys
 
 import jaxtyping
@@ -15,16 +16,17 @@ import pytest  # noqa: E402
 pytest.register_assert_rewrite("tests.helpers")
 
 
+BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
+
+
 @pytest.fixture(scope="session")
 def browser():
-    from tests.helpers import CHROMIUM
-
-    if not CHROMIUM:
+    if not (chromium := next(filter(None, map(shutil.which, BROWSERS)), None)):
         pytest.skip("no chromium on this machine")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     flags = "--headless --no-sandbox --disable-gpu --disable-background-networking".split()
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield browser
         browser.close()
 
@@ -46,10 +48,11 @@ def unchecked():
 
 
 @pytest.fixture
-def quickly(monkeypatch):
+def quickly(monkeypatch, unchecked):
     """torch.compile without the compiler, which takes seconds: all else of it is the same.
 
-    A list of the names of the functions that were compiled.
+    Nor are annotations checked, since that is traced, too, and takes longer than all else. A list
+    of the names of the functions that were compiled.
     """
     import torch  # here, so that running notebooks does not wait for it
 

@@ -1,6 +1,5 @@
 """What several test files share: small experiments, and what equal records are."""
 
-import shutil
 import sys
 from dataclasses import replace
 
@@ -13,8 +12,6 @@ from ccnotes.experiments import Experiment
 from ccnotes.objectives import Objective
 from ccnotes.planted import planted
 
-BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 SMALL = Experiment(
     name="small",
     train_size=24,

@@ -404,6 +404,7 @@ def test_a_compiled_attack_finds_what_the_plain_one_does(attack, kind, quickly):
     assert torch.equal(fast.body[2].running_mean, model.body[2].running_mean)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_compiled_serves_every_radius_and_number_of_steps(monkeypatch):
     """So that six radii, the attack of training and that of evaluation compile once."""
     model = ConvNet(3, width=4).eval()

@@ -142,18 +142,25 @@ def test_every_chapter_has_exercises_each_with_one_folded_solution_after_it(path
 
 
 class Tags(HTMLParser):
-    """The attributes of every tag of one name."""
+    """The attributes of every tag, by the tag's name."""
 
-    def __init__(self, page, name):
+    def __init__(self, page):
         super().__init__()
-        self.name, self.found = name, []
+        self.found = {}
         if not (file := HTML / f"{page}.html").exists():
             pytest.skip(f"{file.relative_to(ROOT)} is not there: `make test` makes it")
         self.feed(file.read_text())
 
     def handle_starttag(self, tag, attributes):
-        if tag == self.name:
-            self.found.append(dict(attributes))
+        self.found.setdefault(tag, []).append(dict(attributes))
+
+
+parsed = functools.cache(Tags)  # since a page of a megabyte takes a second
+
+
+def tagged(page, name):
+    """The attributes of every tag of one name."""
+    return parsed(page).found.get(name, [])
 
 
 @pytest.mark.rendered
@@ -172,7 +179,7 @@ def test_executed_without_errors_or_warnings(path):
 @pytest.mark.rendered
 @each_page
 def test_every_picture_has_a_text(page):
-    for image in Tags(page, "img").found:
+    for image in tagged(page, "img"):
         text = image.get("alt")
         assert text is not None, image["src"][:80]
         assert not re.search(r"\.(png|svg|jpe?g)$|^[0-9a-f]{32}", text), (
@@ -184,7 +191,7 @@ def test_every_picture_has_a_text(page):
 @pytest.mark.rendered
 @each_page
 def test_figures_are_sharp_at_any_size(page):
-    drawn = [image["src"] for image in Tags(page, "img").found if "/_images/" in image["src"]]
+    drawn = [image["src"] for image in tagged(page, "img") if "/_images/" in image["src"]]
     assert all(source.endswith(".svg") for source in drawn), drawn
 
 
@@ -197,7 +204,7 @@ def places(file):
 @each_page
 def test_no_link_into_the_book_leads_nowhere(page):
     """Neither to a page nor to a place on it that is not there. Other hosts are not asked."""
-    for href in {a.get("href", "") for a in Tags(page, "a").found}:
+    for href in {a.get("href", "") for a in tagged(page, "a")}:
         address = urlsplit(href)
         if address.scheme or address.netloc or not href or href == "#":
             continue
@@ -213,10 +220,10 @@ def test_the_list_of_exercises_links_each_exactly_once():
     there = [
         f"{page.removeprefix('book/')}.html#{div['id']}"
         for page in PAGES
-        for div in Tags(page, "div").found
+        for div in tagged(page, "div")
         if "exercise" in (div.get("class") or "").split()
     ]
-    links = [a.get("href", "") for a in Tags("book/exercises", "a").found]
+    links = [a.get("href", "") for a in tagged("book/exercises", "a")]
     assert there
     assert sorted(link for link in links if "#ex-" in link) == sorted(there)
 
@@ -286,7 +293,7 @@ def test_plumbing_is_folded_and_what_a_chapter_is_about_is_open(path):
 @each_page
 def test_pages_are_light(page):
     """2.5 MB with their pictures, the scripts that all pages share left out."""
-    sources = {image["src"] for image in Tags(page, "img").found}
+    sources = {image["src"] for image in tagged(page, "img")}
     files = [HTML / f"{page}.html"]
     files += [(files[0].parent / s).resolve() for s in sources if not s.startswith("data:")]
     assert sum(file.stat().st_size for file in files) < 2_500_000
@@ -295,7 +302,7 @@ def test_pages_are_light(page):
 @pytest.mark.rendered
 @each_page
 def test_preview_elsewhere_shows_title_first_words_and_picture(page):
-    found = Tags(page, "meta").found
+    found = tagged(page, "meta")
     tags = {tag.get("property", tag.get("name")): tag.get("content") for tag in found}
     owner, name = REPOSITORY.split("/")[-2:]
     site = f"https://{owner.lower()}.github.io/{name}/"
@@ -312,7 +319,7 @@ def test_preview_elsewhere_shows_title_first_words_and_picture(page):
 @each_page
 def test_links_to_colab_open_plain_notebooks_that_are_published(page):
     """CI puts them on the branch ``notebooks``, below the tag; see test_outside.py."""
-    links = [a.get("href", "") for a in Tags(page, "a").found]
+    links = [a.get("href", "") for a in tagged(page, "a")]
     launch = [unquote(link) for link in links if "colab.research.google.com" in link]
     assert bool(launch) == (ROOT / f"{page}.ipynb").exists()
     for link in launch:
@@ -322,7 +329,7 @@ def test_links_to_colab_open_plain_notebooks_that_are_published(page):
 @pytest.mark.rendered
 @each_page
 def test_pages_without_a_formula_do_without_mathjax(page):
-    text = (HTML / f"{page}.html").read_text() if Tags(page, "html").found else ""
+    text = (HTML / f"{page}.html").read_text() if tagged(page, "html") else ""
     assert ("mathjax/tex-chtml.js" in text) == ('class="math' in text)
 
 
@@ -330,7 +337,7 @@ def test_pages_without_a_formula_do_without_mathjax(page):
 @each_page
 def test_terms_say_on_hover_what_they_mean(page):
     """In one sentence, without the source of a formula."""
-    for link in Tags(page, "a").found:
+    for link in tagged(page, "a"):
         if "glossary.html#term-" in link.get("href", "") and page != "book/glossary":
             assert 20 < len(link["title"]) < 300, link
             assert not re.search(r"[\\{}]|\w\.\s+[A-Z]", link["title"]), link
@@ -343,21 +350,21 @@ def test_terms_say_on_hover_what_they_mean(page):
 def test_every_page_links_the_book_as_one_pdf(page):
     owner, name = REPOSITORY.split("/")[-2:]
     pdf = f"https://{owner.lower()}.github.io/{name}/ccnotes.pdf"
-    assert pdf in [a.get("href") for a in Tags(page, "a").found]
+    assert pdf in [a.get("href") for a in tagged(page, "a")]
     assert "_build/ccnotes.pdf _build/html/" in (ROOT / ".github/workflows/pages.yml").read_text()
 
 
 @pytest.mark.rendered
 def test_the_root_has_title_and_card_and_leads_to_the_book():
-    tags = {t.get("property", t.get("name")): t.get("content") for t in Tags("index", "meta").found}
+    tags = {t.get("property", t.get("name")): t.get("content") for t in tagged("index", "meta")}
     first = {
-        t.get("property", t.get("name")): t.get("content") for t in Tags("book/index", "meta").found
+        t.get("property", t.get("name")): t.get("content") for t in tagged("book/index", "meta")
     }
     for name in ("og:title", "og:description", "og:image", "og:image:alt", "twitter:card"):
         assert tags[name] == first[name]
     assert tags["og:url"] == first["og:url"].removesuffix("book/index.html")
     assert "<title>Cross-class features" in (HTML / "index.html").read_text()
-    assert [a["href"] for a in Tags("index", "a").found] == ["book/index.html"]
+    assert [a["href"] for a in tagged("index", "a")] == ["book/index.html"]
 
 
 @pytest.mark.rendered

@@ -1,6 +1,5 @@
 """The command line, on runs of seconds."""
 
-import functools
 import hashlib
 import json
 import os
@@ -16,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ccnotes import monitor, records
-from ccnotes.__main__ import METRICS
+from ccnotes import monitor, records, training
+from ccnotes.__main__ import METRICS, main
 from ccnotes.attacks import PGD
 from ccnotes.attribution import cas, class_attribution, class_similarity, grad_cam
 from ccnotes.checkpoints import read_state
@@ -325,15 +324,16 @@ def test_attributing_data_with_other_classes_names_both_lists(command, tmp_path)
         command("attribute", f"{folder}/best.safetensors", "--data", data)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
-def test_a_signal_ends_in_a_line_that_says_how_to_go_on(number):
-    """A real process, sent a real signal once its first epochs are kept."""
+STOPPED = "`run` goes on from there"
+
+
+def test_a_signal_ends_a_process_in_a_line_that_says_how_to_go_on():
+    """A real process, sent a real signal once its first epoch is kept."""
     folder = Path(os.environ["CCNOTES_RUNS"])
     run = [sys.executable, "-m", "ccnotes", "run", "planted-at", *SHORT, "--epochs", "1000000"]
-    # What a shell starts in the background ignores the signal, and so would the process.
-    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    run += ["--eval-every", "1"]
     deadline = time.monotonic() + 120
-    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
+    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as process:
         try:
             while (
                 process.poll() is None
@@ -344,25 +344,51 @@ def test_a_signal_ends_in_a_line_that_says_how_to_go_on(number):
                 )
             ):
                 time.sleep(0.1)
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             message = process.communicate(timeout=60)[1].splitlines()[-1]
         finally:
             process.kill()
-    assert "`run` goes on from there" in message
-    assert process.returncode == 128 + number
+    assert STOPPED in message
+    assert process.returncode == 128 + signal.SIGTERM
     (partial,) = [record for record in find() if record.folder.parent == folder]
     assert len(partial.table) >= 1
 
 
-def test_a_reader_who_has_read_enough_is_no_error():
-    """As ``list | head -1``: the pipe closes while there is more to write."""
-    listing = [sys.executable, "-m", "ccnotes", "list"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(listing, **pipes, text=True, bufsize=1) as process:
-        assert process.stdout.readline().startswith("experiments: ")
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 0
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_either_signal_in_the_second_epoch_keeps_the_first(command, capsys, monkeypatch, number):
+    """Sent to this process, with the handler that Python has for Ctrl-C."""
+    train_step, steps = training.train_step, []
+
+    def signalled(*arguments):
+        steps.append(1)
+        if len(steps) == 2:  # an epoch has one
+            os.kill(os.getpid(), number)
+        return train_step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", signalled)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            command("run", "planted-at", *SHORT, "--eval-every", "1")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.value.code == 128 + number
+    assert STOPPED in capsys.readouterr().err.splitlines()[-1]
+    (partial,) = find()
+    assert partial.table.epoch.tolist() == [1]
+    assert not partial.finished
+
+
+def test_a_reader_who_has_read_enough_is_no_error(monkeypatch, capsys):
+    """As ``list | head -1``: the pipe closes while there is more to write, at the end, too."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:  # which flushes what is left as it closes
+        monkeypatch.setattr(sys, "stdout", pipe)
+        monkeypatch.setattr(sys, "argv", ["ccnotes", "list"])
+        main()
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
 
 
 ROOT = Path(__file__).parents[1]

@@ -134,33 +134,37 @@ def at_end(tab, value):
     tab.wait_for_function("v => document.querySelector('[type=range]').value == v", arg=value)
 
 
+def on_its_way(tab, value):
+    """The slider has come so far; on a busy machine it may be seen a step later."""
+    tab.wait_for_function("v => +document.querySelector('[type=range]').value >= v", arg=value)
+
+
 @pytest.mark.parametrize("key", [None, "Enter", "Space"])
 def test_play_moves_the_slider_to_its_end_and_stops_there(opened, key):
-    """By mouse and by keyboard. From the end it starts over."""
+    """By mouse and by keyboard. From the end it starts over, which the mouse tries for all."""
     tab = opened(counter())
     play, slider = tab.get_by_role("button"), tab.get_by_role("slider")
-    for _ in range(2):
+    for _ in range(1 if key else 2):
         assert play.inner_text() == "Play"
         if key:
             play.focus()
             tab.keyboard.press(key)
         else:
             play.click()
-        at_end(tab, "3")
+        on_its_way(tab, 3)
         assert play.inner_text() == "Pause"
         at_end(tab, "6")
         assert tab.locator("svg text", has_text="at 6").count()
         assert play.inner_text() == "Play"
         tab.wait_for_timeout(1100)  # two pauses: nothing moves on
         assert slider.input_value() == "6"
-        slider.fill("2") if key else None
 
 
 def test_play_stops_where_it_is_told_to_by_the_button_or_by_the_reader_s_hand(opened):
     tab = opened(counter(0, 100))
     play, slider = tab.get_by_role("button"), tab.get_by_role("slider")
     play.click()
-    at_end(tab, "2")
+    on_its_way(tab, 2)
     play.click()
     assert play.inner_text() == "Play"
     stopped = slider.input_value()

@@ -314,7 +314,7 @@ def commands_of_the_page():
     return [block.replace("\\\n", " ").strip() for block in blocks]
 
 
-SHORT = "--epochs 40 --eval-every 10 --train-size 24 --validation-size 24 --test-size 30 --width 4"
+SHORT = "--epochs 20 --eval-every 10 --train-size 24 --validation-size 24 --test-size 30 --width 4"
 SHORT += " --batch-size 10 --precision float32"
 
 

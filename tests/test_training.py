@@ -583,6 +583,7 @@ def test_a_checkpoint_that_takes_long_is_not_written_after_every_epoch(monkeypat
     assert clock.saved == saved
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_compiled_run_goes_on_compiled_to_the_same_record(monkeypatch):
     """Whatever it is told then. Without the compiler itself, which takes seconds."""
     whole_compile, compiled = torch.compile, []
