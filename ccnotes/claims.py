@@ -52,6 +52,18 @@ def shared_part_used(record: Record) -> Float[Tensor, " evaluations"]:
     return whole - without
 
 
+def use_kept(record: Record) -> float:
+    """What the use of the shared part gains from near the best epoch to the last.
+
+    >>> import ccnotes
+    >>> use_kept(ccnotes.runs("parts-at")[0]) < 0
+    True
+    """
+    used, epochs = shared_part_used(record), record.table.epoch
+    near = int((epochs - record.best["epoch"]).abs().to_numpy().argmin())
+    return (used[-1] - used[near]).item()
+
+
 def mate_above_strangers(record: Record) -> float:
     """How far the last network's logit of an image's mates is above that of other wrong classes.
 
@@ -263,6 +275,11 @@ def second_prediction(records: Sequence[Record], full: Record) -> list[Measured]
     ]
 
 
+def fell(record: Record, column: str = "robust_accuracy") -> float:
+    """What a figure of the final test images loses from the best epoch to the last."""
+    return float(record.best[column] - record.last[column])
+
+
 def third_prediction(
     free: Sequence[Record], frozen: Sequence[Record], simplex: Sequence[Record]
 ) -> list[Measured]:
@@ -275,9 +292,6 @@ def third_prediction(
 
     def beside(records: Sequence[Record]) -> list[tuple[Record, Record]]:
         return [(heads[seed], r) for r in records if (seed := r.configuration.seed) in heads]
-
-    def fell(record: Record) -> float:
-        return float(record.best["robust_accuracy"] - record.last["robust_accuracy"])
 
     kept = [r.last["robust_cas"] / r.best["robust_cas"] for r in frozen]
     less = [fell(a) - fell(b) for a, b in beside(frozen)]
@@ -316,6 +330,58 @@ def third_prediction(
             at_least=-0.01,
             refuted=-0.02,
         ),
+    ]
+
+
+def fourth_prediction(
+    free: Sequence[Record], shared: Sequence[Record], own: Sequence[Record]
+) -> list[Measured]:
+    """E4; see :func:`first_prediction`. Of the seeds that all three kinds of training have.
+
+    In ``shared`` the use of the shared part is asked for, in ``own``, the placebo, that of own
+    parts. Half of the fall, and a quarter, are those of the mean fall of plain AT.
+    """
+    kinds = [{r.configuration.seed: r for r in records} for records in (free, shared, own)]
+    seeds = sorted(set.intersection(*map(set, kinds)))
+    plain, asked, placebo = (
+        pd.DataFrame(
+            {
+                "accuracy": fell(of[seed]),
+                "loss": -fell(of[seed], "robust_loss"),
+                "use": use_kept(of[seed]),
+            }
+            for seed in seeds
+        )
+        for of in kinds
+    )
+    half, title = plain.accuracy.mean() / 2, "Use of the shared part asked for"
+    accuracy, use = "robust accuracy", "group accuracy, last minus best epoch"
+    return [
+        Measured(
+            f"{title}: how much less robust accuracy falls than in plain AT",
+            accuracy,
+            (plain.accuracy - asked.accuracy).tolist(),
+            predicted=f"half of plain AT's fall, {half:.3f}, or more",
+            at_least=half,
+            refuted=half / 2,
+        ),
+        Measured(
+            f"{title}: how much less it falls than in the placebo",
+            accuracy,
+            (placebo.accuracy - asked.accuracy).tolist(),
+            predicted="more than 0",
+            at_least=0,
+        ),
+        Measured(
+            f"{title}: how much less robust loss rises than in the placebo",
+            "nats",
+            (placebo.loss - asked.loss).tolist(),
+            predicted="more than 0",
+            at_least=0,
+        ),
+        Measured(f"{title}: change of that use", use, asked.use.tolist()),
+        Measured("Placebo: change of the use of the shared part", use, placebo.use.tolist()),
+        Measured("Plain AT: change of the use of the shared part", use, plain.use.tolist()),
     ]
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -198,35 +198,48 @@ def angles(description: str) -> alt.ConcatChart:
 
 
 def shared(
-    attribution: Float[Tensor, "classes features"], classes: Sequence[str], description: str
+    attributions: Mapping[str, Float[Tensor, "classes features"]],
+    classes: Sequence[str],
+    description: str,
 ) -> alt.LayerChart:
     """Two classes to choose, their attributions as mirrored bars, and what they share lit.
 
     Shown are the features that contribute most to any class; what two classes share of a feature
     is the smaller of their contributions, where both are above 0. The cosine is of all features.
-    Raises ValueError unless there is a name for each class, and more than one.
+    Of several networks, which have the same features, one is chosen by its name; features are those
+    of the first. Raises ValueError unless there is a name for each class, and more than one.
 
-    >>> chart = shared(torch.eye(2), ["cat", "dog"], "Nothing is shared.")
+    >>> chart = shared({"best epoch": torch.eye(2)}, ["cat", "dog"], "Nothing is shared.")
     >>> chart.description
     'Nothing is shared.'
     """
-    check_fits(len(attribution), classes, 1)
+    every = list(attributions.values())
+    attribution = every[0]
+    for one in every:
+        check_fits(len(one), classes, 1)
     used = attribution.abs().amax(0).argsort(descending=True)[:TOP]
     order = used[attribution[:, used].argmax(0).argsort(stable=True)]
-    rows = pd.DataFrame({f"c{k}": a[order].tolist() for k, a in enumerate(attribution)})
+    rows = pd.DataFrame(
+        {f"c{n}_{k}": a[order].tolist() for n, of in enumerate(every) for k, a in enumerate(of)}
+    )
     names = [visible(name) for name in classes]
     params = [
         chosen(name, title, value, range(len(names)), names)
         for name, title, value in (("above", "Above ", 0), ("below", "Below ", 1))
     ]
-    cosines = json.dumps([round(c, 4) for c in class_similarity(attribution).flatten().tolist()])
+    of = alt.param(name="of", value=0)
+    if len(every) > 1:
+        of = chosen("of", "Network ", 0, range(len(every)), [*map(visible, attributions)])
+    cosines = json.dumps(
+        [[round(c, 4) for c in class_similarity(one).flatten().tolist()] for one in every]
+    )
     base = alt.Chart(rows.assign(feature=range(len(rows)))).transform_calculate(
-        up="datum['c' + above]",
-        down="-datum['c' + below]",
-        both="max(min(datum['c' + above], datum['c' + below]), 0)",
+        up="datum['c' + of + '_' + above]",
+        down="-datum['c' + of + '_' + below]",
+        both="max(min(datum.up, -datum.down), 0)",
         mirrored="-datum.both",
     )
-    reach = 1.05 * attribution.abs().max().item()
+    reach = 1.05 * max(one.abs().max().item() for one in every)
     x = alt.X("feature:O", title="feature, sorted by the class that uses it most").axis(
         labels=False, ticks=False
     )
@@ -248,7 +261,7 @@ def shared(
     title = (
         alt.Chart(pd.DataFrame({"one": [1]}))
         .transform_calculate(
-            text=f"'cosine ' + format({cosines}[above * {len(names)} + below], '.2f')"
+            text=f"'cosine ' + format({cosines}[of][above * {len(names)} + below], '.2f')"
         )
         .mark_text(align="right", baseline="top", fontSize=16, fontWeight="bold")
         .encode(x=alt.value("width"), y=alt.value(4), text="text:N")
@@ -259,7 +272,7 @@ def shared(
         + bars("both", kinds[2], 1)
         + bars("mirrored", kinds[2], 1)
         + title
-    ).add_params(*params)
+    ).add_params(of, *params)
     return chart.properties(width=680, height=260, description=description)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from ccnotes.attribution import group_similarity, share_on, spread
-from ccnotes.claims import at_best, shared_part_used
+from ccnotes.claims import at_best, shared_part_used, use_kept
 from ccnotes.collapse import ends
 from ccnotes.parts import SIZE, parts
 from ccnotes.records import Record, best_and_last, every_seed
@@ -23,11 +23,14 @@ RANK = "rank correlation"
 LONGER = "longer_accuracy"  # under many more steps, of chapter 8's runs
 MAPPED = 10  # seeds of plain AT whose Grad-CAM maps are on record
 PUSHED = f"{PLAIN}-contrast-up-0.1"
+ASKED, PLACEBO = f"{PLAIN}-use-shared", f"{PLAIN}-use-own"  # which part's use is asked for
 KINDS = (  # of training, of which ten seeds are on record
     PLAIN,
     *(f"{PLAIN}-{name}" for name in ("distilled-0.9", "smoothing-0.3", "uniform", "permuted")),
     *(f"{PLAIN}-{name}" for name in ("averaged", "head-frozen", "head-simplex")),
     PUSHED,
+    ASKED,
+    PLACEBO,
 )
 
 
@@ -54,6 +57,7 @@ def figures(name: str) -> Figures:
     best, last = (
         table[table.checkpoint == which].assign(
             beyond=lambda of: of.inside - of.across,
+            use_kept=[*map(use_kept, records)],
             single=[
                 inside.item() - across.item()
                 for inside, across in (
@@ -77,11 +81,6 @@ def figures(name: str) -> Figures:
 def fall(of: Figures, column: str) -> "pd.Series[float]":
     """What a column loses from the best epoch to the last, by seed."""
     return of.best[column] - of.last[column]
-
-
-def use_kept(of: Figures) -> "pd.Series[float]":
-    """What the use of the shared part gains from near the best epoch to the last; by seed."""
-    return of.end.used - of.near.used
 
 
 def dynamics() -> list[Judgement]:
@@ -168,12 +167,12 @@ def overfitting() -> list[Judgement]:
     'rank correlation'
     """
     kinds = {name: figures(name) for name in KINDS}
-    plain, pushed = kinds[PLAIN], kinds[PUSHED]
+    plain, pushed, asked = (kinds[name] for name in (PLAIN, PUSHED, ASKED))
     accuracy_kept, cas_kept, similarity_kept = (
         {name: -fall(of, column) for name, of in kinds.items()}
         for column in ("robust_accuracy", "robust_cas", "beyond")
     )
-    use = {name: use_kept(of) for name, of in kinds.items()}
+    use = {name: of.last.use_kept for name, of in kinds.items()}
     accuracy, cas = (
         {name: of.best[column] for name, of in kinds.items()}
         for column in ("robust_accuracy", "robust_cas")
@@ -194,10 +193,18 @@ def overfitting() -> list[Judgement]:
         (
             "Contrast pushed: use of the shared part falls less",
             "group accuracy",
-            use_kept(pushed) - use_kept(plain),
+            pushed.last.use_kept - plain.last.use_kept,
             "",
         ),
         *spared("Contrast pushed", pushed, plain),
+        (
+            "Use asked for: use of the shared part falls less",
+            "group accuracy",
+            asked.last.use_kept - plain.last.use_kept,
+            "",
+        ),
+        *spared("Use asked for", asked, plain),
+        *spared("Use asked for, beside its placebo", asked, kinds[PLACEBO]),
         *spared("Nothing to share", figures(f"{PLAIN}-shared-0"), plain),
         *spared("Twice as much to share", figures(f"{PLAIN}-shared-2"), plain),
     ]

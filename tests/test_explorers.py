@@ -97,7 +97,9 @@ ATTRIBUTION = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, -1.0], [-1.0, 0.0, 2.0]]
 
 
 def test_what_two_classes_share_is_the_smaller_contribution_and_only_where_both_are_positive():
-    chart = explorers.shared(ATTRIBUTION, ["a", "b", "c"], "text")
+    chart = explorers.shared(
+        {"best": ATTRIBUTION, "last": 2 * ATTRIBUTION.flip(0)}, list("abc"), "text"
+    )
     drawn = svg(chart, above=0, below=1)
     pattern = r"feature, sorted .*: (\d); contribution to the own logit: (\S+); kind: (.*)"
     heights = {}
@@ -110,11 +112,14 @@ def test_what_two_classes_share_is_the_smaller_contribution_and_only_where_both_
     assert f"cosine {F.cosine_similarity(*ATTRIBUTION[:2], dim=0):.2f}" in drawn
     other = svg(chart, above=2, below=0)
     assert "cosine \N{MINUS SIGN}0.42" in other  # -3 / (sqrt 5 * sqrt 10)
+    last = svg(chart, of=1, above=2, below=1)  # where c is what a was, and all is twice as much
+    assert [float(h) for f, h, kind in marks(last, pattern) if kind == "above"] == [6, 2, 0]
+    assert f"cosine {F.cosine_similarity(*ATTRIBUTION[:2], dim=0):.2f}" in last
 
 
 def test_names_of_classes_stand_in_the_list_letter_by_letter():
-    spec = explorers.shared(torch.eye(6), NAMES, "text").to_dict()
-    (labels, _) = [p["bind"]["labels"] for p in spec["params"]]
+    spec = explorers.shared({"best": torch.eye(6)}, NAMES, "text").to_dict()
+    (labels, _) = [p["bind"]["labels"] for p in spec["params"] if "bind" in p]
     assert labels == [visible(name) for name in NAMES]
 
 
@@ -122,9 +127,9 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(
         ValueError, match="3 classes, of which number 1 is shown first, called a, b"
     ):
-        explorers.shared(ATTRIBUTION, ["a", "b"], "text")
+        explorers.shared({"best": ATTRIBUTION}, ["a", "b"], "text")
     with pytest.raises(ValueError, match="1 classes, of which number 1"):
-        explorers.shared(ATTRIBUTION[:1], ["a"], "text")
+        explorers.shared({"best": ATTRIBUTION[:1]}, ["a"], "text")
     with pytest.raises(ValueError, match="4 classes, of which number 0 is shown first, called car"):
         explorers.builder(ConvNet(4, width=2), "text")
     with pytest.raises(ValueError, match="6 classes, of which number 6"):

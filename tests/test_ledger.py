@@ -13,7 +13,7 @@ from ccnotes.parts import parts
 from ccnotes.records import Record
 
 USE = (6, 8, 0), (4, 2, 5)  # of ten images so many groups are recognised, and without the part
-KEPT = 7, 3, 1, 2, 0, 8, 4, 5, 9  # the last of the first, by kind of training
+KEPT = 7, 3, 1, 2, 0, 8, 4, 5, 9, 10, 6  # the last of the first, by kind of training
 
 
 def made(seed, accuracy, cas, similarity, name="parts-at"):
@@ -76,7 +76,8 @@ def records(monkeypatch):
             (0.5, 0.8, 0.6 - 0.2 * place),
         )
         found[f"parts-at-{name}"] = [made(s, *kept) for s in (6, 1)]
-    for name in ("permuted", "averaged", "contrast-up-0.1", "shared-0", "shared-2"):
+    more = ("permuted", "averaged", "contrast-up-0.1", "use-shared", "use-own")
+    for name in (*more, "shared-0", "shared-2"):
         kept = (0.4, 0.6, 0.3 if name == "shared-2" else 0.5), (3, 4, 1), (0.5, 0.8, 0.7)
         found[f"parts-at-{name}"] = [made(6, *kept)]
     for name, kept in zip(ledger.KINDS, KEPT, strict=True):
@@ -148,18 +149,22 @@ def test_soft_labels_are_compared_at_the_last_epoch_by_their_falls_and_at_the_be
 def test_what_is_kept_is_ranked_within_a_seed_that_all_kinds_have(records):
     """Of seed 6."""
     found = by_claim(ledger.overfitting())
-    cas = [-2, -0.5, -1.5, -2.5, -3, -3, -0.5, -0.5, -3]
-    accuracy = [-0.16, -0.04, -0.08, -0.12, -0.1, -0.1, -0.1, -0.2, -0.1]
-    (ranks,) = found["Over 9 kinds, CAS and accuracy are kept together"]
+    cas = [-2, -0.5, -1.5, -2.5, -3, -3, -0.5, -0.5, -3, -3, -3]
+    accuracy = [-0.16, -0.04, -0.08, -0.12, -0.1, -0.1, -0.1, -0.2, -0.1, -0.1, -0.1]
+    (ranks,) = found["Over 11 kinds, CAS and accuracy are kept together"]
     assert ranks == pytest.approx(spearmanr(cas, accuracy).statistic)
-    similarity = [-0.5, -0.2, -0.4, -0.6, -0.1, -0.1, 0, 0, -0.1]
-    alike = "Over 9 kinds, similarity of pairs beyond the others and accuracy are kept together"
+    similarity = [-0.5, -0.2, -0.4, -0.6, -0.1, -0.1, 0, 0, -0.1, -0.1, -0.1]
+    alike = "Over 11 kinds, similarity of pairs beyond the others and accuracy are kept together"
     assert found[alike] == pytest.approx([spearmanr(similarity, accuracy).statistic])
-    use = "Over 9 kinds, use of the shared part and accuracy are kept together"
+    use = "Over 11 kinds, use of the shared part and accuracy are kept together"
     assert found[use] == pytest.approx([spearmanr(KEPT, accuracy).statistic])
-    best = "Over 9 kinds, best networks with more CAS are more robust"
+    best = "Over 11 kinds, best networks with more CAS are more robust"
     assert found[best] == pytest.approx(
-        [spearmanr([4] * 7 + [1, 4], [0.6, 0.6, 0.62, 0.64, 0.6, 0.6, 0.6, 0.7, 0.6]).statistic]
+        [
+            spearmanr(
+                [4] * 7 + [1] + [4] * 3, [0.6, 0.6, 0.62, 0.64] + [0.6] * 3 + [0.7] + [0.6] * 3
+            ).statistic
+        ]
     )
 
 
@@ -169,7 +174,11 @@ def test_a_push_is_judged_by_what_is_left_by_use_and_by_what_is_lost(records):
     assert found["Contrast pushed: more of it is left at the end"] == pytest.approx([0.63 - 0.27])
     use = "Contrast pushed: use of the shared part falls less"
     assert found[use] == pytest.approx([(0.9 - 0.5) - (0.7 - 0.5)])
+    asked = "Use asked for: use of the shared part falls less"
+    assert found[asked] == pytest.approx([(KEPT[9] - KEPT[0]) / 10])
     for says in ("accuracy falls less", "loss rises less"):
+        assert found[f"Use asked for: {says}"] == pytest.approx([0.16 - 0.1])
+        assert found[f"Use asked for, beside its placebo: {says}"] == pytest.approx([0])
         assert found[f"Contrast pushed: {says}"] == pytest.approx([0.16 - 0.1])
         assert found[f"Nothing to share: {says}"] == pytest.approx([0.16 - 0.1])
         assert found[f"Twice as much to share: {says}"] == pytest.approx([0.16 - 0.3])
@@ -180,7 +189,7 @@ def test_use_of_the_shared_part_is_what_groups_lose_without_it(records):
     of = ledger.figures("parts-at")
     for moment, used in zip((of.start, of.near, of.end), (0.2, 0.6, 0.2), strict=True):
         assert moment.used.tolist() == pytest.approx([used] * 7)
-    assert ledger.use_kept(of).tolist() == pytest.approx([-0.4] * 7)
+    assert of.last.use_kept.tolist() == pytest.approx([-0.4] * 7)
 
 
 def test_maps_are_compared_by_the_places_that_they_cover_and_by_where_they_lie(records):

@@ -127,7 +127,7 @@ def write_compressed(record: Record, home: Path) -> list[Path]:
     """The best and the last network in a quarter of the bytes, as ``NAME-seed0-best.safetensors``.
 
     Convolutions have 8 bits (see :func:`ccnotes.weights.in_eight_bits`), all else float16. In the
-    folder ``home``, which is made if need be; :func:`ccnotes.records.load_model` reads them.
+    folder ``home``, which is made if need be; ``ccnotes.records.load_model`` reads them.
     Returns the files. Raises ValueError where the record's folder has no networks.
 
     >>> from ccnotes.experiments import Experiment
