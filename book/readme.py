@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 START, END = "<!-- results: made by `make readme`, held by a test -->", "<!-- end of results -->"
 ROWS = {"robust_accuracy": "robust accuracy, test", "inside": "similarity, classes that share"}
 SHOWN = {"accuracy": "robust accuracy", "cas": "CAS"}
+SPLITS = {"train": "training images", "test": "test images"}
 ROWS |= {"across": "similarity, other classes", "robust_cas": "CAS, attacked test images"}
 
 
@@ -60,7 +61,7 @@ def figure() -> plt.Figure:
     record = published("cifar10-full-")["at"]
     drawn, axes = plt.subplots(1, 2, figsize=(9, 3.1), layout="constrained")
     for ax, (name, title) in zip(axes, SHOWN.items(), strict=True):
-        columns = {f"{split}_robust_{name}": f"{split} images" for split in ("train", "test")}
+        columns = {f"{split}_robust_{name}": title for split, title in SPLITS.items()}
         plots.curves([record], columns, ax=ax, ylabel=title)
         ax.axvline(record.best["epoch"], color="0.3", linewidth=1)
     return drawn

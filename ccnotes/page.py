@@ -46,7 +46,8 @@ def enable() -> None:
 def drawn(figure: Figure) -> str:
     """The figure as SVG; within it, for the build to take out, one of a single panel as on a phone.
 
-    Those of several panels the build cuts between the panels (book/_ext/narrow.py).
+    Those of several panels the build cuts between the panels (book/_ext/narrow.py). A panel with
+    more numbers in it than a matrix of eight classes has no room for them there, and stays.
 
     >>> figure = Figure(figsize=(8, 3))
     >>> axes = figure.subplots()
@@ -56,7 +57,7 @@ def drawn(figure: Figure) -> str:
     svg = vector(figure)
     width, height = figure.get_size_inches()
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
-    if width < 1.2 * PHONE or len(panels) != 1:
+    if width < 1.2 * PHONE or len(panels) != 1 or len(panels[0].texts) > 8 * 8:
         return svg
     figure.set_size_inches(PHONE, height)
     small = gzip.compress(vector(figure).encode(), mtime=0)

@@ -20,12 +20,14 @@ from PIL import Image
 from torch import Tensor
 
 from ccnotes.attacks import pgd
+from ccnotes.cards import MINUS
 from ccnotes.data import to_float
 from ccnotes.plots import BLUE, ORANGE
 from ccnotes.records import PUBLISHED, Record, load_model
 from ccnotes.records.afterwards import looked_at
 from ccnotes.records.origin import provenance
 from ccnotes.tables import literal
+from ccnotes.verdicts import written
 
 PICTURES = Path(__file__).parent / "pictures"
 SEEN = PUBLISHED / "photographs.json"
@@ -210,7 +212,8 @@ def matrices(record: Record) -> Figure:
         if row != column:
             colour = "white" if abs(value) > 0.42 else "black"
             at = (column + 0.5, row + 0.5)
-            ax.text(*at, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=11)
+            shown = written(float(value), ".2f").replace("-", MINUS)
+            ax.text(*at, shown, ha="center", va="center", color=colour, fontsize=11)
     places = [i + 0.5 for i in range(len(classes))]
     ax.set_xticks(places, classes, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(places, classes)

@@ -7,7 +7,7 @@ import pandas as pd
 from ccnotes import gaussian
 from ccnotes.moving import BLUE, GREEN, ORANGE
 
-CROSS, OWN = "w2, weight of cross-class features", "w1, weight of class-specific features"
+CROSS, OWN = "w₂, weight of cross-class features", "w₁, weight of class-specific features"
 
 
 def radius(name: str, start: float, mu: float) -> alt.Parameter:
@@ -125,8 +125,8 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.LayerChart:
     rows = accuracies(mu, sigma)
     now = alt.Chart(rows).transform_filter(f"abs(datum.eps - radius) < {0.004 * mu}")
     names = ["right against one given rival", "right against both rivals"]
-    x = alt.X("ratio:Q", title="w2 / w1").scale(domain=[0, 1.5], nice=False)
-    y = alt.Y("change:Q", title="change against w2 = 0, in points")
+    x = alt.X("ratio:Q", title="w₂ / w₁").scale(domain=[0, 1.5], nice=False)
+    y = alt.Y("change:Q", title="change against w₂ = 0, in points")
     lines = (
         now.transform_calculate(k=f"sequence({len(RATIOS)})", b="datum.both[0]", o="datum.one[0]")
         .transform_flatten(["one", "both", "k"])

@@ -303,4 +303,8 @@ def test_a_wide_figure_of_one_panel_has_a_narrow_drawing_inside_and_others_have_
     figure.colorbar(plt.cm.ScalarMappable(), ax=axes)
     assert phone_s(page.drawn(figure))
     assert not phone_s(page.drawn(plt.subplots(1, 2, figsize=(9, 3))[0]))
+    crowded, cells = plt.subplots(figsize=(9, 9))
+    for place in range(65):  # one more than a matrix of eight classes has numbers
+        cells.text(0, place, "0.5")
+    assert not phone_s(page.drawn(crowded))
     assert not phone_s(page.drawn(plt.subplots(figsize=(4, 3))[0]))
