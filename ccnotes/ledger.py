@@ -30,7 +30,6 @@ KINDS = (  # of training, of which ten seeds are on record
     *(f"{PLAIN}-{name}" for name in ("averaged", "head-frozen", "head-simplex")),
     PUSHED,
     ASKED,
-    PLACEBO,
 )
 
 
@@ -204,7 +203,7 @@ def overfitting() -> list[Judgement]:
             "",
         ),
         *spared("Use asked for", asked, plain),
-        *spared("Use asked for, beside its placebo", asked, kinds[PLACEBO]),
+        *spared("Use asked for, beside its placebo", asked, figures(PLACEBO)),
         *spared("Nothing to share", figures(f"{PLAIN}-shared-0"), plain),
         *spared("Twice as much to share", figures(f"{PLAIN}-shared-2"), plain),
     ]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from docutils import nodes
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "book/_ext"))
@@ -93,3 +94,48 @@ def test_training_attack_attribution_and_cas_are_open_in_the_chapters_that_intro
         assert found[cell] is None, cell
     assert found["18b33909"] == "Imports"
     assert found["57038d32"] == found["38629205"] == "Code for this figure"
+
+
+def cell(name, *, folded=True, output=False):
+    """A code cell as myst-nb has it, of one word of code and one of output."""
+    code = nodes.paragraph("", f"code of {name}")
+    made = nodes.container("", nb_element="cell_code")
+    if folded:
+        made += folding.HideCodeCellNode("", code, prompt_show=name, prompt_hide=name)
+    else:
+        made += code
+    if output:
+        made += nodes.paragraph("", f"output of {name}")
+    return made
+
+
+def gathered(*children):
+    """What stands on the page, in order: the names of folds, and words that are in sight or not."""
+    page = nodes.section("", *children)
+    for made in list(page.findall(nodes.container)):
+        folding.gather(made)
+    shown = []
+    for node in page.findall(lambda n: isinstance(n, folding.HideCodeCellNode | nodes.paragraph)):
+        shown.append(node["prompt_show"] if "prompt_show" in node else node.astext())
+    return shown
+
+
+def test_cells_that_fold_one_after_another_are_one_fold_below_what_they_lead_to():
+    shown = gathered(cell("Set-up"), cell("Imports"), cell("Figure", output=True))
+    assert shown == [
+        "output of Figure",
+        "Figure",
+        *(f"code of {n}" for n in ("Set-up", "Imports", "Figure")),
+    ]
+    text = nodes.paragraph("", "Text.")
+    shown = gathered(cell("Set-up"), cell("Imports"), text, cell("Code"))
+    assert shown == ["Set-up", "code of Set-up", "code of Imports", "Text.", "Code", "code of Code"]
+
+
+def test_numbers_keep_their_fold_and_open_cells_stay_as_they_are():
+    numbers = folding.NUMBERS
+    shown = gathered(cell("Figure", output=True), cell(numbers), cell("Code"))
+    wanted = ["output of Figure", "Figure", "code of Figure", numbers, f"code of {numbers}"]
+    assert shown == [*wanted, "Code", "code of Code"]
+    shown = gathered(cell("Imports"), cell("attack", folded=False, output=True))
+    assert shown == ["Imports", "code of Imports", "code of attack", "output of attack"]

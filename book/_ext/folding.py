@@ -7,6 +7,11 @@ import ast
 import json
 import re
 
+from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+NUMBERS = "The numbers, and their code"
 WHAT_IT_IS_ABOUT = (
     "pgd backward grad fit margins minimise_cross_entropy "  # attack and training
     "features_of class_attribution class_similarity grad_cam cas evaluate series"
@@ -36,7 +41,7 @@ def prompt(source, tags):
     if "setup" in tags:
         return "Set-up"
     if "hide-output" in tags:
-        return "The numbers, and their code"
+        return NUMBERS
     if ABOUT.search(source) or is_settings(source):
         return None
     work = re.sub(r"^(import|from) .*$", "", source, flags=re.M)
@@ -63,6 +68,42 @@ def fold(app, docname, content):
     content[0] = json.dumps(notebook)
 
 
+class OneFold(SphinxPostTransform):
+    """Cells that fold one after another are one fold, below the output that they lead to.
+
+    So a figure follows the sentence that it answers. Numbers under a figure keep their own fold.
+    """
+
+    default_priority = 200  # right after myst-nb's own folds
+    formats = ("html",)
+
+    def run(self):
+        for cell in list(self.document.findall(nodes.container)):
+            gather(cell)
+
+
+def gather(cell):
+    """Move a folded cell's code below its output, or before the code of a folded cell that follows.
+
+    Neither is done for a cell that has no fold above all else, or whose fold holds numbers.
+    """
+    fold = cell.children[0] if cell.get("nb_element") == "cell_code" and cell.children else None
+    if not isinstance(fold, HideCodeCellNode) or fold["prompt_show"] == NUMBERS:
+        return
+    if len(cell.children) > 1:
+        cell.remove(fold)
+        cell.append(fold)
+        return
+    following = cell.next_node(descend=False, siblings=True)
+    then = following.children[0] if following is not None and following.children else None
+    if isinstance(then, HideCodeCellNode) and then["prompt_show"] != NUMBERS:
+        then[:0] = fold.children
+        if len(following.children) == 1 and fold["prompt_show"] == "Set-up":
+            then["prompt_show"] = then["prompt_hide"] = "Set-up"
+        cell.parent.remove(cell)
+
+
 def setup(app):
     app.connect("source-read", fold)
+    app.add_post_transform(OneFold)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -34,6 +34,8 @@ def printed(browser, html: Path, page: str):
     tab.route("**/*", lambda route: answer(route, html, site))
     while address:
         tab.goto(address, wait_until="networkidle")
+        # Its settings are there at once, itself only when the script has run.
+        tab.wait_for_function("() => !window.MathJax || window.MathJax.startup?.promise")
         tab.evaluate("window.MathJax?.startup.promise.then(() => {})")
         title = tab.title().rsplit(" — ", 1)[0]
         yield title, tab.url, tab.pdf(format="A4", print_background=True, tagged=True)
