@@ -32,7 +32,7 @@ def attacked(ax: Axes) -> None:
     change = ((adv - x) / 2 / attack.eps + 0.5).clamp(0, 1)
     for place, picture in enumerate((x, change, adv)):
         pixels = picture[0].permute(1, 2, 0).numpy()
-        ax.imshow(pixels, extent=(1.08 * place, 1.08 * place + 1, 0, 1), interpolation="nearest")
+        ax.imshow(pixels, extent=(1.08 * place, 1.08 * place + 1, 0, 1), interpolation="none")
     ax.set(xlim=(0, 3.16), ylim=(0, 1))
 
 
