@@ -342,7 +342,7 @@ def test_terms_say_on_hover_what_they_mean(page):
             assert 20 < len(link["title"]) < 300, link
             assert not re.search(r"[\\{}]|\w\.\s+[A-Z]", link["title"]), link
             if link["href"].endswith("#term-class-specific-feature"):
-                assert link["title"] == "A feature that a single class has: a frog\u2019s eyes."
+                assert link["title"] == "A feature that a single class has: the cabin of a car."
 
 
 @pytest.mark.rendered

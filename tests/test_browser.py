@@ -175,6 +175,11 @@ def panels_of_figures_stack_on_a_phone(tab):
             assert view.evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
+def other(control):
+    """The number of the last option of a list or, where that is chosen, of the first."""
+    return control.evaluate("e => e.selectedIndex == e.length - 1 ? 0 : e.length - 1")
+
+
 def moving_figures_move_by_keyboard_and_by_mouse(tab):
     """Of a slider: a key's step, then a click near the other end of its track."""
     if not tab.locator("moving-figure").count():
@@ -202,7 +207,7 @@ def moving_figures_move_by_keyboard_and_by_mouse(tab):
             assert button.inner_text() == "Play"
         for role, key, pointed in (
             ("checkbox", "Space", lambda control: control.click()),
-            ("combobox", "ArrowDown", lambda control: control.select_option(index=3)),
+            ("combobox", "ArrowDown", lambda control: control.select_option(index=other(control))),
         ):
             for control in figure.get_by_role(role).all():
                 assert control.evaluate("e => e.labels[0].innerText.trim()")
@@ -225,7 +230,7 @@ def figures_fill_the_column_in_type_of_12_pixels(tab):
 
     Matplotlib draws letters of a size as a scale.
     """
-    tab.set_viewport_size({"width": 1440, "height": 900})
+    show(tab, 1440)
     folded = tab.locator("details:not([open])").element_handles()
     tab.evaluate("folded => folded.forEach(part => part.open = true)", folded)
     found = tab.evaluate("""async () => {
