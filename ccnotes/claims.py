@@ -59,8 +59,7 @@ def use_kept(record: Record) -> float:
     >>> use_kept(ccnotes.runs("parts-at")[0]) < 0
     True
     """
-    used, epochs = shared_part_used(record), record.table.epoch
-    near = int((epochs - record.best["epoch"]).abs().to_numpy().argmin())
+    used, near = shared_part_used(record), record.table.index.get_loc(at_best(record).name)
     return (used[-1] - used[near]).item()
 
 

@@ -218,7 +218,7 @@ def used(base: Experiment) -> list[Experiment]:
     """The base, made to tell groups by what they share alone, and its placebo: by own parts alone.
 
     The weight is the smallest of 0.1, 0.3 and 1 with which the use of the shared part does not fall
-    to the end (seed 100); at 1 the network no longer learns its training images.
+    to the end (seed 100); at 1 the network learns its training images less well.
 
     >>> [(e.name, e.objective.lacking) for e in used(PARTS_AT)]
     [('parts-at-use-shared', 'own'), ('parts-at-use-own', 'shared')]
