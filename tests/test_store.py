@@ -1,5 +1,6 @@
 """Records on disk: what is damaged is named, what is published is whole."""
 
+import gzip
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_tensors, load_file, save, save_file
 
 import ccnotes
 from ccnotes import alarm, training
@@ -145,7 +146,11 @@ def test_others_may_read_what_a_run_leaves_as_far_as_the_umask_says(tmp_path):
 def test_publishing_again_keeps_what_was_published_and_leaves_nothing_else(made, tmp_path):
     publish(made, tmp_path / "home", weights=True)
     copy = publish(made, tmp_path / "home")
-    assert {path.name for path in copy.iterdir()} == {*WEIGHTS, "arrays.safetensors", "record.json"}
+    assert {path.name for path in copy.iterdir()} == {
+        *WEIGHTS,
+        "arrays.safetensors.gz",
+        "record.json",
+    }
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [LOCK, copy.name]
     assert_equal_records(load(copy), made)
 
@@ -209,9 +214,12 @@ def test_of_two_publishers_the_second_waits_and_adds_what_it_wants(made, tmp_pat
     waiting.append(lambda: publish(made, home, per_image=True))
     copy = publish(made, home, weights=True)
     assert [future.result() for future in futures] == [copy]
-    names = {"arrays.safetensors", "record.json", "images.safetensors", *WEIGHTS}
-    assert {path.name for path in copy.iterdir()} == names
-    load(copy).check(names - {"record.json"})
+    names = {"images.safetensors", *WEIGHTS}
+    assert {path.name for path in copy.iterdir()} == names | {
+        "arrays.safetensors.gz",
+        "record.json",
+    }
+    load(copy).check({"arrays.safetensors", *names})
 
 
 def test_readers_never_miss_a_record_that_is_published_anew(
@@ -286,11 +294,37 @@ def test_publishing_loses_no_file_of_the_user_s(made, tmp_path):
 
 def test_damaged_arrays_replace_no_good_ones(made, tmp_path):
     copy = publish(made, tmp_path / "home")
-    good = (copy / "arrays.safetensors").read_bytes()
-    (made.folder / "arrays.safetensors").write_bytes(good[:-9])
+    good, whole = (copy / "arrays.safetensors.gz").read_bytes(), made.folder / "arrays.safetensors"
+    whole.write_bytes(whole.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"arrays\.safetensors is damaged"):
         publish(made, tmp_path / "home")
-    assert (copy / "arrays.safetensors").read_bytes() == good
+    assert (copy / "arrays.safetensors.gz").read_bytes() == good
+
+
+def test_published_arrays_are_packed_bit_for_bit_and_the_same_each_time(
+    made, tmp_path, monkeypatch
+):
+    copy = publish(made, tmp_path / "home")
+    [packed] = copy.glob("arrays*")
+    assert gzip.decompress(packed.read_bytes()) == (made.folder / "arrays.safetensors").read_bytes()
+    assert packed.stat().st_size < 0.9 * (made.folder / "arrays.safetensors").stat().st_size
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    again = publish(load(copy), tmp_path / "other")  # of a copy, at another moment
+    assert (again / packed.name).read_bytes() == packed.read_bytes()
+    assert_equal_records(load(again), made)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
+def test_damaged_packed_arrays_are_named(made, tmp_path, damage):
+    packed = publish(made, tmp_path / "home") / "arrays.safetensors.gz"
+    content = bytearray(packed.read_bytes())
+    content[len(content) // 2] ^= 1
+    other = gzip.compress(save({"other": torch.ones(2)}))
+    packed.write_bytes({"cut": content[:-9], "flipped": content, "other": other}[damage])
+    with pytest.raises(
+        ValueError, match=r"arrays\.safetensors\.gz is damaged: .* Delete the folder"
+    ):
+        _ = load(packed.parent).arrays
 
 
 def test_a_pipe_in_a_record_s_place_is_not_waited_for(made):
@@ -343,7 +377,7 @@ def test_every_array_lies_in_its_file_with_its_kind_of_numbers(made):
         stored = load_file(made.folder / f"{name}.safetensors")
         assert {key: value.dtype for key, value in stored.items()} == wanted
     [before] = ccnotes.runs("planted-at")
-    stored = load_file(before.folder / "arrays.safetensors")
+    stored = load_tensors(gzip.decompress((before.folder / "arrays.safetensors.gz").read_bytes()))
     assert {key: value.dtype for key, value in stored.items()} == of_before
 
 

@@ -1,6 +1,7 @@
 """Where records lie: found, recalled, published."""
 
 import gc
+import gzip
 import os
 import shutil
 import warnings
@@ -26,6 +27,7 @@ from ccnotes.records.record import (
     ARRAYS,
     BEFORE,
     CAMS,
+    PACKED,
     PER_IMAGE,
     SAMPLE_ATTRIBUTION,
     SWAPS,
@@ -33,6 +35,7 @@ from ccnotes.records.record import (
     VECTORS,
     WEIGHTS,
     Record,
+    content_of,
     read_record,
 )
 
@@ -215,7 +218,7 @@ def publish(
     vectors: bool = False,
     per_image: bool = False,
 ) -> Path:
-    """Copy a finished record to ``home``: its table and arrays, and what else is wanted.
+    """Copy a finished record to ``home``: its table, its arrays (packed), and what else is wanted.
 
     That is the networks' weights, ``Record.sample_attribution``, ``Record.vectors`` and
     ``Record.per_image``; what was published of them before comes along anew, and so do
@@ -226,7 +229,7 @@ def publish(
     >>> import ccnotes
     >>> copy = publish(ccnotes.runs("planted-at", seeds=[1])[0], Path("published"))
     >>> sorted(file.name for file in copy.iterdir())
-    ['arrays.safetensors', 'cams.safetensors', 'record.json']
+    ['arrays.safetensors.gz', 'cams.safetensors', 'record.json']
     """
     destination = home / record.folder.name
     if not record.finished:
@@ -261,19 +264,23 @@ def replace_record(record: Record, destination: Path, wanted: Mapping[str, bool]
         shutil.rmtree(scratch, ignore_errors=True)
 
     tidy_up()  # after a process that was killed
-    names = [name for name, asked in wanted.items() if asked or (destination / name).exists()]
+    there = replace(record, folder=destination)
+    names = [name for name, asked in wanted.items() if asked or there.path(name).exists()]
     record.check(names)
     if destination.resolve() == record.folder.resolve():
         return
-    if strange := {path.name for path in destination.glob("*")} - {*wanted, TABLE}:
+    known = {*wanted, TABLE, there.path(ARRAYS).name}
+    if strange := {path.name for path in destination.glob("*")} - known:
         raise ValueError(
             f"{destination} has {', '.join(sorted(strange))}, which is no part of a record and "
             f"would be lost: move it away."
         )
     try:
         fresh.mkdir(parents=True)
-        for name in (*names, TABLE):
+        for name in {*names, TABLE} - {ARRAYS}:
             shutil.copyfile(record.folder / name, fresh / name)
+        packed = gzip.compress(content_of(record.path(ARRAYS)), mtime=0)  # the same at any time
+        (fresh / f"{ARRAYS}{PACKED}").write_bytes(packed)
         with suppress(FileNotFoundError):
             os.replace(destination, before)
         os.replace(fresh, destination)
