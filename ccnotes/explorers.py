@@ -17,7 +17,7 @@ from ccnotes.checks import few
 from ccnotes.data import to_float
 from ccnotes.models import Network
 from ccnotes.modes import evaluating
-from ccnotes.moving import BLUE, GREEN, ORANGE, PURPLE, cells, hundredths, name_at
+from ccnotes.moving import BLUE, GREEN, ORANGE, PURPLE, cells, chosen, hundredths, name_at
 from ccnotes.parts import DEFAULT, Kind, PartImages, parts
 from ccnotes.records import Record
 from ccnotes.tables import visible
@@ -239,18 +239,21 @@ def shared(
         both="max(min(datum.up, -datum.down), 0)",
         mirrored="-datum.both",
     )
-    reach = 1.05 * max(one.abs().max().item() for one in every)
+    reaches = [round(1.05 * one.abs().max().item(), 4) for one in every]
+    ends = alt.ExprRef(f"-{reaches}[of]"), alt.ExprRef(f"{reaches}[of]")
     x = alt.X("feature:O", title="feature, sorted by the class that uses it most").axis(
         labels=False, ticks=False
     )
 
     kinds, hues = ["above", "below", "what they share"], [BLUE, ORANGE, GREEN]
+    told = f"datum.index == 0 ? {name_at(classes, 'above')} : datum.index == 1 ? "
+    told += f"{name_at(classes, 'below')} : datum.label"
 
     def bars(column: str, kind: str, opacity: float) -> alt.Chart:
         y = alt.Y(f"{column}:Q", title="contribution to the own logit").scale(
-            domain=[-reach, reach]
+            domainMin=ends[0], domainMax=ends[1], nice=False
         )
-        key = alt.Legend(orient="top", title=None)
+        key = alt.Legend(orient="top", title=None, labelExpr=told)
         hue = alt.Color("kind:N", legend=key).scale(domain=kinds, range=hues)
         named = base.transform_calculate(kind=json.dumps(kind))
         found: alt.Chart = named.mark_bar(opacity=opacity).encode(
@@ -347,9 +350,3 @@ def check_fits(count: int, classes: Sequence[str], first: int) -> None:
             f"{count} classes, of which number {first} is shown first, called {few(classes)}: "
             f"give one name for each, and a class that there is."
         )
-
-
-def chosen(name: str, title: str, value: int, options: Any, labels: Sequence[str]) -> Any:
-    """A parameter that the reader chooses from a list."""
-    bind = alt.binding_select(options=list(options), labels=list(labels), name=title)
-    return alt.param(name=name, value=value, bind=bind)

@@ -25,6 +25,7 @@ from ccnotes.records import Record
 from ccnotes.tables import visible
 
 BLUE, ORANGE, GREEN, PURPLE = PALETTE = ["#2a7fc4", "#d9651b", "#4b9b69", "#7b5ea7"]
+GREY = "#8c8c8c"
 SIDE = 290  # pixels of a panel: two stand side by side on a desk, one on a phone
 
 
@@ -87,7 +88,8 @@ def paths(
     """One slider, the epoch: each group of records as a point on its way through ``x`` and ``y``.
 
     Both are columns of the records' tables, means over the records of a group; the line is the
-    way so far. ``titles`` are those of the axes.
+    way so far. ``titles`` are those of the axes. The first group and one that the reader chooses
+    are coloured and named; at the last epoch all are named.
 
     >>> from ccnotes.records import runs
     >>> groups = {"plain AT": runs("planted-at", seeds=range(2))}
@@ -100,44 +102,35 @@ def paths(
             pd.concat([r.table[["epoch", x, y]] for r in records])
             .groupby("epoch", as_index=False)
             .mean()
-            .assign(run=name)
-            for name, records in zip(names, groups.values(), strict=True)
+            .assign(run=name, place=place)
+            for place, (name, records) in reversed(  # so that the first is drawn on top
+                [*enumerate(zip(names, groups.values(), strict=True))]
+            )
         ]
     )
     epochs = sorted(rows.epoch.unique().tolist())
     epoch = alt.param(name="epoch", value=epochs[-1], bind=epoch_slider(epochs))
-    key = alt.Legend(orient="top", columns=3, title=None)  # one for colours, dashes and shapes
-    hues = [PALETTE[i % 4] for i in range(len(names))]
-    dashes = [([1, 0], [5, 2], [2, 2])[i // 4 % 3] for i in range(len(names))]
+    others = range(min(1, len(names) - 1), len(names))
+    lit = chosen("lit", f"Beside {names[0]} ", others[0], others, [names[i] for i in others])
+    lights = f"datum.place == 0 ? '{ORANGE}' : datum.place == lit ? '{BLUE}' : '{GREY}'"
+    base = alt.Chart(rows).transform_calculate(light=lights)
     encoded = {
         "x": alt.X(x, type="quantitative", title=titles[0], scale=fixed(rows[x])).axis(tickCount=8),
         "y": alt.Y(y, type="quantitative", title=titles[1], scale=fixed(rows[y])),
-        "color": alt.Color("run:N", sort=names, legend=key).scale(domain=names, range=hues),
+        "color": alt.Color("light:N", scale=None),
         "tooltip": ["run:N", "epoch:Q"],
     }
-    way = (
-        alt.Chart(rows)
-        .transform_filter(alt.datum.epoch <= epoch)
-        .mark_line(strokeWidth=2, opacity=0.8)
-        .encode(
-            **encoded,
-            order="epoch:Q",
-            strokeDash=alt.StrokeDash("run:N", sort=names, legend=key).scale(
-                domain=names, range=dashes
-            ),
-        )
-    )
-    point = (
-        alt.Chart(rows)
-        .transform_filter(alt.datum.epoch == epoch)
-        .mark_point(filled=True, size=110, opacity=1)
-        .encode(
-            **encoded,
-            shape=alt.Shape("run:N", sort=names, legend=key).scale(domain=names),
-        )
-    )
-    chart: alt.LayerChart = (way + point).add_params(epoch)
-    return chart.properties(width=600, height=300, description=description)
+    way = base.transform_filter(alt.datum.epoch <= epoch).mark_line(strokeWidth=2)
+    bright = "datum.place == 0 || datum.place == lit"
+    point = base.transform_filter(alt.datum.epoch == epoch)
+    named = point.transform_filter(f"{bright} || epoch == {epochs[-1]}")
+    seen = alt.condition(bright, alt.value(1), alt.value(0.5))
+    chart: alt.LayerChart = (
+        way.encode(**encoded, order="epoch:Q", detail="run:N", opacity=seen)
+        + point.mark_point(filled=True, size=110, opacity=1).encode(**encoded)
+        + named.mark_text(dy=-13, fontSize=12).encode(**encoded, text="run:N")
+    ).add_params(epoch, lit)
+    return chart.properties(width=600, height=340, description=description)
 
 
 def fixed(values: pd.Series) -> alt.Scale:
@@ -152,9 +145,9 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
 
     The matrix, at the right, is that of attacked test images. At the left, below the curves, the
     attribution vector of the first test image of each class, attacked, scaled to length 1: a column
-    is a feature. The best epoch is marked. The slider starts at the last evaluation up to it. CAS
-    is relative to its value there, and features are in the order of the class that they serve most
-    there. Raises ValueError for a record without attribution vectors, or with CAS 0 there.
+    is a feature. The best epoch is marked. The slider starts at the last evaluation up to it, and
+    features are in the order of the class that they serve most there. Raises ValueError for a
+    record without attribution vectors.
 
     >>> from ccnotes.records import runs
     >>> scrubber(runs("planted-at")[0], "Accuracy and similarity.").description
@@ -162,16 +155,12 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
     """
     table, classes = record.table, list(record.content["dataset"]["classes"])
     start = max(0, int((table.epoch <= record.best["epoch"]).sum()) - 1)
-    if not (unit := table.test_robust_cas[start]) > 0:
-        where = f"CAS is {unit:g} at epoch {table.epoch[start]}, the one to compare with"
-        raise ValueError(f"{where}: draw a record whose classes share features there.")
-    series = {
-        "robust accuracy, training": table.train_robust_accuracy,
-        "robust accuracy, test": table.test_robust_accuracy,
-        "CAS relative to the best epoch": table.test_robust_cas / unit,
+    accuracies = {
+        "training images": table.train_robust_accuracy,
+        "test images": table.test_robust_accuracy,
     }
     vectors = sorted_by_class(F.normalize(record.sample_attribution, dim=2), start)
-    rows = pd.DataFrame({"epoch": table.epoch, **series})
+    rows = pd.DataFrame({"epoch": table.epoch, "CAS": table.test_robust_cas, **accuracies})
     rows["matrix"] = hundredths(record.arrays["test_robust_similarity"])
     rows["samples"] = hundredths(vectors)
     rows["until"] = table.epoch.shift(-1, fill_value=table.epoch.max() + 1)  # stands until the next
@@ -187,12 +176,23 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
     strips = cells(rows, now, "samples", classes, vectors.shape[2], "share of the vector").encode(
         x=alt.X("column:O", title="feature").axis(labels=False, ticks=False),
     )
-    curves = lines(rows, list(series), y="accuracy, ratio") + marked(record.best["epoch"]) + cursor
+    best = record.best["epoch"]
+    curves = lines(rows, [*accuracies], y="robust accuracy") + marked(best) + cursor
+    likeness = (
+        alt.Chart(rows)
+        .mark_line(color=GREEN)
+        .encode(
+            x=alt.X("epoch:Q", title="epoch"),
+            y=alt.Y("CAS:Q", title="CAS, test").scale(domainMin=0).axis(tickCount=3),
+        )
+    )
     chart: alt.ConcatChart = (
         alt.concat(
             alt.vconcat(
-                curves.properties(width=SIDE, height=150),
-                strips.properties(width=SIDE, height=15 * len(classes)),
+                curves.properties(width=SIDE, height=110),
+                (likeness + marked(best, named=False) + cursor).properties(width=SIDE, height=60),
+                strips.properties(width=SIDE, height=13 * len(classes)),
+                spacing=8,
             ).resolve_scale(color="independent", strokeDash="independent", x="independent"),
             matrix.properties(width=SIDE, height=SIDE),
             columns=2,
@@ -203,11 +203,11 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
     return chart.properties(description=description)
 
 
-def marked(best: float) -> alt.LayerChart:
+def marked(best: float, *, named: bool = True) -> alt.LayerChart:
     """A dashed line at the best epoch, with its name."""
     base = alt.Chart(pd.DataFrame({"epoch": [int(best)]})).encode(x="epoch:Q")
     name = base.mark_text(align="left", dx=4, baseline="top", fontSize=12)
-    told = name.encode(y=alt.value(3), text=alt.value("best epoch"))
+    told = name.encode(y=alt.value(3), text=alt.value("best epoch" if named else ""))
     chart: alt.LayerChart = base.mark_rule(strokeDash=[3, 3]) + told
     return chart
 
@@ -290,8 +290,7 @@ def sorted_by_class(
 
 
 def lines(rows: pd.DataFrame, names: list[str], x: str = "epoch", *, y: str) -> alt.Chart:
-    """Three columns, from 0 to 1 or above, against a fourth, apart by colour and by dash."""
-    top = max(1.0, rows[names].to_numpy().max())
+    """Up to three columns, from 0 to 1, against another, apart by colour and by dash."""
     hue = alt.Scale(domain=names, range=[ORANGE, BLUE, GREEN])
     dash = alt.Scale(domain=names, range=[[5, 2], [1, 0], [2, 2]])
     chart: alt.Chart = (
@@ -300,7 +299,7 @@ def lines(rows: pd.DataFrame, names: list[str], x: str = "epoch", *, y: str) -> 
         .mark_line()
         .encode(
             x=alt.X(x, type="quantitative", title=x),
-            y=alt.Y("value:Q", title=y).scale(domain=[0, top]),
+            y=alt.Y("value:Q", title=y).scale(domain=[0, 1]),
             color=alt.Color("curve:N", title=None, scale=hue).legend(orient="top", columns=1),
             strokeDash=alt.StrokeDash("curve:N", title=None, scale=dash),
         )
@@ -348,3 +347,9 @@ def epoch_slider(epochs: list[int]) -> alt.BindRange:
 
 def hundredths(values: Float[Tensor, "epochs rows columns"]) -> list[list[int]]:
     return (100 * values).round().int().flatten(1).tolist()
+
+
+def chosen(name: str, title: str, value: int, options: Any, labels: Sequence[str]) -> Any:
+    """A parameter that the reader chooses from a list."""
+    bind = alt.binding_select(options=list(options), labels=list(labels), name=title)
+    return alt.param(name=name, value=value, bind=bind)
