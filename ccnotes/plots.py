@@ -177,16 +177,14 @@ def curves(
     return ax
 
 
-def by_seed(
-    frame: pd.DataFrame, columns: dict[str, str], names: dict[str, str], *, ylabel: str
-) -> Figure:
+def by_seed(frame: pd.DataFrame, columns: dict[str, str], names: dict[str, str]) -> Figure:
     """A panel a column, a line a seed, of runs of several experiments over epochs.
 
     ``frame`` has the columns ``experiment``, ``seed`` and ``epoch``; ``columns`` maps its others to
-    their titles, ``names`` experiments to what the legend calls them.
+    the names of their axes, ``names`` experiments to what the legend calls them.
 
     >>> frame = pd.DataFrame({"experiment": "a", "seed": [0, 1], "epoch": 1, "x": [0.1, 0.2]})
-    >>> by_seed(frame, {"x": "accuracy"}, {"a": "FGSM"}, ylabel="test").axes[0].get_title()
+    >>> by_seed(frame, {"x": "accuracy"}, {"a": "FGSM"}).axes[0].get_ylabel()
     'accuracy'
     """
     rows, order = frame.assign(run=frame.experiment.map(names)), [*names.values()]
@@ -194,11 +192,11 @@ def by_seed(
         1, len(columns), figsize=(9.6, 3.7), squeeze=False, layout="constrained"
     )
     keys = {"hue": "run", "style": "run", "hue_order": order, "style_order": order}
-    for ax, (column, title) in zip(axes[0], columns.items(), strict=True):
+    for ax, (column, name) in zip(axes[0], columns.items(), strict=True):
         sns.lineplot(rows, x="epoch", y=column, estimator=None, units="seed", ax=ax, **keys)
         handles, labels = ax.get_legend_handles_labels()
         ax.get_legend().remove()
-        ax.set(title=title, ylabel=ylabel, ylim=(0, None))
+        ax.set(ylabel=name, ylim=(0, None))
     figure.legend(handles, labels, loc="outside upper center", ncols=len(order))
     return figure
 

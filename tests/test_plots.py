@@ -208,7 +208,8 @@ def test_runs_by_seed_are_a_line_each_in_the_look_of_their_experiment():
             "x": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
         }
     )
-    figure = plots.by_seed(frame, {"x": "accuracy"}, {"a": "FGSM", "b": "N-FGSM"}, ylabel="test")
+    figure = plots.by_seed(frame, {"x": "accuracy"}, {"a": "FGSM", "b": "N-FGSM"})
+    assert figure.axes[0].get_ylabel() == "accuracy"
     lines = [line for line in figure.axes[0].lines if len(line.get_ydata())]
     drawn = {tuple(line.get_ydata().tolist()): line for line in lines}
     assert set(drawn) == {(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)}
