@@ -100,7 +100,8 @@ def image_grid(
     points = max(10, 1.15 * width)  # 12 pixels, where the page shows the figure as wide as its text
     wrap = textwrap.TextWrapper(int(115 * size / points), break_long_words=False)
     lines = [wrap.wrap(plain(title)) for title in titles]
-    height = rows * (size + 0.018 * points * max(map(len, lines)))
+    gap = points / 72  # of inches, below a picture, so that it touches no title of the next row
+    height = rows * (size + 0.018 * points * max(map(len, lines))) + (rows - 1) * gap
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     grey = {"cmap": "gray", "vmin": 0, "vmax": 255 if images.dtype == torch.uint8 else 1}
@@ -109,7 +110,7 @@ def image_grid(
     for axis, picture, title in zip(axes.flat, pixels, lines, strict=False):
         axis.imshow(picture, interpolation="nearest", **grey)
         axis.set_title("\n".join(title), fontsize=points)
-    figure.tight_layout(pad=0.4)
+    figure.tight_layout(pad=0.4, h_pad=0.4 + 72 * gap / plt.rcParams["font.size"])
     return figure
 
 

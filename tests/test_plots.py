@@ -60,6 +60,18 @@ def test_a_forest_shows_means_and_intervals_of_one_checkpoint():
         plots.forest(pd.concat([frame, frame]), "gain", {"a": "A"}, ax=ax, xlabel="gain")
 
 
+@pytest.mark.parametrize(("columns", "size", "title"), [(6, 1.6, "car"), (4, 2.2, "a " * 20)])
+def test_titles_of_a_row_stand_clear_of_the_pictures_above(columns, size, title):
+    """By 8 pixels or more where the page shows the figure in 790."""
+    figure = plots.image_grid(
+        torch.rand(2 * columns, 3, 4, 4), [title] * (2 * columns), columns=columns, size=size
+    )
+    figure.canvas.draw()
+    above = figure.axes[0].get_window_extent().y0
+    below = figure.axes[columns].title.get_window_extent().y1
+    assert 8 <= (above - below) * 790 / figure.bbox.width < 20
+
+
 def test_an_image_grid_shows_the_pixels():
     images = torch.rand(5, 3, 4, 4)
     figure = plots.image_grid(images, list("abcde"), columns=3)
