@@ -69,7 +69,7 @@ def test_titles_of_a_row_stand_clear_of_the_pictures_above(columns, size, title)
     figure.canvas.draw()
     above = figure.axes[0].get_window_extent().y0
     below = figure.axes[columns].title.get_window_extent().y1
-    assert 8 <= (above - below) * 790 / figure.bbox.width < 20
+    assert (above - below) * 790 / figure.bbox.width >= 8
 
 
 def test_an_image_grid_shows_the_pixels():
