@@ -101,7 +101,7 @@ def image_grid(
     wrap = textwrap.TextWrapper(int(115 * size / points), break_long_words=False)
     lines = [wrap.wrap(plain(title)) for title in titles]
     gap = points / 72  # of inches, below a picture, so that it touches no title of the next row
-    height = rows * (size + 0.018 * points * max(map(len, lines))) + (rows - 1) * gap
+    height = rows * (size + 0.0195 * points * max(map(len, lines))) + (rows - 1) * gap
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     grey = {"cmap": "gray", "vmin": 0, "vmax": 255 if images.dtype == torch.uint8 else 1}
