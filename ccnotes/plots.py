@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
-from jaxtyping import Num
+from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -112,6 +112,57 @@ def image_grid(
         axis.set_title("\n".join(title), fontsize=points)
     figure.tight_layout(pad=0.4, h_pad=0.4 + 72 * gap / plt.rcParams["font.size"])
     return figure
+
+
+def in_common(
+    titles: Sequence[str],
+    attributions: Sequence[Float[Tensor, "2 features"]],
+    images: Sequence[Num[Tensor, "2 channels height width"]],
+    *,
+    top: int = 30,
+) -> Figure:
+    """Pairs of classes, a panel each: an image of either, their attributions, what both use lit.
+
+    Bars above the line are of the first class, those below of the second, for the ``top`` features
+    that speak most for one of them, from the first class's own to the second's; green is the
+    smaller of the two, where both are above 0. Each panel has its own scale. On phones the panels
+    stand in a column.
+
+    >>> pair = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]])
+    >>> figure = in_common(["cat and dog"], [pair], [torch.rand(2, 3, 4, 4)])
+    >>> [round(bar.get_height(), 1) for bar in figure.subfigs[0].axes[1].containers[2]]
+    [0.0, 1.0, 0.0]
+    """
+    count = len(titles)
+    figure = plt.figure(figsize=(9.6, 2.6), layout="constrained")
+    small = Figure(figsize=(page.PHONE, 2.2 * count), layout="constrained")
+    for drawn, shape in ((figure, (1, count)), (small, (count, 1))):
+        panels = drawn.subfigures(*shape, squeeze=False, wspace=0.04).flat
+        for panel, title, pair, pictures in zip(panels, titles, attributions, images, strict=True):
+            axes = panel.subplot_mosaic("ac;bc", width_ratios=(1, 2.6))
+            for place, picture, colour in zip("ab", pictures, (BLUE, ORANGE), strict=True):
+                axes[place].imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
+                axes[place].spines[:].set(visible=True, color=colour, linewidth=2)
+            mirrored(axes["c"], pair, top)
+            panel.suptitle(title, fontsize=11)
+            for ax in axes.values():
+                ax.set(xticks=[], yticks=[])
+    return page.on_phones(figure, small)
+
+
+def mirrored(ax: Axes, pair: Float[Tensor, "2 features"], top: int) -> None:
+    """The bars of one of :func:`in_common`'s panels."""
+    used = pair[:, pair.amax(0).argsort(descending=True)[:top]]
+    one, other = used[:, (used[1] - used[0]).argsort()].tolist()
+    both = [max(0.0, min(values)) for values in zip(one, other, strict=True)]
+    places, reach = range(len(both)), 1.05 * used.abs().max().item()
+    for sign, values, colour in ((1, one, BLUE), (-1, other, ORANGE)):
+        ax.bar(places, [sign * value for value in values], 0.85, color=colour, alpha=0.45)
+    for sign in (1, -1):
+        ax.bar(places, [sign * value for value in both], 0.85, color=GREEN)
+    ax.axhline(0, color="0.5", linewidth=1)
+    ax.set(ylim=(-reach, reach))
+    ax.spines[:].set_visible(False)
 
 
 def similarity_matrix(

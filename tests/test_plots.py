@@ -229,3 +229,25 @@ def test_runs_by_seed_are_a_line_each_in_the_look_of_their_experiment():
     assert first.get_linestyle() == second.get_linestyle()
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["FGSM", "N-FGSM"]
+
+
+def test_what_two_classes_have_in_common_is_the_smaller_of_two_positive_contributions():
+    """From the first class's own features to the second's; on a phone the panels are a column."""
+    pair = torch.tensor([[3.0, -1.0, 1.0, 0.2, -5.0], [1.0, 4.0, 1.0, -2.0, -6.0]])
+    figure = plots.in_common(["cat", "dog"], [pair, pair], [torch.rand(2, 3, 4, 4)] * 2, top=4)
+    small = vars(figure)["phone"]
+    for drawn in (figure, small):
+        for panel in drawn.subfigs:
+            bars = panel.axes[1].containers
+            heights = [[bar.get_height() for bar in of] for of in bars]
+            up, down, shared, mirror = heights
+            assert up == pytest.approx([0.2, 3, 1, -1])  # by other minus one: -2.2, -2, 0, 5
+            assert down == pytest.approx([2, -1, -1, -4])
+            assert shared == pytest.approx([0, 1, 1, 0])
+            assert mirror == pytest.approx([0, -1, -1, 0])
+            low, high = panel.axes[1].get_ylim()
+            assert low < -4 < 4 < high
+    side, column = ([p.bbox.x0 for p in drawn.subfigs] for drawn in (figure, small))
+    assert side[0] < side[1]
+    assert column[0] == column[1]
+    plt.close("all")
