@@ -128,9 +128,9 @@ def in_common(
     smaller of the two, where both are above 0. Each panel has its own scale. On phones the panels
     stand in a column.
 
-    >>> pair = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]])
+    >>> pair = torch.tensor([[2.0, 2.0, 0.0], [0.0, 1.0, 3.0]])
     >>> figure = in_common(["cat and dog"], [pair], [torch.rand(2, 3, 4, 4)])
-    >>> [round(bar.get_height(), 1) for bar in figure.subfigs[0].axes[1].containers[2]]
+    >>> [float(bar.get_height()) for bar in figure.subfigs[0].axes[1].containers[2]]
     [0.0, 1.0, 0.0]
     """
     count = len(titles)
