@@ -134,7 +134,7 @@ def in_common(
     [0.0, 1.0, 0.0]
     """
     count = len(titles)
-    figure = plt.figure(figsize=(9.6, 2.6), layout="constrained")
+    figure = plt.figure(figsize=(9.6, 2.9), layout="constrained")
     small = Figure(figsize=(page.PHONE, 2.2 * count), layout="constrained")
     for drawn, shape in ((figure, (1, count)), (small, (count, 1))):
         panels = drawn.subfigures(*shape, squeeze=False, wspace=0.04).flat
