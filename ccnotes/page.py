@@ -47,7 +47,8 @@ def drawn(figure: Figure) -> str:
     """The figure as SVG; within it, for the build to take out, one of a single panel as on a phone.
 
     Those of several panels the build cuts between the panels (book/_ext/narrow.py). A panel with
-    more numbers in it than a matrix of eight classes has no room for them there, and stays.
+    more numbers in it than a matrix of eight classes has no room for them there, and stays, unless
+    :func:`on_phones` gave it a drawing.
 
     >>> figure = Figure(figsize=(8, 3))
     >>> axes = figure.subplots()
@@ -55,15 +56,38 @@ def drawn(figure: Figure) -> str:
     True
     """
     svg = vector(figure)
+    if (small := narrow(figure)) is None:
+        return svg
+    data = gzip.compress(small.encode(), mtime=0)
+    inside = f"<metadata id='phone'>{base64.b64encode(data).decode()}</metadata>"
+    return svg.replace("</svg>", f"{inside}</svg>")
+
+
+def narrow(figure: Figure) -> str | None:
+    """A figure's SVG for phones: the drawing that it has for them, or its one panel, less wide."""
+    if small := vars(figure).get("phone"):
+        return vector(small)
     width, height = figure.get_size_inches()
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     if width < 1.2 * PHONE or len(panels) != 1 or len(panels[0].texts) > 8 * 8:
-        return svg
+        return None
     figure.set_size_inches(PHONE, height)
-    small = gzip.compress(vector(figure).encode(), mtime=0)
+    svg = vector(figure)
     figure.set_size_inches(width, height)
-    inside = f"<metadata id='phone'>{base64.b64encode(small).decode()}</metadata>"
-    return svg.replace("</svg>", f"{inside}</svg>")
+    return svg
+
+
+def on_phones(figure: Figure, small: Figure) -> Figure:
+    """``figure``; on phones the built book shows ``small``, best :data:`PHONE` inches wide.
+
+    ``small`` is made by ``Figure(...)``, not by pyplot, which would show it as well.
+
+    >>> both = on_phones(Figure(figsize=(9, 3)), Figure(figsize=(PHONE, 6)))
+    >>> "<metadata id='phone'>" in drawn(both)
+    True
+    """
+    vars(figure)["phone"] = small
+    return figure
 
 
 def vector(figure: Figure) -> str:

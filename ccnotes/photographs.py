@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -22,6 +24,7 @@ from torch import Tensor
 from ccnotes.attacks import pgd
 from ccnotes.cards import MINUS
 from ccnotes.data import to_float
+from ccnotes.page import PHONE, on_phones
 from ccnotes.plots import BLUE, ORANGE
 from ccnotes.records import PUBLISHED, Record, load_model
 from ccnotes.records.afterwards import looked_at
@@ -33,6 +36,7 @@ PICTURES = Path(__file__).parent / "pictures"
 SEEN = PUBLISHED / "photographs.json"
 SIZE = 32  # pixels that the networks see
 PAIR = ("automobile", "truck")  # classes whose shared feature is looked at
+COSINE = "cosine similarity"
 BOTH: tuple[Literal["best", "last"], ...] = ("best", "last")
 Picture = UInt8[np.ndarray, "height width 3"]
 
@@ -205,21 +209,33 @@ def matrices(record: Record) -> Figure:
     classes = record.content["dataset"]["classes"]
     best, last = (record.arrays[f"{which}_robust_similarity"] for which in BOTH)
     both = (best.triu(1) + last.tril(-1)).fill_diagonal_(float("nan")).numpy()
-    figure, ax = plt.subplots(figsize=(8, 7.4), layout="constrained")
-    mesh = ax.pcolormesh(both, cmap="RdBu_r", vmin=-0.7, vmax=0.7)
-    figure.colorbar(mesh, ax=ax, label="cosine similarity", shrink=0.5, aspect=25)
+    figure = plt.figure(figsize=(8, 7.4), layout="constrained")
+    mesh = halves(figure.subplots(), both, classes, pad=44)
+    figure.axes[0].set_title("above the diagonal: best epoch; below it: last epoch", fontsize=11)
+    figure.colorbar(mesh, ax=figure.axes, label=COSINE, shrink=0.5, aspect=25)
     for (row, column), value in np.ndenumerate(both):
         if row != column:
             colour = "white" if abs(value) > 0.42 else "black"
             at = (column + 0.5, row + 0.5)
             shown = written(float(value), ".2f").replace("-", MINUS)
-            ax.text(*at, shown, ha="center", va="center", color=colour, fontsize=11)
+            figure.axes[0].text(*at, shown, ha="center", va="center", color=colour, fontsize=11)
+    small = Figure(figsize=(PHONE, 5.4), layout="constrained")  # cells too small for numbers
+    mesh = halves(small.subplots(), both, classes, pad=26)
+    small.axes[0].set_title("above the diagonal: best epoch\nbelow it: last epoch", fontsize=11)
+    small.colorbar(mesh, ax=small.axes, label=COSINE, location="bottom", aspect=25)
+    return on_phones(figure, small)
+
+
+def halves(
+    ax: Axes, both: Float[np.ndarray, "classes classes"], classes: Sequence[str], *, pad: float
+) -> QuadMesh:
+    """A matrix, and beside it a photograph and, ``pad`` points off, the name of each class."""
+    mesh = ax.pcolormesh(both, cmap="RdBu_r", vmin=-0.7, vmax=0.7)
     places = [i + 0.5 for i in range(len(classes))]
     ax.set_xticks(places, classes, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(places, classes)
-    ax.tick_params(length=0, pad=44)
+    ax.tick_params(length=0, pad=pad)
     ax.set(xlim=(0, len(classes)), ylim=(len(classes), 0), aspect="equal")
-    ax.set_title("above the diagonal: best epoch; below it: last epoch", fontsize=11)
     ax.spines[:].set_visible(False)
     ax.grid(visible=False)
     first = {c.label: c.file for c in reversed(credits())}
@@ -227,7 +243,7 @@ def matrices(record: Record) -> Figure:
         ends = {"across": (place, len(classes) + 0.55), "down": (-0.55, place)}
         for x, y in ends.values():
             tile(ax, first.get(name), x, y)
-    return figure
+    return mesh
 
 
 def tile(ax: Axes, file: str | None, x: float, y: float, side: float = 0.92) -> None:
@@ -275,26 +291,37 @@ def looks(classes: Sequence[str]) -> Figure:
     >>> len(looks(published("cifar10-full-")["at"].content["dataset"]["classes"]).axes)
     20
     """
-    them, found = credits(), published_seen()["networks"]
-    firsts = [next(i for i, c in enumerate(them) if c.label == name) for name in labelled()]
+    them = [c.label for c in credits()]
+    firsts = [them.index(label) for label in labelled()]
+    rows = -(-len(firsts) // 3)
     figure = plt.figure(figsize=(8.4, 8.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(3.2, 1), squeeze=False)[:, 0]
-    axes = above.subplots(-(-len(firsts) // 3), 6)
-    for n, i in enumerate(firsts):
-        for which, ax in zip(BOTH, axes.flat[2 * n : 2 * n + 2], strict=True):
-            ax.imshow(lit(them[i].file, np.array(found[which]["map"][i])), interpolation="none")
-            ax.set_title(f"{them[i].label}, {which}", fontsize=10)
-            lines = []
-            for kind, arrow in (("clean", ""), ("attacked", "→ ")):
-                name, share = named(which, kind, classes)[i]
-                mark = "" if name == them[i].label else " ✗"
-                lines.append(f"{arrow}{name} {share:.0%}{mark}")
-            ax.set_xlabel("\n".join(lines), fontsize=10)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            ax.grid(visible=False)
-    strip(below)
-    return figure
+    small = Figure(figsize=(PHONE, 14.6), layout="constrained")  # the last below the best
+    for drawn, columns, ratio in ((figure, 6, 3.2), (small, 3, 7.6)):
+        above, below = drawn.subfigures(2, 1, height_ratios=(ratio, 1), squeeze=False)[:, 0]
+        axes = above.subplots(6 * rows // columns, columns)
+        if columns == 3:
+            axes = axes.reshape(rows, 2, 3).swapaxes(1, 2)
+        for i, pair in zip(firsts, axes.reshape(-1, 2), strict=True):
+            for which, ax in zip(BOTH, pair, strict=True):
+                look(ax, i, which, classes)
+        strip(below, 14 * columns)
+    return on_phones(figure, small)
+
+
+def look(ax: Axes, i: int, which: Literal["best", "last"], classes: Sequence[str]) -> None:
+    """The photograph of that number as one network sees it, and what the network names."""
+    shown, where = credits()[i], np.array(published_seen()["networks"][which]["map"][i])
+    ax.imshow(lit(shown.file, where), interpolation="none")
+    ax.set_title(f"{shown.label}, {which}", fontsize=10)
+    lines = []
+    for kind, arrow in (("clean", ""), ("attacked", "→ ")):
+        name, share = named(which, kind, classes)[i]
+        mark = "" if name == shown.label else " ✗"
+        lines.append(f"{arrow}{name} {share:.0%}{mark}")
+    ax.set_xlabel("\n".join(lines), fontsize=10)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.grid(visible=False)
 
 
 def labelled() -> list[str]:
@@ -306,8 +333,11 @@ def labelled() -> list[str]:
     return list(dict.fromkeys(c.label for c in credits()))
 
 
-def strip(figure: Any) -> None:
-    """All photographs in the order of the shared feature in the best network, with bars."""
+def strip(figure: Any, letters: int) -> None:
+    """All photographs in the order of the shared feature in the best network, with bars.
+
+    A line of the title has at most so many letters.
+    """
     found, them = published_seen(), credits()
     values = {which: np.array(found["networks"][which]["shared"]) for which in BOTH}
     order = np.argsort(-values["best"], kind="stable")
@@ -318,7 +348,7 @@ def strip(figure: Any) -> None:
     bars.legend(fontsize=10)
     bars.set_ylabel("value", fontsize=10)
     title = f"feature {found['feature']}, the one that {' and '.join(PAIR)} share most"
-    bars.set_title(title, fontsize=10)
+    bars.set_title(fill(title, letters), fontsize=10)
     bars.tick_params(labelbottom=False, bottom=False)
     for place, i in zip(places, order, strict=True):
         edges = (place - 0.46, place + 0.46, 0.92, 0)

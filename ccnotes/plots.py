@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
-from jaxtyping import Num
+from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -100,7 +100,8 @@ def image_grid(
     points = max(10, 1.15 * width)  # 12 pixels, where the page shows the figure as wide as its text
     wrap = textwrap.TextWrapper(int(115 * size / points), break_long_words=False)
     lines = [wrap.wrap(plain(title)) for title in titles]
-    height = rows * (size + 0.018 * points * max(map(len, lines)))
+    gap = points / 72  # of inches, below a picture, so that it touches no title of the next row
+    height = rows * (size + 0.0195 * points * max(map(len, lines))) + (rows - 1) * gap
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     grey = {"cmap": "gray", "vmin": 0, "vmax": 255 if images.dtype == torch.uint8 else 1}
@@ -109,8 +110,59 @@ def image_grid(
     for axis, picture, title in zip(axes.flat, pixels, lines, strict=False):
         axis.imshow(picture, interpolation="nearest", **grey)
         axis.set_title("\n".join(title), fontsize=points)
-    figure.tight_layout(pad=0.4)
+    figure.tight_layout(pad=0.4, h_pad=0.4 + 72 * gap / plt.rcParams["font.size"])
     return figure
+
+
+def in_common(
+    titles: Sequence[str],
+    attributions: Sequence[Float[Tensor, "2 features"]],
+    images: Sequence[Num[Tensor, "2 channels height width"]],
+    *,
+    top: int = 30,
+) -> Figure:
+    """Pairs of classes, a panel each: an image of either, their attributions, what both use lit.
+
+    Bars above the line are of the first class, those below of the second, for the ``top`` features
+    that speak most for one of them, from the first class's own to the second's; green is the
+    smaller of the two, where both are above 0. Each panel has its own scale. On phones the panels
+    stand in a column.
+
+    >>> pair = torch.tensor([[2.0, 2.0, 0.0], [0.0, 1.0, 3.0]])
+    >>> figure = in_common(["cat and dog"], [pair], [torch.rand(2, 3, 4, 4)])
+    >>> [float(bar.get_height()) for bar in figure.subfigs[0].axes[1].containers[2]]
+    [0.0, 1.0, 0.0]
+    """
+    count = len(titles)
+    figure = plt.figure(figsize=(9.6, 2.9), layout="constrained")
+    small = Figure(figsize=(page.PHONE, 2.2 * count), layout="constrained")
+    for drawn, shape in ((figure, (1, count)), (small, (count, 1))):
+        panels = drawn.subfigures(*shape, squeeze=False, wspace=0.04).flat
+        for panel, title, pair, pictures in zip(panels, titles, attributions, images, strict=True):
+            axes = panel.subplot_mosaic("ac;bc", width_ratios=(1, 2.6))
+            for place, picture, colour in zip("ab", pictures, (BLUE, ORANGE), strict=True):
+                axes[place].imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
+                axes[place].spines[:].set(visible=True, color=colour, linewidth=2)
+            mirrored(axes["c"], pair, top)
+            panel.suptitle(title, fontsize=11)
+            for ax in axes.values():
+                ax.set(xticks=[], yticks=[])
+    return page.on_phones(figure, small)
+
+
+def mirrored(ax: Axes, pair: Float[Tensor, "2 features"], top: int) -> None:
+    """The bars of one of :func:`in_common`'s panels."""
+    used = pair[:, pair.amax(0).argsort(descending=True)[:top]]
+    one, other = used[:, (used[1] - used[0]).argsort()].tolist()
+    both = [max(0.0, min(values)) for values in zip(one, other, strict=True)]
+    places, reach = range(len(both)), 1.05 * used.abs().max().item()
+    for sign, values, colour in ((1, one, BLUE), (-1, other, ORANGE)):
+        ax.bar(places, [sign * value for value in values], 0.85, color=colour, alpha=0.45)
+    for sign in (1, -1):
+        ax.bar(places, [sign * value for value in both], 0.85, color=GREEN)
+    ax.axhline(0, color="0.5", linewidth=1)
+    ax.set(ylim=(-reach, reach))
+    ax.spines[:].set_visible(False)
 
 
 def similarity_matrix(

@@ -28,6 +28,8 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
         ("records = every_seed('a')\nplots.curves(records)", "Code for this figure"),
         ("Playground(\n    caption='Drag.'\n)", "Code for this figure"),
         ("verdicts = ledger.heads()\nHTML(cards.rows(verdicts))", "Code for this figure"),
+        ("photographs.matrices(full);", "Code for this figure"),
+        ("Markdown(photographs.credits_list())", "Code for these numbers"),
         ("print(len(x))", "Code for these numbers"),
         ("own = torch.eye(6)", "Code"),
         ("adv = pgd(model, x, y, attack)\nplots.image_grid(adv)", None),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ccnotes import page
@@ -350,6 +351,24 @@ def test_what_cannot_be_cut_stays_as_it_is():
     small = wide(panel(1, 50, 180), panel(2, 220, 390)).replace("0 0 600", "0 0 400")
     assert narrow.stacked(small) is None
     assert narrow.stacked(wide(*two)) is not None
+
+
+def test_panels_in_parts_of_a_figure_stack_like_others():
+    left, right = panel(1, 50, 290), panel(2, 350, 590)
+    parts = narrow.stacked(wide(f"<g>{left}</g>", f"<g>{right}</g>"))
+    assert views(parts) == views(narrow.stacked(wide(left, right)))
+
+
+def test_a_build_after_a_build_keeps_the_drawing_that_a_figure_brought_for_phones(tmp_path):
+    (tmp_path / "_images").mkdir()
+    figure, small = plt.subplots(1, 2, figsize=(9, 3))[0], Figure(figsize=(page.PHONE, 5))
+    small.text(0.1, 0.5, "on a phone")
+    (tmp_path / "_images/own.svg").write_text(page.drawn(page.on_phones(figure, small)))
+    app = SimpleNamespace(builder=SimpleNamespace(format="html"), outdir=tmp_path)
+    for _ in range(2):
+        narrow.draw(app, None)
+        assert "on a phone" in (tmp_path / "_images/own-narrow.svg").read_text()
+        assert "metadata id=" not in (tmp_path / "_images/own.svg").read_text()
 
 
 def test_a_page_shows_the_column_on_phones_alone(tmp_path):

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import vl_convert
+from matplotlib.figure import Figure
 
 import ccnotes
 from ccnotes import moving, page
@@ -308,3 +309,14 @@ def test_a_wide_figure_of_one_panel_has_a_narrow_drawing_inside_and_others_have_
         cells.text(0, place, "0.5")
     assert not phone_s(page.drawn(crowded))
     assert not phone_s(page.drawn(plt.subplots(figsize=(4, 3))[0]))
+
+
+def test_a_figure_with_a_drawing_of_its_own_for_phones_has_that_one_inside():
+    figure, axes = plt.subplots(figsize=(9, 9))
+    for place in range(65):
+        axes.text(0, place, "0.5")
+    small = Figure(figsize=(page.PHONE, 2))
+    small.text(0.1, 0.5, "on a phone")
+    svg = page.drawn(page.on_phones(figure, small))
+    assert "on a phone" in phone_s(svg)
+    assert "on a phone" not in svg

@@ -7,11 +7,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 
 from ccnotes import photographs
 from ccnotes.attacks import pgd
 from ccnotes.data import to_float
+from ccnotes.page import PHONE
 from ccnotes.photographs import PICTURES, credits, published_seen
 from ccnotes.records import load_model, published
 
@@ -138,6 +140,28 @@ def test_a_wrong_name_bears_a_cross_and_a_right_one_none():
                 assert name in line
                 assert f"{max(table):.0%}" in line
                 assert ("✗" in line) == (name != label)
+    plt.close("all")
+
+
+def test_on_a_phone_the_matrix_has_no_numbers_and_photographs_stand_in_three_columns():
+    """Best above last; letters of 10 points or more, in a figure as wide as a phone's text."""
+    matrix = vars(photographs.matrices(FULL))["phone"]
+    cells, bar = matrix.axes
+    assert not [text.get_text() for text in cells.texts if text.get_text() != "–"]
+    large = vars(photographs.looks(CLASSES))["phone"]
+    for figure in (matrix, large):
+        assert figure.get_size_inches()[0] == PHONE
+        figure.canvas.draw()
+        for text in figure.findobj(Text):
+            assert not text.get_text() or text.get_fontsize() >= 10
+    below, above = bar.get_window_extent(), cells.get_window_extent()
+    assert below.y1 < above.y0
+    places = {ax.get_title(): ax.get_window_extent() for ax in large.axes}
+    for label in photographs.labelled():
+        best, last = (places[f"{label}, {which}"] for which in ("best", "last"))
+        assert best.x0 == last.x0
+        assert 0 < best.y0 - last.y0 < 2 * best.height
+    assert len({round(places[f"{label}, best"].x0) for label in photographs.labelled()}) == 3
     plt.close("all")
 
 

@@ -60,6 +60,18 @@ def test_a_forest_shows_means_and_intervals_of_one_checkpoint():
         plots.forest(pd.concat([frame, frame]), "gain", {"a": "A"}, ax=ax, xlabel="gain")
 
 
+@pytest.mark.parametrize(("columns", "size", "title"), [(6, 1.6, "car"), (4, 2.2, "a " * 20)])
+def test_titles_of_a_row_stand_clear_of_the_pictures_above(columns, size, title):
+    """By 8 pixels or more where the page shows the figure in 790."""
+    figure = plots.image_grid(
+        torch.rand(2 * columns, 3, 4, 4), [title] * (2 * columns), columns=columns, size=size
+    )
+    figure.canvas.draw()
+    above = figure.axes[0].get_window_extent().y0
+    below = figure.axes[columns].title.get_window_extent().y1
+    assert (above - below) * 790 / figure.bbox.width >= 8
+
+
 def test_an_image_grid_shows_the_pixels():
     images = torch.rand(5, 3, 4, 4)
     figure = plots.image_grid(images, list("abcde"), columns=3)
@@ -218,3 +230,25 @@ def test_runs_by_seed_are_a_line_each_in_the_look_of_their_experiment():
     assert first.get_linestyle() == second.get_linestyle()
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["FGSM", "N-FGSM"]
+
+
+def test_what_two_classes_have_in_common_is_the_smaller_of_two_positive_contributions():
+    """From the first class's own features to the second's; on a phone the panels are a column."""
+    pair = torch.tensor([[3.0, -1.0, 1.0, 0.2, -5.0], [1.0, 4.0, 1.0, -2.0, -6.0]])
+    figure = plots.in_common(["cat", "dog"], [pair, pair], [torch.rand(2, 3, 4, 4)] * 2, top=4)
+    small = vars(figure)["phone"]
+    for drawn in (figure, small):
+        for panel in drawn.subfigs:
+            bars = panel.axes[1].containers
+            heights = [[bar.get_height() for bar in of] for of in bars]
+            up, down, shared, mirror = heights
+            assert up == pytest.approx([0.2, 3, 1, -1])  # by other minus one: -2.2, -2, 0, 5
+            assert down == pytest.approx([2, -1, -1, -4])
+            assert shared == pytest.approx([0, 1, 1, 0])
+            assert mirror == pytest.approx([0, -1, -1, 0])
+            low, high = panel.axes[1].get_ylim()
+            assert low < -4 < 4 < high
+    side, column = ([p.bbox.x0 for p in drawn.subfigs] for drawn in (figure, small))
+    assert side[0] < side[1]
+    assert column[0] == column[1]
+    plt.close("all")

@@ -20,6 +20,7 @@ ABOUT = re.compile(rf"\b(?:{'|'.join(WHAT_IT_IS_ABOUT)})\(")
 SHOWS = re.compile(r"\b(?:Markdown|HTML|print|DataFrame)\(")
 DRAWS = re.compile(
     r"\b(?:plt|plots|plots_gaussian|sns|moving|explorers|cards)\.|\b[A-Z]\w+\(\s*caption="
+    r"|\bphotographs\.(?:matrices|looks)\("
 )
 
 

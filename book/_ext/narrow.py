@@ -75,7 +75,7 @@ def stacked(svg: str) -> str | None:
     parts = slices(figure, width) if figure is not None and width > 1.2 * MOST else []
     if figure is None or len(parts) < 2:
         return None
-    panels = [found for axes in figure if (found := edges(axes))]
+    panels = [found for axes in figure.iter(f"{SVG}g") if (found := edges(axes))]
     legends = [b for g in figure if g.get("id", "").startswith("legend_") and (b := box(g))]
     first, last = min(p[1] for p in panels), max(p[3] for p in panels)
     above, below = [b for b in legends if b[3] < first], [b for b in legends if b[1] > last]
@@ -128,8 +128,11 @@ def draw(app, error):
     for path in images.glob("*.svg"):
         if not path.stem.endswith(("-dark", "-narrow")):
             svg, small = apart(path.read_text())
+            there = path.with_stem(f"{path.stem}-narrow")
+            if there.exists() and not small:  # of an earlier build, which took it out of the figure
+                continue
             if small := small or stacked(svg):
-                path.with_stem(f"{path.stem}-narrow").write_text(small)
+                there.write_text(small)
             path.write_text(svg)
     names = {path.stem.removesuffix("-narrow") for path in images.glob("*-narrow.svg")}
 
