@@ -23,7 +23,7 @@ from ccnotes.weights import load_weights
 
 PUBLISHED_FRAMES = PUBLISHED / "frames.json"
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
-FILES = ("bird-1.jpg", "automobile-1.jpg", "truck-2.jpg", "cat-2.jpg")
+FILES = ("bird-1.jpg", "automobile-2.jpg", "truck-2.jpg", "cat-2.jpg")
 MOST = 16  # 255ths; one frame for each up to it
 BLOCK = 5  # pixels of a photograph, each way, for one that the networks see: their mean
 BARS = 6  # classes that are shown of each photograph
