@@ -5,10 +5,8 @@ const clear = () => {
   const first = links.length && document.getElementById(links[0].getAttribute("href").slice(1));
   // The theme counts a heading as reached in the upper 30 % of the window.
   if (!first || first.getBoundingClientRect().top < 0.3 * innerHeight) return;
-  for (const link of links) {
-    link.classList.remove("active");
-    link.removeAttribute("aria-current");
-  }
+  for (const link of links) link.removeAttribute("aria-current");
+  document.querySelectorAll("#pst-page-toc-nav .active").forEach((entry) => entry.classList.remove("active"));
 };
 addEventListener("scroll", clear, { passive: true });
 addEventListener("scrollend", clear, { passive: true });
