@@ -4,7 +4,6 @@ import base64
 import json
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +91,8 @@ def framed(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
                 shown = moved(x, 2.0 * up - 1, eps)
                 tables.append(network(F.avg_pool2d(shown, BLOCK)).softmax(1))
             signs.append([packed(image) for image in up])
-        found[name] = {"p": rounded(torch.stack(tables, 1)), "signs": [*zip(*signs[1:])]}
+        by_photograph = [*zip(*signs[1:], strict=True)]
+        found[name] = {"p": rounded(torch.stack(tables, 1)), "signs": by_photograph}
     made = provenance(torch.device("cpu"), "float32")
     kept = ("commit", "date", "hardware", "precision", "threads", "torch")
     return {

@@ -130,7 +130,7 @@ customElements.define("live-attack", class extends HTMLElement {
     if (this.form) return; // moved within the page
     this.form = this.querySelector("form");
     this.slider = this.form.elements.at;
-    this.overSteps = this.dataset.over === "steps";
+    this.overSteps = this.form.dataset.over === "steps";
     const { classes, size, pixels, labels, photographs, networks, ...rest } = await this.load();
     const length = 3 * size ** 2, all = Float32Array.from(bytes(pixels), (value) => value / 255);
     Object.assign(this, rest, { networks: networks.map(unpack), known: new Map() });

@@ -224,8 +224,8 @@ class LiveAttack:
             radio("network", i, f"<span>{html.escape(visible(name))}</span>")
             for i, name in enumerate(self.networks)
         ]
-        return f"""<live-attack data-over="{self.over}"><figure>
-<form autocomplete="off"><fieldset disabled>
+        return f"""<live-attack><figure>
+<form autocomplete="off" data-over="{self.over}"><fieldset disabled>
 <div><div class="live-pictures">{shown}</div>{note}</div>
 <div class="live-answer"><p class="live-verdict" data-right="{str(said == true).lower()}">\
 {html.escape(answer(p, classes))}</p>

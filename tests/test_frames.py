@@ -111,7 +111,7 @@ def shown():
 
 @pytest.mark.usefixtures("unchecked")
 def test_photographs_that_do_not_fit_are_named(shown):
-    with pytest.raises(ValueError, match="eps=0.5 over eps: photographs were attacked beforehand"):
+    with pytest.raises(ValueError, match=r"eps=0\.5 over eps: photographs were attacked"):
         LiveAttack(**shown | {"eps": 0.5})
     with pytest.raises(ValueError, match="eps=4 over steps: photographs were attacked beforehand"):
         LiveAttack(**shown, over="steps")
