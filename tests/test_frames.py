@@ -72,6 +72,8 @@ def test_both_networks_are_right_at_first_and_each_is_fooled_the_standard_one_so
         assert 0 < first[0] <= 2
         assert first[0] <= first[1]
     assert [found.file for found in published_frames()] == list(FILES)
+    bird = published_frames()[0]  # chapter 1 opens with it
+    assert bird.classes[bird.p[0][1].index(max(bird.p[0][1]))] == "airplane"
 
 
 @with_weights
