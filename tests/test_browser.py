@@ -482,6 +482,20 @@ def test_the_playground_is_on_the_page_of_the_model_and_moves(visit):
         assert not wrong
 
 
+def test_above_the_first_section_the_contents_list_lights_nothing(visit):
+    """Nor keeps a script of ours from lighting the section that is reached."""
+    tab, _ = visit("book/01_adversarial_training.html")
+    lit = tab.locator("#pst-page-toc-nav .active")
+    assert not lit.count()
+    for _ in range(2):
+        tab.locator("#summary").scroll_into_view_if_needed()
+        tab.evaluate("scrollTo(0, document.querySelector('#summary h2').offsetTop)")
+        lit.first.wait_for(state="attached")
+        tab.evaluate("scrollTo(0, 0)")
+        lit.first.wait_for(state="detached")
+        assert not tab.locator("#pst-page-toc-nav [aria-current]").count()
+
+
 @pytest.mark.parametrize("page", LIVE)
 def test_without_scripts_a_network_to_attack_shows_its_still(visit, page):
     tab, _ = visit(page, java_script_enabled=False)
