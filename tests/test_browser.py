@@ -488,8 +488,7 @@ def test_above_the_first_section_the_contents_list_lights_nothing(visit):
     lit = tab.locator("#pst-page-toc-nav .active")
     assert not lit.count()
     for _ in range(2):
-        tab.locator("#summary").scroll_into_view_if_needed()
-        tab.evaluate("scrollTo(0, document.querySelector('#summary h2').offsetTop)")
+        tab.evaluate("document.querySelector('#training-against-it').scrollIntoView()")
         lit.first.wait_for(state="attached")
         tab.evaluate("scrollTo(0, 0)")
         lit.first.wait_for(state="detached")
