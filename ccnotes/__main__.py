@@ -543,6 +543,7 @@ def photographs(
     checkpoints: Annotated[Path, tyro.conf.Positional],
     *,
     name: str = "cifar10-full-at",
+    frames: bool = False,
     threads: int | None = None,
 ) -> None:
     """What the best and the last network of a run make of the book's photographs, as JSON.
@@ -550,11 +551,18 @@ def photographs(
     Args:
         checkpoints: folder with the weights, NAME-best.safetensors and NAME-last.safetensors.
         name: of the run, which must be on record.
+        frames: instead, photographs attacked at each radius, on the best network and on a standard
+            one, that of pyautoattack.
     """
+    from ccnotes.frames import framed, standard
     from ccnotes.photographs import seen
 
     use(threads)
-    print(json.dumps(seen(pick_record(name, 0), checkpoints)))
+    if frames:
+        robust = load_model(checkpoints / f"{name}-best.safetensors")
+        print(json.dumps(framed({"standard": standard(), "robust": robust})))
+    else:
+        print(json.dumps(seen(pick_record(name, 0), checkpoints)))
 
 
 @app.command(name="bench")

@@ -230,22 +230,33 @@ def series(
     return table
 
 
-def at_hand() -> tuple[str, str, str] | None:
-    """A network of other people on photographs, where both are here: data, network, checkpoint.
+def shipped() -> tuple[str, str] | None:
+    """The standard ResNet-18 on CIFAR-10 that the wheel of pyautoattack ships: network, checkpoint.
 
-    CIFAR-10, loaded before, and the standard ResNet-18 that the wheel of pyautoattack ships. The
-    names are those of :func:`ccnotes.data.photos.load_photos`, :func:`network_named` and
-    :func:`checkpoints`; None where one of the two is missing.
+    The names are those of :func:`network_named` and :func:`checkpoints`; None where it is missing.
 
-    >>> at_hand() is None or len(at_hand()) == 3
+    >>> shipped() is None or len(shipped()) == 2
     True
     """
     spec = importlib.util.find_spec("pyautoattack")
-    data = next((name for name in ("cifar10", "cifar10-jpeg") if loaded_before(name)), None)
-    if spec is None or spec.origin is None or data is None:
+    if spec is None or spec.origin is None:
         return None
     examples = Path(spec.origin).parent / "examples"
     found = examples / "resnet.py", examples / "model_test.pt"
     if not all(path.is_file() for path in found):
         return None
-    return data, f"{found[0]}:ResNet18", str(found[1])
+    return f"{found[0]}:ResNet18", str(found[1])
+
+
+def at_hand() -> tuple[str, str, str] | None:
+    """A network of other people on photographs, where both are here: data, network, checkpoint.
+
+    CIFAR-10, loaded before, and the network of :func:`shipped`. The data's name is one of
+    :func:`ccnotes.data.photos.load_photos`; None where one of the two is missing.
+
+    >>> at_hand() is None or len(at_hand()) == 3
+    True
+    """
+    data = next((name for name in ("cifar10", "cifar10-jpeg") if loaded_before(name)), None)
+    found = shipped()
+    return None if data is None or found is None else (data, *found)

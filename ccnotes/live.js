@@ -104,7 +104,17 @@ function pgd(net, x, y, eps, steps) {
   return adv;
 }
 
-globalThis.liveAttack = { data: {}, unpack, forward, gradient, pgd };
+// What ccnotes.frames stored: a bit for each channel of a block of pixels, which moves by eps.
+function leafed(x, signs, eps) {
+  const up = bytes(signs), small = Math.sqrt(up.length * 8 / 3), size = Math.sqrt(x.length / 3), block = size / small;
+  return x.map((value, i) => {
+    const pixel = Math.floor(i / 3), row = Math.floor(pixel / size / block), column = Math.floor((pixel % size) / block);
+    const bit = 3 * (row * small + column) + (i % 3);
+    return clip(value + ((up[bit >> 3] >> (7 - (bit & 7))) & 1 ? eps : -eps), 0, 1);
+  });
+}
+
+globalThis.liveAttack = { data: {}, unpack, forward, gradient, pgd, leafed };
 
 // --- 2. The markup, in its first state, comes from live.py. Nothing is added that takes room, so
 // nothing on the page moves.
@@ -119,14 +129,22 @@ customElements.define("live-attack", class extends HTMLElement {
     while (document.readyState === "loading" && !this.nextSibling) await frame();
     if (this.form) return; // moved within the page
     this.form = this.querySelector("form");
-    const data = await this.load(), length = 3 * data.size ** 2;
-    const pixels = Float32Array.from(bytes(data.pixels), (value) => value / 255);
-    this.images = data.labels.map((label, i) => ({ label, x: pixels.subarray(i * length, (i + 1) * length) }));
-    Object.assign(this, { names: data.classes, steps: data.steps, stop: data.stop, times: data.times, notes: data.notes, networks: data.networks.map(unpack), first: new Map() });
+    this.slider = this.form.elements.at;
+    this.overSteps = this.form.dataset.over === "steps";
+    const { classes, size, pixels, labels, photographs, networks, ...rest } = await this.load();
+    const length = 3 * size ** 2, all = Float32Array.from(bytes(pixels), (value) => value / 255);
+    Object.assign(this, rest, { networks: networks.map(unpack), known: new Map() });
+    const [max, step] = this.overSteps ? [this.steps, 1] : [this.largest, this.stop];
+    this.images = await Promise.all(photographs.map(async ({ picture, ...of }) => ({ ...of, max: this.most, step: 1, x: await pixelsOf(picture) })));
+    labels.forEach((label, i) => this.images.push({ label, names: classes, max, step, x: all.subarray(i * length, (i + 1) * length) }));
     this.querySelectorAll(".live-images canvas").forEach((canvas, i) => paint(canvas, this.images[i].x));
     this.querySelectorAll(".live-pictures img").forEach((picture) => picture.replaceWith(canvasLike(picture)));
     this.form.addEventListener("input", () => this.update());
     this.form.addEventListener("submit", (event) => event.preventDefault()); // Enter would reload the page
+    this.querySelector("button")?.addEventListener("click", () => {
+      this.slider.value = this.slider.value === this.slider.max ? 0 : Number(this.slider.value) + 1;
+      this.update();
+    });
     this.form.firstElementChild.disabled = false;
     this.update();
   }
@@ -149,69 +167,120 @@ customElements.define("live-attack", class extends HTMLElement {
     this.waiting = true;
     await frame();
     this.waiting = false;
-    const chosen = Object.fromEntries(new FormData(this.form)), { label, x } = this.images[chosen.image];
-    const net = this.networks[chosen.network], adv = pgd(net, x, label, chosen.eps / 255, this.steps);
-    this.show(label, x, adv, forward(net, adv).probabilities, `${Number(chosen.eps)}/255`);
+    const { max, step } = this.images[this.form.elements.image.value];
+    Object.assign(this.slider, { max, step }); // before its value is read, which they may change
+    const chosen = Object.fromEntries([...new FormData(this.form)].map(([name, value]) => [name, Number(value)]));
+    this.show(chosen, this.attacked(chosen));
     const note = this.querySelector(".live-note"), fooled = this.querySelector(".live-fooled");
     if (note) note.textContent = this.notes[chosen.image];
     this.dataset.ready = "";
     const now = (this.now = {}), wrong = this.querySelector(".live-verdict").dataset.right === "false";
+    if (this.overSteps) await this.trace(chosen, now);
     const line = wrong ? await this.fooled(chosen) : "";
     if (now === this.now) fooled.textContent = line; // else the reader has gone on
   }
 
-  // The first stop of the slider at which a network is wrong, or infinity; a stop a frame.
-  async firstWrong(network, image) {
-    const key = `${network} ${image}`, { label, x } = this.images[image], net = this.networks[network];
-    for (let eps = 0; !this.first.has(key); eps += this.stop) {
-      const beyond = eps > this.form.elements.eps.max;
-      if (beyond || likeliest(forward(net, pgd(net, x, label, eps / 255, this.steps)).probabilities) !== label) this.first.set(key, beyond ? Infinity : eps);
+  // The image where the slider is, and the probabilities of its classes; of photographs as kept.
+  attacked({ network, image, at }) {
+    const { label, x, frames } = this.images[image], net = this.networks[network];
+    if (frames) {
+      const { signs, p } = frames[network];
+      return { adv: at > 0 ? leafed(x, signs[at - 1], at / 255) : x, p: p[at] };
+    }
+    const adv = this.overSteps ? pgd(net, x, label, this.eps / 255, at) : pgd(net, x, label, at / 255, this.steps);
+    return { adv, p: forward(net, adv).probabilities };
+  }
+
+  // The probabilities at a place of the slider, each computed once, one a frame.
+  async probabilities(chosen) {
+    const key = Object.values(chosen).join();
+    if (!this.known.has(key)) {
+      this.known.set(key, this.attacked(chosen).p);
       await frame();
     }
-    return this.first.get(key);
+    return this.known.get(key);
+  }
+
+  // The first stop of the slider at which a network is wrong, or infinity.
+  async firstWrong(network, image) {
+    const { label, max, step } = this.images[image];
+    for (let at = 0; at <= max; at += step)
+      if (likeliest(await this.probabilities({ network, image, at })) !== label) return at;
+    return Infinity;
   }
 
   async fooled({ network, image }) {
-    const at = await this.firstWrong(network, image), told = `Fooled at ${at}/255`;
+    const at = await this.firstWrong(network, image), told = `Fooled at ${this.where(at)}`;
     if (at === 0) return "Wrong without any change.";
     if (network > 0) return `${told}: it took ${at > await this.firstWrong(0, image) ? "more" : "no more"}.`;
     const next = this.querySelectorAll(".live-networks span")[1];
     return next ? `${told}. Now try the ${next.textContent} network.` : `${told}.`;
   }
 
-  show(label, x, adv, p, eps) {
-    const name = (y) => this.names[y], said = likeliest(p), answer = `${name(said)} (${percent(p[said])})`;
+  where(at) { return this.overSteps ? `step ${at}` : `${at}/255`; }
+
+  // Over the steps, for each network: how likely the true class is, from its slider's start on.
+  async trace({ network, image, at }, now) {
+    const lines = [...this.querySelectorAll(".live-path polyline")], { label } = this.images[image];
+    for (const [n, line] of lines.entries()) {
+      const found = [];
+      for (let step = 0; step <= this.steps; step++) found.push((await this.probabilities({ network: n, image, at: step }))[label]);
+      if (now !== this.now) return;
+      line.setAttribute("points", found.slice(0, at + 1).map((p, step) => `${step},${1 - p}`).join(" "));
+      line.classList.toggle("live-chosen", n === network);
+      if (n === network) line.parentNode.ariaLabel = `Probability of the true class after each step: ${found.slice(0, at + 1).map(percent).join(", ")}.`;
+    }
+  }
+
+  show({ image: shown, at }, { adv, p }) {
+    const { label, names, x } = this.images[shown], name = (y) => names[y];
+    const said = likeliest(p), answer = `${name(said)} (${percent(p[said])})`, where = this.where(at);
+    const limit = `${this.overSteps ? this.eps : at}/255`;
     const [image, change, attacked] = this.querySelectorAll(".live-pictures canvas");
     paint(image, x, `An image of ${name(label)}.`);
-    paint(change, adv.map((value, i) => 0.5 + this.times * (value - x[i])), `The change of each pixel, at most ${eps}, ${this.times} times as strong.`);
+    paint(change, adv.map((value, i) => 0.5 + this.times * (value - x[i])), `The change of each pixel, at most ${limit}, ${this.times} times as strong.`);
     paint(attacked, adv, `The attacked image. The network says ${answer}.`);
     this.querySelectorAll(".live-bars li").forEach((bar, y) => {
       bar.className = `${y === label ? "live-true " : ""}${y === said ? "live-said" : ""}`;
       bar.style.setProperty("--p", p[y]);
+      bar.firstElementChild.textContent = name(y);
       bar.querySelector(".live-number").textContent = percent(p[y]);
     });
     const verdict = this.querySelector(".live-verdict");
     verdict.textContent = answer;
     verdict.dataset.right = said === label;
-    this.querySelector(".live-radius").textContent = `ε = ${eps}`;
-    this.form.elements.eps.ariaValueText = eps;
+    this.querySelector(".live-value").textContent = this.overSteps ? where : `ε = ${where}`;
+    this.slider.ariaValueText = where;
+    const button = this.querySelector("button");
+    if (button) button.textContent = this.slider.value === this.slider.max ? "Start again" : "One step";
     // Spoken, so only once the reader rests.
     clearTimeout(this.rest);
-    const says = `At ${eps} the network says ${answer}: ${said === label ? "right" : `wrong, it is ${name(label)}`}.`;
+    const says = `At ${where} the network says ${answer}: ${said === label ? "right" : `wrong, it is ${name(label)}`}.`;
     this.rest = setTimeout(() => (this.querySelector(".live-says").textContent = `${says} ${this.querySelector(".live-fooled").textContent}`), 400);
   }
 });
 
+async function pixelsOf(source) {
+  const picture = new Image();
+  picture.src = source;
+  await picture.decode();
+  const context = canvasLike(picture, picture.naturalWidth).getContext("2d");
+  context.drawImage(picture, 0, 0);
+  const { data } = context.getImageData(0, 0, picture.naturalWidth, picture.naturalHeight);
+  return Float32Array.from({ length: data.length * 3 / 4 }, (_, i) => data[4 * Math.floor(i / 3) + (i % 3)] / 255);
+}
+
 // (Sizes from attributes: the image itself may not be decoded yet.)
-function canvasLike(picture) {
+function canvasLike(picture, side) {
   const canvas = document.createElement("canvas");
-  for (const name of ["width", "height"]) canvas.setAttribute(name, picture.getAttribute(name));
+  for (const name of ["width", "height"]) canvas.setAttribute(name, side ?? picture.getAttribute(name));
   canvas.setAttribute("role", "img");
   return canvas;
 }
 
 function paint(canvas, pixels, text) {
-  const { width, height } = canvas, image = new ImageData(width, height);
+  const side = Math.sqrt(pixels.length / 3), image = new ImageData(side, side);
+  if (canvas.width !== side) Object.assign(canvas, { width: side, height: side });
   image.data.fill(255);
   pixels.forEach((value, i) => (image.data[4 * Math.floor(i / 3) + (i % 3)] = Math.round(255 * value)));
   canvas.getContext("2d").putImageData(image, 0, 0);

@@ -5,7 +5,7 @@ them; they illustrate and prove nothing. Of the class frog there is none.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from textwrap import fill
@@ -65,14 +65,14 @@ def credits() -> tuple[Credit, ...]:
     return tuple(Credit(**row) for row in json.loads((PICTURES / "credits.json").read_text()))
 
 
-def credits_list() -> str:
-    """The credits as a folded list in Markdown, with links to pages and licences.
+def credits_list(files: Collection[str] = ()) -> str:
+    """The credits as a folded list in Markdown, with links to pages and licences; or of some files.
 
     >>> "[CC0](https://creativecommons.org/publicdomain/zero/1.0/)" in credits_list()
     True
     """
     lines = []
-    for c in credits():
+    for c in [c for c in credits() if not files or c.file in files]:
         page = c.page.replace("(", "%28").replace(")", "%29")
         title, author, source = map(literal, (c.title, c.author, c.source))
         licence = f"[{c.licence}]({c.licence_url})"

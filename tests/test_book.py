@@ -82,6 +82,18 @@ def test_cells_are_short_and_leave_the_work_to_the_package(path):
         assert not re.search(r"sys\.path|^\s*(def|class) ", own, re.M), cell.source
 
 
+@each_notebook
+def test_every_static_figure_has_its_takeaway_as_a_caption(path):
+    if path.stem in ("03_attribution", "07_head_or_features"):
+        pytest.skip("their figures are captioned elsewhere")
+    for cell in code_cells(path):
+        told = cell.metadata.get("mystnb", {})
+        if told.get("image", {}).get("alt"):
+            caption = told.get("figure", {}).get("caption", "")
+            assert re.fullmatch(r"[A-Z].{20,160}\.", caption), (path.name, caption)
+            assert caption != told["image"]["alt"]
+
+
 GLOSSARY = (ROOT / "book/glossary.md").read_text().partition("{glossary}")[2]
 TERMS = [re.sub("s$", "", term) for term in re.findall(r"^\w.*", GLOSSARY, re.M)]
 LONGEST_FIRST = "|".join(sorted(TERMS, key=len, reverse=True)).replace(" ", r"\s+")

@@ -273,9 +273,8 @@ def networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves(tab):
             figure.and_(tab.locator("[data-ready]")).wait_for()
             verdict, slider = figure.locator(".live-verdict"), figure.get_by_role("slider")
             heights = {figure.evaluate("e => e.offsetHeight")}
-            assert slider.evaluate("e => e.labels[0].innerText").startswith(
-                "Drag until it is wrong"
-            )
+            label = slider.evaluate("e => e.labels[0].innerText")
+            assert label.startswith(("Drag until it is wrong", "Step until it is wrong"))
             assert verdict.get_attribute("data-right") == "true"
             slider.focus()
             tab.keyboard.press("End")
@@ -481,6 +480,19 @@ def test_the_playground_is_on_the_page_of_the_model_and_moves(visit):
         first, second = (svg.bounding_box() for svg in figure.locator("svg").all())
         assert (first["y"] == second["y"]) == (width == DESK)
         assert not wrong
+
+
+def test_above_the_first_section_the_contents_list_lights_nothing(visit):
+    """Nor keeps a script of ours from lighting the section that is reached."""
+    tab, _ = visit("book/01_adversarial_training.html")
+    lit = tab.locator("#pst-page-toc-nav .active")
+    assert not lit.count()
+    for _ in range(2):
+        tab.evaluate("document.querySelector('#training-against-it').scrollIntoView()")
+        lit.first.wait_for(state="attached")
+        tab.evaluate("scrollTo(0, 0)")
+        lit.first.wait_for(state="detached")
+        assert not tab.locator("#pst-page-toc-nav [aria-current]").count()
 
 
 @pytest.mark.parametrize("page", LIVE)

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def rows(x):
     return x.permute(0, 2, 3, 1).flatten(1).tolist()
 
 
-def in_browser(tab, model, x, y, eps=0):
+def in_browser(tab, model, x, y, eps=0, steps=live.STEPS):
     """Logits, gradients, attacked images, and the probabilities of these."""
     found = tab.evaluate(
         """([network, images, labels, eps, steps]) => {
@@ -62,7 +63,7 @@ def in_browser(tab, model, x, y, eps=0):
                     [...adv], liveAttack.forward(net, adv).probabilities];
           });
         }""",
-        [folded(model), rows(x), y.tolist(), eps, live.STEPS],
+        [folded(model), rows(x), y.tolist(), eps, steps],
     )
     logits, gradient, adv, p = (torch.tensor(part) for part in zip(*found, strict=True))
     n, c, h, w = x.shape
@@ -135,6 +136,19 @@ def test_attacks_end_alike_in_browser_and_torch(tab, model, drawn, eps):
     # A pixel with next to no gradient parts the paths; where they end the network says the same.
     assert (p - expected).abs().max() <= 0.1
     assert (p - expected).abs().mean() <= 0.005
+
+
+def test_browser_and_torch_agree_step_by_step(tab, model, drawn):
+    """As the figure over steps shows them: after each, not only at the end."""
+    x, y = to_float(drawn.images[:12]), drawn.labels[:12]
+    for steps in range(live.STEPS + 1):
+        *_, adv, p = in_browser(tab, model, x, y, 12, steps)
+        with torch.no_grad():
+            expected = pgd(model, x, y, replace(attack_of(12), steps=steps)) if steps else x
+            told = model(expected).softmax(1)
+        assert (p - told).abs().max() <= 0.1  # see above
+        assert (p - told).abs().mean() <= 0.005
+        assert (adv - x).abs().max() <= min(steps / 4, 1) * 12 / 255 + 1e-6
 
 
 def figure(drawn, **changes):
@@ -263,6 +277,46 @@ def test_a_network_that_falls_no_later_is_not_praised(tab, drawn, twins):
     live_figure.locator("[name=network]").nth(1).check()
     live_figure.get_by_role("slider").press("End")
     says(live_figure, r"^Fooled at [\d.]+/255: it took no more\.$")
+
+
+def test_over_steps_each_press_is_one_and_the_curve_is_torch_s(tab, drawn, twins):
+    """By button, by arrow key and by hand; the curve ends where the slider stands."""
+    page = figure(drawn, networks=twins, eps=12, over="steps")._repr_mimebundle_()["text/html"]
+    live_figure = in_a_frame(tab, page).locator("live-attack")
+    slider, button = live_figure.get_by_role("slider"), live_figure.get_by_role("button")
+    line = live_figure.locator("polyline.live-chosen")
+    x, y = to_float(drawn.images[:1]), drawn.labels[:1]
+
+    def check(network, steps):
+        live_figure.locator(".live-value", has_text=re.compile(f"^step {steps}$")).wait_for()
+        expected = []
+        for n in range(steps + 1):
+            adv = pgd(network, x, y, replace(attack_of(12), steps=n)) if n else x
+            with torch.no_grad():
+                expected.append(network(adv).softmax(1)[0, y].item())
+        told = live_figure.locator("svg").and_(tab_label(steps + 1))
+        told.wait_for()
+        points = [point.split(",") for point in line.get_attribute("points").split()]
+        assert [float(step) for step, _ in points] == list(range(steps + 1))
+        # The page's weights have 12 bits.
+        assert [1 - float(p) for _, p in points] == pytest.approx(expected, abs=0.1)
+
+    def tab_label(count):
+        pattern = f"^[^,]*(, [^,]*){{{count - 1}}}$"
+        return live_figure.get_by_role("img", name=re.compile(pattern))
+
+    check(twins["standard"], 0)
+    button.click()
+    check(twins["standard"], 1)
+    slider.press("ArrowRight")
+    check(twins["standard"], 2)
+    live_figure.locator("[name=network]").nth(1).check()
+    check(twins["robust"], 2)
+    slider.press("End")
+    check(twins["robust"], live.STEPS)
+    assert button.inner_text() == "Start again"
+    button.click()
+    check(twins["robust"], 0)
 
 
 @pytest.mark.usefixtures("unchecked")

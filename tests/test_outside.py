@@ -124,6 +124,20 @@ def test_a_plain_notebook_has_outputs_that_need_no_book_and_hides_the_code_that_
     assert "cellView" not in silent.metadata
 
 
+def test_a_plain_notebook_has_the_captions_of_figures_below_them():
+    new = nbformat.v4
+    figure = {"mystnb": {"figure": {"caption": "It falls."}}}
+    cells = [
+        new.new_markdown_cell("# Title"),
+        new.new_code_cell("plots.curves(x)", metadata=figure, id="falls"),
+        new.new_code_cell("cas(x)"),
+    ]
+    copy = plain.notebook(new.new_notebook(cells=cells), link, "*Note*")
+    nbformat.validate(copy)
+    assert [cell.source for cell in copy.cells[1:]] == ["plots.curves(x)", "*It falls.*", "cas(x)"]
+    assert copy.cells[2].id == "falls-caption"
+
+
 SVG = '<svg xmlns="http://www.w3.org/2000/svg">{}</svg>'
 GROUND = '<g id="patch_2"><path d="M 0 0 L 9 0 L 9 9 z" style="fill: #ffffff"/></g>'
 PANEL = f'<g id="axes_1">{GROUND}{{}}</g>'

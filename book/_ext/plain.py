@@ -119,6 +119,7 @@ def block(line: str, fence: re.Match[str], lines: list[str], link: Link) -> str:
 def notebook(executed: nbformat.NotebookNode, link: Link, note: str) -> nbformat.NotebookNode:
     """A copy with outputs, without what needs the book; ``note`` stands below its title."""
     copy = nbformat.from_dict(executed)
+    copy.cells = [part for cell in copy.cells for part in captioned(cell)]
     copy.metadata.pop("widgets", None)
     for cell in copy.cells:
         cell.metadata.pop("execution", None)
@@ -136,6 +137,14 @@ def notebook(executed: nbformat.NotebookNode, link: Link, note: str) -> nbformat
     first = copy.cells[0]
     first.source = re.sub(r"\A# .*", lambda title: f"{title[0]}\n\n{note}", first.source, count=1)
     return copy
+
+
+def captioned(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """A cell, and below it the caption that the book gives to its figure."""
+    said = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption")
+    if said is None:
+        return [cell]
+    return [cell, nbformat.v4.new_markdown_cell(f"*{said}*", id=f"{cell.id}-caption")]
 
 
 def still(output: nbformat.NotebookNode, link: Link) -> nbformat.NotebookNode:
