@@ -1,4 +1,4 @@
-"""The README's figure and result table, from the published records: ``make readme``."""
+"""README's figure and result table and the table of networks, from records: ``make readme``."""
 
 import json
 import re
@@ -56,6 +56,17 @@ def attacks() -> str:
     )
 
 
+def networks() -> str:
+    """The table of the networks in ``checkpoints``: what they are worth, and their digests."""
+    rows = []
+    for r in json.loads((PUBLISHED / "checkpoints.json").read_text()):
+        clean, pgd, longer, *_, autoattack = (of["all"] for of in r["attacks"].values())
+        images, digest = f"{r['images']:,}", f"`{r['sha256']}`"
+        rows.append([f"`{r['file']}`", images, clean, pgd, longer, autoattack, digest])
+    columns = "file | test images | clean | PGD-10 | PGD-50 | AutoAttack | SHA-256"
+    return tabulated(columns, rows)
+
+
 def figure() -> plt.Figure:
     """Robust accuracy and CAS against epoch at full size."""
     record = published("cifar10-full-")["at"]
@@ -68,10 +79,10 @@ def figure() -> plt.Figure:
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    block = f"{START}\n{results()}\n{END}"
-    text = re.sub(f"{START}.*{END}", lambda _: block, readme.read_text(), flags=re.S)
-    readme.write_text(text)
+    for path, made in ((ROOT / "README.md", results), (ROOT / "checkpoints/README.md", networks)):
+        block = f"{START}\n{made()}\n{END}"
+        text = re.sub(f"{START}.*{END}", lambda _, block=block: block, path.read_text(), flags=re.S)
+        path.write_text(text)
     plots.style()
     drawn = figure()
     drawn.savefig(ROOT / "book/_static/rise_and_fall.png", dpi=160)

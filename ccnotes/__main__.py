@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -569,6 +570,7 @@ def photographs(
 def measure_speed(
     *,
     widths: tuple[int, ...] = (16, 64),
+    name: str = "cifar10-full-at",
     batch_size: int = 128,
     steps: int = 10,
     rounds: int = 3,
@@ -583,7 +585,8 @@ def measure_speed(
     """Our training step beside a plain one and beside what the machine can multiply.
 
     Args:
-        widths: of PreActResNet-18; 64 is the full network.
+        widths: of the network, PreActResNet-18 by default; 64 is the full one.
+        name: of the experiment whose network learns from images like its own, such as parts-at.
         batch_size: images a step.
         steps: of the attack.
         rounds: of which each times both steps; figures are medians.
@@ -607,9 +610,10 @@ def measure_speed(
         return
     check_steps(steps=steps)
     check_memory(3 * 32 * 32 * batch_size, f"batch_size={batch_size}")
+    experiment = named(name)
     for width in widths:
-        check_width("preactresnet", width)
-    rows = (bench_attacks if attacks else bench)(
+        check_width(experiment.model, width)
+    rows = (bench_attacks if attacks else partial(bench, experiment=experiment))(
         widths,
         batch_size=batch_size,
         steps=steps,
@@ -630,10 +634,10 @@ def measure_speed(
                 print(f"{row['attacker']}: {row['skipped']}")
         print(", ".join(f"{name} {rows[0][name]}" for name in ("hardware", "threads", "torch")))
         return
-    columns = ["width", "ours_ms", "reference_ms", "cifar10_epoch_s", "ratio", "ratio_low"]
-    columns += ["ratio_high", "ours_peak_share", "reference_peak_share"]
+    columns = ["width", "ours_ms", "eager_ms", "reference_ms", "cifar10_epoch_s", "ratio"]
+    columns += ["ratio_low", "ratio_high", "ours_peak_share", "reference_peak_share"]
     table = pd.DataFrame(rows)[columns]
-    whole = {name: table[name].round().astype(int) for name in columns[1:4]}
+    whole = {name: table[name].round().astype(int) for name in columns[1:5]}
     print(table.assign(**whole).to_string(index=False, float_format="{:.2f}".format))
     facts = ("hardware", "threads", "precision", "torch", "peak_gflops", "float32_peak_gflops")
     print(", ".join(f"{name} {rows[0][name]}" for name in facts))

@@ -19,17 +19,18 @@ from tqdm.auto import tqdm
 from ccnotes.attacks import PGD
 from ccnotes.devices import compile_network, hardware, pick_device, pick_precision
 from ccnotes.experiments import CIFAR10_FULL, Experiment
-from ccnotes.models import PreActResNet
+from ccnotes.networks import network_called
 from ccnotes.setup import sgd
 from ccnotes.steps import Learner, train_step
 
 CIFAR10_IMAGES = 50_000
 LONG_ENOUGH = 0.05  # seconds of one product, beside which starting it is nothing
+IN_FLOATS = transforms.ConvertImageDtype(torch.float32)
 PUBLISHED_AUGMENTATION = transforms.Compose(
     [
         transforms.RandomCrop(32, padding=4, padding_mode="reflect"),
         transforms.RandomHorizontalFlip(),
-        transforms.ConvertImageDtype(torch.float32),
+        IN_FLOATS,
     ]
 )
 
@@ -37,6 +38,7 @@ PUBLISHED_AUGMENTATION = transforms.Compose(
 def bench(
     widths: Sequence[int] = (16, 64),
     *,
+    experiment: Experiment = CIFAR10_FULL,
     batch_size: int = 128,
     steps: int = 10,
     rounds: int = 3,
@@ -44,9 +46,10 @@ def bench(
     precision: str = "auto",
     compile: bool = True,
 ) -> list[dict[str, Any]]:
-    """One dictionary for each width of PreActResNet-18: our training step against a plain one.
+    """One dictionary for each width of a network: our training step against a plain one.
 
-    A step learns from one batch of made-up 32 x 32 images under PGD of ``steps`` steps. Every
+    The network is that of ``experiment``, by default PreActResNet-18. A step learns from one batch
+    of made-up images, as large as the experiment's, under PGD of ``steps`` steps. Every
     round times :func:`ccnotes.steps.train_step`, :func:`reference_step` and the products of
     :func:`matmul_peak` in turn, so that whatever else the machine does meets them alike; figures
     are medians over rounds. ``ours_ms`` and ``reference_ms`` are milliseconds a step, ``ratio``
@@ -68,7 +71,7 @@ def bench(
         )
     where = pick_device(device)
     precision = pick_precision(precision, where)
-    e = replace(CIFAR10_FULL, batch_size=batch_size, attack=PGD(steps=steps))
+    e = replace(experiment, batch_size=batch_size, attack=PGD(steps=steps))
     with torch.random.fork_rng([where] if where.type == "cuda" else []):
         torch.manual_seed(0)
         return [
@@ -80,9 +83,10 @@ def measure(
     e: Experiment, rounds: int, device: torch.device, precision: str, compile: bool
 ) -> dict[str, Any]:
     """The row of :func:`bench` for the experiment's width, batch size and attack."""
-    images = torch.randint(256, (e.batch_size, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.randint(10, (e.batch_size,))
-    plain = PreActResNet(width=e.width).to(device)
+    size, classes = (e.drawn.image_size, e.drawn.num_classes) if e.drawn else (32, 10)
+    images = torch.randint(256, (e.batch_size, 3, size, size), dtype=torch.uint8)
+    labels = torch.randint(classes, (e.batch_size,))
+    plain = network_called(e.model, classes, e.width, image_size=size).to(device)
     model = deepcopy(plain).to(memory_format=torch.channels_last)
     usual = torch.optim.SGD(
         plain.parameters(), e.lr, momentum=e.momentum, weight_decay=e.weight_decay
@@ -108,7 +112,7 @@ def measure(
         images,
         labels,
         e.attack,
-        PUBLISHED_AUGMENTATION,
+        PUBLISHED_AUGMENTATION if e.augment else IN_FLOATS,
     )
     ours_flop, reference_flop = flops(ours), flops(reference)  # warms both up, too
     eager, compile_s = ours, 0.0
@@ -130,6 +134,7 @@ def measure(
     median, ratio = found.median(), found.reference / found.ours
     ours_rate, reference_rate = ours_flop / median.ours, reference_flop / median.reference
     return {
+        "model": e.model,
         "width": e.width,
         "batch_size": e.batch_size,
         "steps": e.attack.steps,

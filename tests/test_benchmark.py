@@ -13,8 +13,8 @@ from torchvision import transforms
 from ccnotes import benchmark
 from ccnotes.attacks import PGD
 from ccnotes.benchmark import bench, flops, matmul_peak, reference_step
-from ccnotes.experiments import CIFAR10_FULL
-from ccnotes.models import PreActResNet
+from ccnotes.experiments import CIFAR10_FULL, EXPERIMENTS
+from ccnotes.models import ConvNet, PreActResNet
 from ccnotes.steps import Learner, train_step
 
 PIXELS = transforms.ConvertImageDtype(torch.float32)
@@ -137,6 +137,21 @@ def test_both_steps_do_the_same_task_in_alternation(clock):
     assert torch.equal(batch[0], plain[2])
     assert torch.equal(batch[1], plain[3])
     assert ours.experiment.attack == plain[4] == PGD(steps=2)
+
+
+def test_an_experiment_s_own_network_learns_from_images_like_its_own(clock):
+    e = EXPERIMENTS["parts-at"]
+    settings = {"steps": 2, "device": "cpu", "precision": "float32", "compile": False}
+    (row,) = bench((8,), experiment=e, batch_size=4, **settings)
+    assert (row["model"], row["width"], row["batch_size"]) == (e.model, 8, 4)
+    steps = [work for work in clock if work.func is not torch.matmul]
+    (ours, images, labels), plain = steps[0].args, steps[2].args
+    assert isinstance(ours.model, ConvNet)
+    assert type(ours.model) is type(plain[0])
+    assert images.shape == (4, 3, 20, 20)
+    assert ours.model.head.out_features == 6
+    assert int(labels.max()) < 6
+    assert plain[-1](images[0]).equal(images[0] / 255)  # no crops or flips, as in its training
 
 
 def test_the_peak_is_that_of_the_best_size(monkeypatch):

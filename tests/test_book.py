@@ -84,8 +84,6 @@ def test_cells_are_short_and_leave_the_work_to_the_package(path):
 
 @each_notebook
 def test_every_static_figure_has_its_takeaway_as_a_caption(path):
-    if path.stem in ("03_attribution", "07_head_or_features"):
-        pytest.skip("their figures are captioned elsewhere")
     for cell in code_cells(path):
         told = cell.metadata.get("mystnb", {})
         if told.get("image", {}).get("alt"):

@@ -129,7 +129,8 @@ def test_the_benchmark_does_what_it_is_told(command, monkeypatch):
     monkeypatch.setattr("ccnotes.benchmark.bench", told)
     options = "--widths 8 32 --batch-size 9 --steps 4 --rounds 2 --device cpu --compile"
     settings = {"batch_size": 9, "steps": 4, "rounds": 2, "device": "cpu", "compile": True}
-    settings["precision"] = "float32"
+    settings |= {"precision": "float32", "experiment": EXPERIMENTS["parts-at"]}
+    options += " --name parts-at"
     with pytest.raises(SystemExit) as stopped:
         command("bench", *options.split(), "--precision", "float32")
     assert str(stopped.value) == f"error: told (8, 32) {sorted(settings.items())}"

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ccnotes.files import sha256_of
 from ccnotes.records import PUBLISHED, find
 
 ROOT = Path(__file__).parents[1]
@@ -235,6 +238,29 @@ def test_the_readme_shows_what_the_records_say():
     readme = script("readme")
     shown = (ROOT / "README.md").read_text().split(readme.START)[1].split(readme.END)[0]
     assert shown.strip() == readme.results(), "run `make readme`"
+
+
+def test_the_networks_in_checkpoints_are_those_of_their_table():
+    readme, home = script("readme"), ROOT / "checkpoints"
+    rows = json.loads((PUBLISHED / "checkpoints.json").read_text())
+    files = {path.name: sha256_of(path) for path in home.glob("*.safetensors")}
+    assert {row["file"]: row["sha256"] for row in rows} == files
+    assert sum(path.stat().st_size for path in home.iterdir()) < 30_000_000
+    shown = (home / "README.md").read_text().split(readme.START)[1].split(readme.END)[0]
+    assert shown.strip() == readme.networks(), "run `make readme`"
+    for row in rows:
+        accuracy = {name: of["all"] for name, of in row["attacks"].items()}
+        assert row["accuracy"] == min(accuracy.values())
+        assert accuracy["PGD-50"] <= accuracy["PGD-10"] < accuracy["clean"]
+
+
+def test_a_network_of_the_repository_is_loaded_as_its_page_says(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (code,) = re.findall(r"```python\n(.*?)```", Path("checkpoints/README.md").read_text(), re.S)
+    assert len([line for line in code.splitlines() if line]) == 3
+    names = {"images": torch.rand(2, 3, 32, 32)}
+    exec(code, names)
+    assert names["logits"].shape == (2, 10)
 
 
 def test_the_first_page_has_a_card_with_a_picture_for_each_chapter():

@@ -347,7 +347,7 @@ def check_content(content: Mapping[str, Any]) -> None:
         raise ValueError("its sha256 are no digests by file")
 
 
-def load_model(path: Path) -> Network:
+def load_model(path: Path | str) -> Network:
     """The network saved in a record's ``best.safetensors`` or ``last.safetensors``.
 
     Or in a file of the repository's folder ``checkpoints``, whose weights have 8 bits.
@@ -359,7 +359,8 @@ def load_model(path: Path) -> Network:
     >>> load_model(folder / "best.safetensors").head.out_features
     6
     """
-    return undisturbed(path.parent.resolve().parent, lambda: read_model(path))
+    file = Path(path)
+    return undisturbed(file.parent.resolve().parent, lambda: read_model(file))
 
 
 def read_model(path: Path) -> Network:
