@@ -156,8 +156,8 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
     table, classes = record.table, list(record.content["dataset"]["classes"])
     start = max(0, int((table.epoch <= record.best["epoch"]).sum()) - 1)
     accuracies = {
-        "training images": table.train_robust_accuracy,
         "test images": table.test_robust_accuracy,
+        "training images": table.train_robust_accuracy,
     }
     vectors = sorted_by_class(F.normalize(record.sample_attribution, dim=2), start)
     rows = pd.DataFrame({"epoch": table.epoch, "CAS": table.test_robust_cas, **accuracies})

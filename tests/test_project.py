@@ -250,7 +250,7 @@ def test_the_networks_in_checkpoints_are_those_of_their_table():
     assert shown.strip() == readme.networks(), "run `make readme`"
     for row in rows:
         accuracy = {name: of["all"] for name, of in row["attacks"].items()}
-        assert row["accuracy"] == min(accuracy.values())
+        assert row["accuracy"] <= min(accuracy.values())
         assert accuracy["PGD-50"] <= accuracy["PGD-10"] < accuracy["clean"]
 
 
