@@ -29,7 +29,7 @@ from tests.helpers import attacked_features, folder_of_images
 pytestmark = pytest.mark.usefixtures("no_published")
 
 
-PARTS = ("arrays", "samples", "images", "best", "last")
+PARTS = ("samples", "images", "best", "last")
 ALL = ("--weights", "--sample-attribution", "--per-image")
 SHORT = "--epochs 2 --train-size 24 --validation-size 24 --test-size 30 --width 4".split()
 
