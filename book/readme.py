@@ -60,9 +60,9 @@ def networks() -> str:
     """The table of the networks in ``checkpoints``: what they are worth, and their digests."""
     rows = []
     for r in json.loads((PUBLISHED / "checkpoints.json").read_text()):
-        left = {name: of["all"] for name, of in r["attacks"].items()}
-        shown = [left["clean"], left["PGD-10"], left["PGD-50"], left.get("Square", "not run")]
-        rows.append([f"`{r['file']}`", f"{r['images']:,}", *shown, f"`{r['sha256']}`"])
+        clean, pgd, longer, *_, autoattack = (of["all"] for of in r["attacks"].values())
+        images, digest = f"{r['images']:,}", f"`{r['sha256']}`"
+        rows.append([f"`{r['file']}`", images, clean, pgd, longer, autoattack, digest])
     columns = "file | test images | clean | PGD-10 | PGD-50 | AutoAttack | SHA-256"
     return tabulated(columns, rows)
 

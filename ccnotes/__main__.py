@@ -32,7 +32,15 @@ from ccnotes.collapse import outcome_of, surfaces
 from ccnotes.data import Dataset, load_photos, sha256_of
 from ccnotes.devices import pick_device
 from ccnotes.evaluation import evaluate
-from ccnotes.experiments import EXPERIMENTS, Experiment, changes, dataset, named, rebuilt
+from ccnotes.experiments import (
+    CIFAR10_FULL,
+    EXPERIMENTS,
+    Experiment,
+    changes,
+    dataset,
+    named,
+    rebuilt,
+)
 from ccnotes.foreign import network_named, series, split_network
 from ccnotes.monitor import part
 from ccnotes.ranks import joined, launched, ranks
@@ -570,7 +578,7 @@ def photographs(
 def measure_speed(
     *,
     widths: tuple[int, ...] = (16, 64),
-    name: str = "cifar10-full-at",
+    name: str = CIFAR10_FULL.name,
     batch_size: int = 128,
     steps: int = 10,
     rounds: int = 3,
@@ -603,6 +611,8 @@ def measure_speed(
 
     if attacks and growth:
         raise ValueError("--attacks and --growth ask for a table each: give one of them.")
+    if attacks and name != CIFAR10_FULL.name:
+        raise ValueError(f"--attacks is of PreActResNet-18 alone: leave out --name {name}.")
     use(threads)
     if growth:
         rows = grown(threads=threads)

@@ -20,6 +20,7 @@ from ccnotes.attacks import PGD
 from ccnotes.devices import compile_network, hardware, pick_device, pick_precision
 from ccnotes.experiments import CIFAR10_FULL, Experiment
 from ccnotes.networks import network_called
+from ccnotes.objectives import Objective
 from ccnotes.setup import sgd
 from ccnotes.steps import Learner, train_step
 
@@ -49,7 +50,8 @@ def bench(
     """One dictionary for each width of a network: our training step against a plain one.
 
     The network is that of ``experiment``, by default PreActResNet-18. A step learns from one batch
-    of made-up images, as large as the experiment's, under PGD of ``steps`` steps. Every
+    of made-up images, as large as the experiment's, under PGD of ``steps`` steps, with plain
+    cross-entropy whatever the experiment's loss. Every
     round times :func:`ccnotes.steps.train_step`, :func:`reference_step` and the products of
     :func:`matmul_peak` in turn, so that whatever else the machine does meets them alike; figures
     are medians over rounds. ``ours_ms`` and ``reference_ms`` are milliseconds a step, ``ratio``
@@ -71,7 +73,8 @@ def bench(
         )
     where = pick_device(device)
     precision = pick_precision(precision, where)
-    e = replace(experiment, batch_size=batch_size, attack=PGD(steps=steps))
+    attack = PGD(steps=steps)
+    e = replace(experiment, batch_size=batch_size, attack=attack, objective=Objective())
     with torch.random.fork_rng([where] if where.type == "cuda" else []):
         torch.manual_seed(0)
         return [

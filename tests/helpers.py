@@ -2,7 +2,9 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -12,6 +14,11 @@ from ccnotes.experiments import Experiment
 from ccnotes.objectives import Objective
 from ccnotes.planted import planted
 
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+BEST = CHECKPOINTS / "cifar10-full-at-best.safetensors"
+needs_weights = pytest.mark.skipif(
+    not BEST.is_file(), reason="the networks of full size are in the repository, not in the wheel"
+)
 SMALL = Experiment(
     name="small",
     train_size=24,

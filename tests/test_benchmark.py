@@ -15,6 +15,7 @@ from ccnotes.attacks import PGD
 from ccnotes.benchmark import bench, flops, matmul_peak, reference_step
 from ccnotes.experiments import CIFAR10_FULL, EXPERIMENTS
 from ccnotes.models import ConvNet, PreActResNet
+from ccnotes.objectives import Objective
 from ccnotes.steps import Learner, train_step
 
 PIXELS = transforms.ConvertImageDtype(torch.float32)
@@ -140,13 +141,14 @@ def test_both_steps_do_the_same_task_in_alternation(clock):
 
 
 def test_an_experiment_s_own_network_learns_from_images_like_its_own(clock):
-    e = EXPERIMENTS["parts-at"]
+    e = EXPERIMENTS["parts-at-distilled-0.9"]  # whose teacher has no part in it
     settings = {"steps": 2, "device": "cpu", "precision": "float32", "compile": False}
     (row,) = bench((8,), experiment=e, batch_size=4, **settings)
     assert (row["model"], row["width"], row["batch_size"]) == (e.model, 8, 4)
     steps = [work for work in clock if work.func is not torch.matmul]
     (ours, images, labels), plain = steps[0].args, steps[2].args
     assert isinstance(ours.model, ConvNet)
+    assert ours.experiment.objective == Objective()
     assert type(ours.model) is type(plain[0])
     assert images.shape == (4, 3, 20, 20)
     assert ours.model.head.out_features == 6

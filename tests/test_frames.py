@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +14,7 @@ from ccnotes.live import LiveAttack
 from ccnotes.models import ConvNet
 from ccnotes.parts import parts
 from ccnotes.records import load_model
-
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
-BEST = CHECKPOINTS / "cifar10-full-at-best.safetensors"
-with_weights = pytest.mark.skipif(not BEST.is_file(), reason="weights are in the repository alone")
+from tests.helpers import BEST, CHECKPOINTS, needs_weights
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +23,7 @@ def networks():
     return [frames.standard(), load_model(BEST)]
 
 
-@with_weights
+@needs_weights
 def test_what_is_published_is_what_the_networks_say_of_what_is_shown(networks):
     for found in published_frames():
         for n, network in enumerate(networks):
@@ -42,7 +38,7 @@ def test_what_is_published_is_what_the_networks_say_of_what_is_shown(networks):
                 )
 
 
-@with_weights
+@needs_weights
 def test_each_block_moves_where_the_attack_went(networks):
     found, network = published_frames()[0], networks[1]
     x = F.avg_pool2d(found.x(), BLOCK)
@@ -76,7 +72,7 @@ def test_both_networks_are_right_at_first_and_each_is_fooled_the_standard_one_so
     assert bird.classes[bird.p[0][1].index(max(bird.p[0][1]))] == "airplane"
 
 
-@with_weights
+@needs_weights
 def test_the_command_prints_what_is_published(command, monkeypatch):
     """For one photograph up to the radius 1/255; the whole takes minutes."""
     pytest.importorskip("pyautoattack")

@@ -173,6 +173,11 @@ def test_the_benchmark_of_attacks_does_what_it_is_told_and_says_who_is_missing(
     assert json.loads(command("bench", "--attacks", "--json")) == ATTACKERS
 
 
+def test_attacks_are_not_timed_on_another_network_than_was_asked_for(command):
+    with pytest.raises(SystemExit, match="of PreActResNet-18 alone: leave out --name parts-at"):
+        command("bench", "--attacks", "--name", "parts-at")
+
+
 def test_the_benchmark_of_growth_has_its_table_and_its_threads(command, monkeypatch):
     rows = [{"step": "measure", "classes": 10, "images": 1000, "peak_mib": 512.0}]
     told = []

@@ -16,6 +16,7 @@ from ccnotes.data import to_float
 from ccnotes.page import PHONE
 from ccnotes.photographs import PICTURES, credits, published_seen
 from ccnotes.records import load_model, published
+from tests.helpers import CHECKPOINTS, needs_weights
 
 ROOT = Path(__file__).parents[1]
 FREE = {
@@ -28,11 +29,6 @@ FREE = {
 }
 FULL = published("cifar10-full-")["at"]
 CLASSES = FULL.content["dataset"]["classes"]
-CHECKPOINTS = ROOT / "checkpoints"
-without_weights = pytest.mark.skipif(
-    not (CHECKPOINTS / "cifar10-full-at-best.safetensors").is_file(),
-    reason="the networks of full size are not in the wheel",
-)
 
 
 def test_each_photograph_has_a_complete_credit_and_each_credit_a_photograph():
@@ -81,7 +77,7 @@ def test_the_shared_feature_serves_both_classes_more_than_any_other_does():
     )
 
 
-@without_weights
+@needs_weights
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_what_is_published_of_the_photographs_is_what_the_networks_say(which):
     """Of clean images to 4 digits, with room for another processor; of attacked ones the class."""
@@ -173,7 +169,7 @@ def test_a_photograph_is_dark_where_its_map_is():
     np.testing.assert_allclose(shown[16:, 16:], whole[16:, 16:] * 0.1, atol=0.5)
 
 
-@without_weights
+@needs_weights
 def test_the_command_prints_what_is_published(command, monkeypatch):
     """For two of them; the whole takes a minute."""
     both = credits()[:2]

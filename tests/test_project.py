@@ -244,9 +244,11 @@ def test_the_networks_in_checkpoints_are_those_of_their_table():
     readme, home = script("readme"), ROOT / "checkpoints"
     rows = json.loads((PUBLISHED / "checkpoints.json").read_text())
     files = {path.name: sha256_of(path) for path in home.glob("*.safetensors")}
-    assert {row["file"]: row["sha256"] for row in rows} == files
+    page = (home / "README.md").read_text()
+    assert all(f"`{digest}`" in page for digest in files.values())
+    assert {row["file"]: row["sha256"] for row in rows}.items() <= files.items()
     assert sum(path.stat().st_size for path in home.iterdir()) < 30_000_000
-    shown = (home / "README.md").read_text().split(readme.START)[1].split(readme.END)[0]
+    shown = page.split(readme.START)[1].split(readme.END)[0]
     assert shown.strip() == readme.networks(), "run `make readme`"
     for row in rows:
         accuracy = {name: of["all"] for name, of in row["attacks"].items()}

@@ -314,6 +314,17 @@ def test_published_arrays_are_packed_bit_for_bit_and_the_same_each_time(
     assert_equal_records(load(again), made)
 
 
+def test_a_run_made_anew_in_the_folder_of_a_published_one_is_read_as_it_is_now(made, tmp_path):
+    """Its older packed arrays are not."""
+    packed = publish(made, tmp_path / "home") / "arrays.safetensors.gz"
+    shutil.copyfile(packed, made.folder / packed.name)
+    packed_of_old = load(made.folder).arrays
+    again = run(SMALL, fresh=True)
+    assert not (again.folder / packed.name).exists()
+    assert_equal_records(load(again.folder), again)
+    assert again.arrays.keys() == packed_of_old.keys()
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
 def test_damaged_packed_arrays_are_named(made, tmp_path, damage):
     packed = publish(made, tmp_path / "home") / "arrays.safetensors.gz"

@@ -19,6 +19,7 @@ from ccnotes.records.record import (
     BEFORE,
     CAMS,
     FORMAT,
+    PACKED,
     PER_IMAGE,
     SAMPLE_ATTRIBUTION,
     SWAPS,
@@ -120,11 +121,8 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
         scalars = {name: v.item() for name, v in chosen["test"].items() if not v.ndim}
         content[which] = {"epoch": chosen["epoch"]} | scalars
     (folder / TABLE).unlink(missing_ok=True)  # an older table must not vouch for new arrays
-    for made in (
-        CAMS,
-        SWAPS,
-        BEFORE,
-    ):  # nor what was made of older networks pass for that of new ones
+    # nor what was made of older networks, or packed of older arrays, pass for that of new ones
+    for made in (CAMS, SWAPS, BEFORE, f"{ARRAYS}{PACKED}"):
         (folder / made).unlink(missing_ok=True)
     shape = {"model": experiment.model, "width": str(experiment.width)}
     networks_files = {*WEIGHTS.values(), BEFORE}
