@@ -232,31 +232,31 @@ def second_prediction(records: Sequence[Record], full: Record) -> list[Measured]
     fifth = {"predicted": "less than 0.20", "at_most": 0.2, "refuted": 0.5}
     told: list[tuple[str, Callable[[Record], float], str, dict[str, Any]]] = [
         (
-            "Fall of robust accuracy won back by the best head",
+            "The best head on last features: fall of robust accuracy undone",
             accuracy_won_back,
             "accuracy",
             fifth,
         ),
         (
-            "Fall brought to best features by the last head",
+            "The last head on best features: fall of robust accuracy brought about",
             accuracy_lost_by_the_head,
             "accuracy",
             {},
         ),
         (
-            "Fall of robust accuracy won back by a head trained anew on other images",
+            "A head trained anew on other images: fall of robust accuracy undone",
             won_back_anew,
             "anew_accuracy",
             fifth,
         ),
         (
-            "Rise of robust loss taken away by one temperature",
+            "One temperature for all images: rise of robust loss undone",
             loss_won_back,
             "loss",
             {"predicted": "more than 0.50", "at_least": 0.5},
         ),
         (
-            "Rise of robust loss taken away by heads trained anew on other images",
+            "A head trained anew on other images: rise of robust loss undone",
             loss_won_back_anew,
             "anew_loss",
             {},
@@ -265,7 +265,7 @@ def second_prediction(records: Sequence[Record], full: Record) -> list[Measured]
     return [
         Measured(
             says,
-            "share of the fall, or of the rise",
+            "share; 0: none of it, 1: all of it",
             [*map(of, records)],
             of(full) if needs in full.swaps else None,
             **limits,

@@ -128,7 +128,9 @@ def paths(
     chart: alt.LayerChart = (
         way.encode(**encoded, order="epoch:Q", detail="run:N", opacity=seen)
         + point.mark_point(filled=True, size=110, opacity=1).encode(**encoded)
-        + named.mark_text(dy=-13, fontSize=12).encode(**encoded, text="run:N")
+        + named.mark_text(dy=-13, fontSize=12)
+        .encode(**encoded, text="run:N")
+        .properties(name="words")  # around which the page draws its ground, so that no line shows
     ).add_params(epoch, lit)
     return chart.properties(width=600, height=340, description=description)
 

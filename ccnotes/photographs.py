@@ -259,14 +259,14 @@ def tile(ax: Axes, file: str | None, x: float, y: float, side: float = 0.92) -> 
 
 
 def lit(file: str, where: Float[np.ndarray, "rows columns"]) -> Picture:
-    """A photograph as a network sees it, dark but where a map is bright.
+    """A photograph as a network sees it, dark but where a map is bright (its square, to be plain).
 
     >>> bool((lit("cat-1.jpg", np.ones((4, 4))) == picture("cat-1.jpg", 32)).all())
     True
     """
     share = Image.fromarray((where / max(where.max(), 1e-12)).astype(np.float32))
     wide = np.asarray(share.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    dimmed = picture(file, SIZE) * (0.1 + 0.9 * wide[..., None])
+    dimmed = picture(file, SIZE) * (0.08 + 0.92 * wide[..., None] ** 2)
     return dimmed.round().astype(np.uint8)
 
 
@@ -283,9 +283,9 @@ def light(file: str, size: int = 40) -> Picture:
 def looks(classes: Sequence[str]) -> Figure:
     """Where both networks find the class of a photograph, what they name, and one shared feature.
 
-    Of each class the first photograph, as the networks see it, lit by Grad-CAM. Below it what the
-    network names, with its probability: clean, then attacked; a cross where it is wrong. At the
-    bottom all photographs in the order of the shared feature's value in the best network.
+    At the top all photographs in the order of the shared feature's value in the best network. Then
+    of each class the first one, as the networks see it, lit by Grad-CAM. Below it what the network
+    names, with its probability: clean, then attacked; a cross where it is wrong.
 
     >>> from ccnotes.records import published
     >>> len(looks(published("cifar10-full-")["at"].content["dataset"]["classes"]).axes)
@@ -297,14 +297,14 @@ def looks(classes: Sequence[str]) -> Figure:
     figure = plt.figure(figsize=(8.4, 8.2), layout="constrained")
     small = Figure(figsize=(PHONE, 14.6), layout="constrained")  # the last below the best
     for drawn, columns, ratio in ((figure, 6, 3.2), (small, 3, 7.6)):
-        above, below = drawn.subfigures(2, 1, height_ratios=(ratio, 1), squeeze=False)[:, 0]
-        axes = above.subplots(6 * rows // columns, columns)
+        bars, maps = drawn.subfigures(2, 1, height_ratios=(1, ratio), squeeze=False)[:, 0]
+        strip(bars, 14 * columns)
+        axes = maps.subplots(6 * rows // columns, columns)
         if columns == 3:
             axes = axes.reshape(rows, 2, 3).swapaxes(1, 2)
         for i, pair in zip(firsts, axes.reshape(-1, 2), strict=True):
             for which, ax in zip(BOTH, pair, strict=True):
                 look(ax, i, which, classes)
-        strip(below, 14 * columns)
     return on_phones(figure, small)
 
 
