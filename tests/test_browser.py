@@ -495,6 +495,19 @@ def test_above_the_first_section_the_contents_list_lights_nothing(visit):
         assert not tab.locator("#pst-page-toc-nav [aria-current]").count()
 
 
+def test_the_contents_list_lights_the_section_that_a_jump_leads_into(visit):
+    """The theme lights a heading only as it passes, and so leaves an old one lit."""
+    tab, _ = visit("book/01_adversarial_training.html")
+    names = [
+        link.get_attribute("href") for link in tab.locator("#pst-page-toc-nav .toc-h2 > a").all()
+    ]
+    for name in (*names[-2::-1], names[1]):  # the last one is short, and lights at the page's end
+        tab.evaluate(f"document.querySelector('{name}').scrollIntoView(); scrollBy(0, 250)")
+        tab.locator(f"#pst-page-toc-nav a.active[href='{name}'][aria-current]").wait_for()
+    tab.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    tab.locator(f"#pst-page-toc-nav a.active[href='{names[-1]}']").wait_for()
+
+
 @pytest.mark.parametrize("page", LIVE)
 def test_without_scripts_a_network_to_attack_shows_its_still(visit, page):
     tab, _ = visit(page, java_script_enabled=False)

@@ -1,13 +1,22 @@
-// The theme lights the section that was reached last, and keeps it so above the first one.
+// Lights the section that is being read. The theme lights a heading only as it passes through the
+// upper 30 % of the window, so that after a jump, or a fast scroll, an old one stays lit.
 (() => {
-const clear = () => {
+const light = () => {
   const links = [...document.querySelectorAll("#pst-page-toc-nav a[href^='#']")];
-  const first = links.length && document.getElementById(links[0].getAttribute("href").slice(1));
-  // The theme counts a heading as reached in the upper 30 % of the window.
-  if (!first || first.getBoundingClientRect().top < 0.3 * innerHeight) return;
-  for (const link of links) link.removeAttribute("aria-current");
-  document.querySelectorAll("#pst-page-toc-nav .active").forEach((entry) => entry.classList.remove("active"));
+  const top = (link) => document.getElementById(link.hash.slice(1))?.getBoundingClientRect().top ?? Infinity;
+  const atEnd = scrollY + innerHeight >= document.documentElement.scrollHeight - 2; // the last ones never come up
+  const reached = links.filter((link) => top(link) < (atEnd ? 1 : 0.3) * innerHeight);
+  const asked = atEnd && reached.find((link) => link.hash === location.hash && top(link) >= 0);
+  const now = asked || reached.at(-1);
+  for (const link of links) {
+    link.classList.toggle("active", link === now);
+    if (link === now) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+  for (const entry of document.querySelectorAll("#pst-page-toc-nav .toc-entry"))
+    entry.classList.toggle("active", entry.contains(now ?? null));
 };
-addEventListener("scroll", clear, { passive: true });
-addEventListener("scrollend", clear, { passive: true });
+let waiting;
+const soon = () => { clearTimeout(waiting); waiting = setTimeout(light, 50); }; // after the theme's own
+for (const event of ["scroll", "scrollend", "hashchange", "load"]) addEventListener(event, soon, { passive: true });
 })();
