@@ -337,8 +337,7 @@ def fourth_prediction(
 ) -> list[Measured]:
     """E4; see :func:`first_prediction`. Of the seeds that all three kinds of training have.
 
-    In ``shared`` the use of the shared part is asked for, in ``own``, the placebo, that of own
-    parts. Half of the fall, and a quarter, are those of the mean fall of plain AT.
+    In ``shared`` the use of the shared part is forced, in ``own``, the placebo, that of own parts. Half of the fall, and a quarter, are those of the mean fall of plain AT.
     """
     kinds = [{r.configuration.seed: r for r in records} for records in (free, shared, own)]
     seeds = sorted(set.intersection(*map(set, kinds)))
@@ -353,7 +352,7 @@ def fourth_prediction(
         )
         for of in kinds
     )
-    half, title = plain.accuracy.mean() / 2, "Use of the shared part asked for"
+    half, title = plain.accuracy.mean() / 2, "Use forced"
     accuracy, use = "robust accuracy", "group accuracy, last minus best epoch"
     return [
         Measured(
@@ -365,7 +364,7 @@ def fourth_prediction(
             refuted=half / 2,
         ),
         Measured(
-            f"{title}: how much less it falls than in the placebo",
+            f"{title}: how much less robust accuracy falls than in the placebo",
             accuracy,
             (placebo.accuracy - asked.accuracy).tolist(),
             predicted="more than 0",
@@ -378,7 +377,7 @@ def fourth_prediction(
             predicted="more than 0",
             at_least=0,
         ),
-        Measured(f"{title}: change of that use", use, asked.use.tolist()),
+        Measured(f"{title}: change of the use of the shared part", use, asked.use.tolist()),
         Measured("Placebo: change of the use of the shared part", use, placebo.use.tolist()),
         Measured("Plain AT: change of the use of the shared part", use, plain.use.tolist()),
     ]

@@ -23,7 +23,7 @@ RANK = "rank correlation"
 LONGER = "longer_accuracy"  # under many more steps, of chapter 8's runs
 MAPPED = 10  # seeds of plain AT whose Grad-CAM maps are on record
 PUSHED = f"{PLAIN}-contrast-up-0.1"
-ASKED, PLACEBO = f"{PLAIN}-use-shared", f"{PLAIN}-use-own"  # which part's use is asked for
+ASKED, PLACEBO = f"{PLAIN}-use-shared", f"{PLAIN}-use-own"  # which part's use is forced
 KINDS = (  # of training, of which ten seeds are on record
     PLAIN,
     *(f"{PLAIN}-{name}" for name in ("distilled-0.9", "smoothing-0.3", "uniform", "permuted")),
@@ -184,26 +184,26 @@ def overfitting() -> list[Judgement]:
         (f"{over}, use of the shared part {together}", RANK, ranks(use, accuracy_kept), ""),
         (f"{over}, best networks with more CAS are more robust", RANK, ranks(cas, accuracy), ""),
         (
-            "Contrast pushed: more of it is left at the end",
+            "Likeness forced: pairs are more alike at the end",
             SIMILARITY,
             pushed.last.beyond - plain.last.beyond,
             "",
         ),
         (
-            "Contrast pushed: use of the shared part falls less",
+            "Likeness forced: use of the shared part falls less",
             "group accuracy",
             pushed.last.use_kept - plain.last.use_kept,
             "",
         ),
-        *spared("Contrast pushed", pushed, plain),
+        *spared("Likeness forced", pushed, plain),
         (
-            "Use asked for: use of the shared part falls less",
+            "Use forced: use of the shared part falls less",
             "group accuracy",
             asked.last.use_kept - plain.last.use_kept,
             "",
         ),
-        *spared("Use asked for", asked, plain),
-        *spared("Use asked for, beside its placebo", asked, figures(PLACEBO)),
+        *spared("Use forced", asked, plain),
+        *spared("Use forced, beside its placebo", asked, figures(PLACEBO)),
         *spared("Nothing to share", figures(f"{PLAIN}-shared-0"), plain),
         *spared("Twice as much to share", figures(f"{PLAIN}-shared-2"), plain),
     ]

@@ -92,10 +92,10 @@ def attacks_page(rows: Sequence[dict[str, Any]]) -> str:
     >>> print(attacks_page(rows))
     | PGD-10 by | width 16 |
     |---|---|
-    | ours | 1,000 ms, 1.0 |
-    | art 1 | 2,500 ms, 2.5 |
+    | ours | 1,000 ms (1.0) |
+    | art 1 | 2,500 ms (2.5) |
     <BLANKLINE>
-    *Milliseconds for 32 images, and how many times our fastest that is. a machine, ...*
+    *Milliseconds for 32 images; in brackets, this time divided by that of our fastest. a machine, ...*
     """
     there = [row for row in rows if not row["skipped"]]
     widths = list(dict.fromkeys(row["width"] for row in there))
@@ -103,12 +103,12 @@ def attacks_page(rows: Sequence[dict[str, Any]]) -> str:
     for row in there:
         theirs = f" {row['version']}" * (row["attacker"] in PACKAGES)
         line = lines.setdefault(row["attacker"], [row["attacker"] + theirs])
-        line.append(f"{row['ms']:,.0f} ms, {row['ratio_best']:.1f}")
+        line.append(f"{row['ms']:,.0f} ms ({row['ratio_best']:.1f})")
     r = there[0]
     columns = [f"PGD-{r['steps']} by", *(f"width {width}" for width in widths)]
     return (
         f"{tabulated(' | '.join(columns), [*lines.values()])}\n\n*Milliseconds for "
-        f"{r['batch_size']} images, and how many times our fastest that is. {r['hardware']}, "
+        f"{r['batch_size']} images; in brackets, this time divided by that of our fastest. {r['hardware']}, "
         f"threads: {r['threads']}, torch {r['torch']}, commit {r['commit']}*"
     )
 

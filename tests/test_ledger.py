@@ -171,15 +171,15 @@ def test_what_is_kept_is_ranked_within_a_seed_that_all_kinds_have(records):
 def test_a_push_is_judged_by_what_is_left_by_use_and_by_what_is_lost(records):
     """Of seed 6, whose plain network loses 0.16; where twice as much is shared 0.3 are lost."""
     found = by_claim(ledger.overfitting())
-    assert found["Contrast pushed: more of it is left at the end"] == pytest.approx([0.63 - 0.27])
-    use = "Contrast pushed: use of the shared part falls less"
+    assert found["Likeness forced: pairs are more alike at the end"] == pytest.approx([0.63 - 0.27])
+    use = "Likeness forced: use of the shared part falls less"
     assert found[use] == pytest.approx([(0.9 - 0.5) - (0.7 - 0.5)])
-    asked = "Use asked for: use of the shared part falls less"
+    asked = "Use forced: use of the shared part falls less"
     assert found[asked] == pytest.approx([(KEPT[9] - KEPT[0]) / 10])
     for says in ("accuracy falls less", "loss rises less"):
-        assert found[f"Use asked for: {says}"] == pytest.approx([0.16 - 0.1])
-        assert found[f"Use asked for, beside its placebo: {says}"] == pytest.approx([0])
-        assert found[f"Contrast pushed: {says}"] == pytest.approx([0.16 - 0.1])
+        assert found[f"Use forced: {says}"] == pytest.approx([0.16 - 0.1])
+        assert found[f"Use forced, beside its placebo: {says}"] == pytest.approx([0])
+        assert found[f"Likeness forced: {says}"] == pytest.approx([0.16 - 0.1])
         assert found[f"Nothing to share: {says}"] == pytest.approx([0.16 - 0.1])
         assert found[f"Twice as much to share: {says}"] == pytest.approx([0.16 - 0.3])
 
