@@ -337,7 +337,8 @@ def fourth_prediction(
 ) -> list[Measured]:
     """E4; see :func:`first_prediction`. Of the seeds that all three kinds of training have.
 
-    In ``shared`` the use of the shared part is forced, in ``own``, the placebo, that of own parts. Half of the fall, and a quarter, are those of the mean fall of plain AT.
+    In ``shared`` the use of the shared part is forced, in ``own``, the placebo, that of own parts.
+    Half of the fall, and a quarter, are those of the mean fall of plain AT.
     """
     kinds = [{r.configuration.seed: r for r in records} for records in (free, shared, own)]
     seeds = sorted(set.intersection(*map(set, kinds)))

@@ -95,7 +95,7 @@ def attacks_page(rows: Sequence[dict[str, Any]]) -> str:
     | ours | 1,000 ms (1.0) |
     | art 1 | 2,500 ms (2.5) |
     <BLANKLINE>
-    *Milliseconds for 32 images; in brackets, this time divided by that of our fastest. a machine, ...*
+    *Milliseconds for 32 images; in brackets, divided by those of our fastest. a machine, ...*
     """
     there = [row for row in rows if not row["skipped"]]
     widths = list(dict.fromkeys(row["width"] for row in there))
@@ -108,7 +108,7 @@ def attacks_page(rows: Sequence[dict[str, Any]]) -> str:
     columns = [f"PGD-{r['steps']} by", *(f"width {width}" for width in widths)]
     return (
         f"{tabulated(' | '.join(columns), [*lines.values()])}\n\n*Milliseconds for "
-        f"{r['batch_size']} images; in brackets, this time divided by that of our fastest. {r['hardware']}, "
+        f"{r['batch_size']} images; in brackets, divided by those of our fastest. {r['hardware']}, "
         f"threads: {r['threads']}, torch {r['torch']}, commit {r['commit']}*"
     )
 

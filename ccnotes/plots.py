@@ -205,8 +205,8 @@ def curves(
     """Columns of the records' tables against epoch: mean over seeds and its 95 % band.
 
     ``columns`` maps a column to its name in the legend. Dotted lines mark the drops of the
-    learning rate. The band is Student's interval for the mean over seeds. Returns ``ax``. Raises
-    ValueError where two columns have one name.
+    learning rate, by name. The band is Student's interval for the mean over seeds. Returns ``ax``.
+    Raises ValueError where two columns have one name.
 
     >>> from ccnotes.records import runs
     >>> records = runs("planted-at", seeds=range(2))
@@ -224,8 +224,13 @@ def curves(
     band = interval if len(records) > 1 else None
     sns.lineplot(long, **keys, hue_order=names, dashes=dashes, errorbar=band, ax=ax)
     ax.legend(title=None)
-    for epoch in records[0].configuration.drop_epochs if drops else ():
-        ax.axvline(epoch, color="0.5", linestyle=":", linewidth=1)
+    if epochs := records[0].configuration.drop_epochs if drops else ():
+        for epoch in epochs:
+            ax.axvline(epoch, color="0.5", linestyle=":", linewidth=1)
+        above = ax.secondary_xaxis("top")
+        above.set_xticks(epochs, ("first drop", "second drop")[: len(epochs)])
+        above.tick_params(length=0, pad=1, labelcolor="0.4")
+        above.spines[:].set_visible(False)
     return ax
 
 

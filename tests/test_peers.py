@@ -199,4 +199,4 @@ def test_the_published_comparison_has_every_library_and_us_ahead_of_each():
     assert len({row["commit"] for row in rows}) == 1
     page = attacks_page(rows)
     for row in rows:
-        assert f"{row['ms']:,.0f} ms, {row['ratio_best']:.1f}" in page
+        assert f"{row['ms']:,.0f} ms ({row['ratio_best']:.1f})" in page

@@ -197,13 +197,15 @@ def test_style_sets_the_look_and_for_the_book_sharp_pictures_and_moving_figures(
     alt.renderers.enable(renderer)
 
 
-def test_curves_mark_the_drops_of_the_learning_rate_only_where_they_are_wanted(records):
+def test_curves_name_the_drops_of_the_learning_rate_only_where_they_are_wanted(records):
     for drops in (True, False):
         ax = plt.subplots()[1]
         columns = {"test_robust_accuracy": "test"}
         plots.curves(records[:1], columns, ax=ax, ylabel="accuracy", drops=drops)
         dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
         assert len(dotted) == (2 if drops else 0)
+        said = [t.get_text() for above in ax.child_axes for t in above.get_xticklabels()]
+        assert said == (["first drop", "second drop"] if drops else [])
 
 
 def test_a_similarity_matrix_has_its_colours_from_minus_one_to_one():

@@ -173,6 +173,7 @@ def test_ctrl_c_stops_every_process_with_its_checkpoint_kept():
     assert process.returncode == 128 + signal.SIGINT
     assert said.splitlines()[-1].startswith("stopped; finished epochs are kept")
     assert "Traceback" not in said
+    deadline = time.monotonic() + 60
     while alive(process.pid) and time.monotonic() < deadline:  # the last may just be leaving
         time.sleep(0.1)
     assert not alive(process.pid)
