@@ -236,16 +236,18 @@ def sparkline(
     alt: str,
     *,
     lit: tuple[float, float],
+    name: str,
     form: str = ".1f",
 ) -> str:
     """A small curve as SVG: the mean of runs over epochs, thin lines for single runs.
 
     The mean takes the middle half of the height. Its part from the first to the second epoch of
-    ``lit`` stands out, with dots at its ends and their values in ``form`` below. ``alt`` is the
-    text for those who do not see it. Raises ValueError for curves that do not fit the epochs, or
-    hold NaN, and where less than two epochs are lit.
+    ``lit`` stands out, with dots at its ends and their values in ``form`` below, after the name of
+    the quantity. ``alt`` is the text for those who do not see it. Raises ValueError for curves that
+    do not fit the epochs, or hold NaN, and where less than two epochs are lit.
 
-    >>> curve = sparkline(np.array([[1.0, 3.0, 2.0]]), [4, 8, 12], "Up and down.", lit=(8, 12))
+    >>> runs, text = np.array([[1.0, 3.0, 2.0]]), "Up and down."
+    >>> curve = sparkline(runs, [4, 8, 12], text, lit=(8, 12), name="CAS")
     >>> curve.count("<circle"), "3.0" in curve, "2.0" in curve
     (2, True, True)
     """
@@ -278,8 +280,9 @@ def sparkline(
     ends = [part[0], part[-1]]
     for point in (points(mean, its_part)[0], points(mean, its_part)[-1]):
         drawn += '<circle r="4" cx="{}" cy="{}"/>'.format(*point.split(","))
-    told = ", ".join(f"epoch\u00a0{at[i]:g}:\u00a0{format(mean[i], form)}" for i in ends)
+    told = ", ".join(f"{format(mean[i], form)} at\u00a0epoch\u00a0{at[i]:g}" for i in ends)
+    said = f"<figcaption>{html.escape(name)}: {told}</figcaption>"
     return (
         f'<figure><svg class="spark" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{html.escape(alt)}">{drawn}</svg><figcaption>{told}</figcaption></figure>'
+        f'aria-label="{html.escape(alt)}">{drawn}</svg>{said}</figure>'
     )

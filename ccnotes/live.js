@@ -239,6 +239,7 @@ customElements.define("live-attack", class extends HTMLElement {
     const [image, change, attacked] = this.querySelectorAll(".live-pictures canvas");
     paint(image, x, `An image of ${name(label)}.`);
     paint(change, adv.map((value, i) => 0.5 + this.times * (value - x[i])), `The change of each pixel, at most ${limit}, ${this.times} times as strong.`);
+    change.parentElement.toggleAttribute("data-none", at === 0);
     paint(attacked, adv, `The attacked image. The network says ${answer}.`);
     this.querySelectorAll(".live-bars li").forEach((bar, y) => {
       bar.className = `${y === label ? "live-true " : ""}${y === said ? "live-said" : ""}`;

@@ -202,8 +202,10 @@ class LiveAttack:
             "attacked": (x, "The image, not changed yet."),
         }
         shown = "".join(
-            f"<div>{picture(image, alt)}<span aria-hidden='true'>{name}</span></div>"
-            for name, (image, alt) in pictures.items()
+            f"<div{none}>{picture(image, alt)}<span aria-hidden='true'>{name}</span></div>"
+            for none, (name, (image, alt)) in zip(
+                ("", " data-none", ""), pictures.items(), strict=True
+            )
         )
         first = "".join(html.escape(note) for note in self.noted()[:1])
         note = f'<p class="live-note">{first}</p>' if first else ""

@@ -49,7 +49,7 @@ def points(kind, drawn):
 
 def test_a_sparkline_spans_its_box_and_lights_the_part_that_is_asked_for():
     runs = np.array([[0.0, 2.0, 1.0, 1.0], [0.0, 4.0, 3.0, 1.0]])
-    drawn = sparkline(runs, [10, 20, 30, 50], "up & down", lit=(20, 50), form=".1f")
+    drawn = sparkline(runs, [10, 20, 30, 50], "up & down", lit=(20, 50), name="CAS")
     inner = WIDTH - 2 * EDGE
     x = [EDGE, EDGE + inner / 4, EDGE + inner / 2, EDGE + inner]
     assert len(points("one", drawn)) == 2
@@ -57,19 +57,19 @@ def test_a_sparkline_spans_its_box_and_lights_the_part_that_is_asked_for():
     y = [HEIGHT * (3 - 2 * value / 3) / 4 for value in (0, 3, 2, 1)]  # in the middle half
     np.testing.assert_allclose(mean, list(zip(x, y, strict=True)), atol=0.051)
     assert lit == mean[1:]
-    assert "epoch 20: 3.0, epoch 50: 1.0" in drawn.replace("\u00a0", " ")
+    assert "CAS: 3.0 at epoch 20, 1.0 at epoch 50" in drawn.replace("\u00a0", " ")
     assert 'aria-label="up &amp; down"' in drawn
 
 
 def test_a_level_curve_is_drawn_and_one_that_cannot_be_is_named():
-    (mean,) = points("mean", sparkline(np.ones((1, 2)), [1, 2], "level", lit=(1, 2)))
+    (mean,) = points("mean", sparkline(np.ones((1, 2)), [1, 2], "level", lit=(1, 2), name="CAS"))
     assert mean[0][1] == mean[1][1] == HEIGHT / 2
     with pytest.raises(ValueError, match=r"shape \(1, 2\) for 3 epochs"):
-        sparkline(np.ones((1, 2)), [1, 2, 3], "t", lit=(1, 3))
+        sparkline(np.ones((1, 2)), [1, 2, 3], "t", lit=(1, 3), name="CAS")
     with pytest.raises(ValueError, match="one finite value per run"):
-        sparkline(np.array([[1, np.nan]]), [1, 2], "t", lit=(1, 2))
+        sparkline(np.array([[1, np.nan]]), [1, 2], "t", lit=(1, 2), name="CAS")
     with pytest.raises(ValueError, match="fewer than two of the epochs"):
-        sparkline(np.ones((1, 2)), [1, 2], "t", lit=(2, 9))
+        sparkline(np.ones((1, 2)), [1, 2], "t", lit=(2, 9), name="CAS")
 
 
 def drawn(shown):
