@@ -10,9 +10,10 @@ import pickle
 from typing import Any
 
 import altair as alt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
+from matplotlib.gridspec import GridSpec, GridSpecBase, SubplotSpec
 from matplotlib.legend import Legend
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # "6.4", as vl-convert has it
@@ -79,7 +80,7 @@ def narrow(figure: Figure) -> Figure | None:
     (3, 1)
     """
     width, height = figure.get_size_inches()
-    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    panels = panels_of(figure)
     crowded = len(panels) == 1 and len(panels[0].texts) > 8 * 8
     if width < 1.2 * PHONE or crowded or not panels:
         return None
@@ -92,24 +93,38 @@ def narrow(figure: Figure) -> Figure | None:
     across = any(place.num1 != place.num2 for place in places)
     if across or len(places) < len(panels) or len(grids) != 1:
         return None
-    rows, columns = grids.pop().get_geometry()
+    return in_fewer_columns(figure, places, grids.pop())
+
+
+def panels_of(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
+def in_fewer_columns(figure: Figure, places: list[SubplotSpec], grid: GridSpecBase) -> Figure:
+    """A figure whose panels have these ``places`` in a grid, as :func:`narrow` has it."""
+    (width, height), (rows, columns) = figure.get_size_inches(), grid.get_geometry()
     together = max(1, round(columns * PHONE / width))
-    shape = -(-columns // together) * rows, together
-    pictures = any(axes.get_aspect() != "auto" for axes in panels)  # these keep their shape
+    parts = -(-columns // together)
+    pictures = any(axes.get_aspect() != "auto" for axes in panels_of(figure))  # keep their shape
     wider = columns / width * PHONE / together if pictures else 1
     small = copied(figure)
-    small.set_size_inches(PHONE, shape[0] / rows * height * wider)
+    small.set_size_inches(PHONE, parts * height * wider)
     small.set_layout_engine("constrained")
-    grid = GridSpec(*shape, figure=small)
-    moved = [axes for axes in small.axes if axes.get_label() != "<colorbar>"]
+    ratios = list(np.tile(grid.get_height_ratios(), parts))
+    new = GridSpec(parts * rows, together, figure=small, height_ratios=ratios)
     in_row: list[dict[int, Axes]] = [{} for _ in range(rows)]
-    for axes, place in zip(moved, places, strict=True):
+    for axes, place in zip(panels_of(small), places, strict=True):
         row, column = divmod(int(place.num1), columns)
         part, left = divmod(column, together)
-        axes.set_subplotspec(grid[part * rows + row, left])
+        axes.set_subplotspec(new[part * rows + row, left])
         in_row[row][column] = axes
-    for panels_of in in_row:
-        said_by_each(panels_of, together)
+    for row_of_panels in in_row:
+        said_by_each(row_of_panels, together)
+    small.draw_without_rendering()
+    for axes in panels_of(small):
+        for text in (axes.xaxis.label, axes.title):
+            if text.get_window_extent().x1 > axes.bbox.x1 + 2:  # else its panel gives way to it
+                text.set(x=1, ha="right")
     for legend in list(small.legends):
         if legend.get_window_extent().width > small.bbox.width:
             fit(legend, small)
@@ -136,6 +151,7 @@ def said_by_each(row: dict[int, Axes], together: int) -> None:
         if column and column % together == 0:
             if axes.get_shared_y_axes().joined(axes, first):
                 axes.tick_params(labelleft=True)
+                axes.yaxis.label.set_visible(True)
             axes.set_ylabel(axes.get_ylabel() or first.get_ylabel())
             if alone:
                 axes.set_title(title)

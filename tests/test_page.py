@@ -370,11 +370,33 @@ def test_on_a_phone_a_panel_says_what_the_first_of_its_row_said_for_all():
     figure, axes = plt.subplots(2, 3, figsize=(9, 6), sharey="row")
     for row, name in zip(axes, ("plain", "pushed"), strict=True):
         row[0].set(title=name, ylabel="accuracy")
+        row[1].yaxis.label.set_visible(False)  # as seaborn does
     small = page.narrow(figure)
     assert [panel.get_title() for panel in small.axes] == ["plain"] * 3 + ["pushed"] * 3
     assert {panel.get_ylabel() for panel in small.axes} == {"accuracy"}
+    assert all(panel.yaxis.label.get_visible() for panel in small.axes)
     assert all(panel.yaxis.get_tick_params()["labelleft"] for panel in small.axes)
     assert not axes[0, 1].yaxis.get_tick_params()["labelleft"]
+
+
+def test_on_a_phone_a_long_name_below_a_panel_leaves_the_panel_its_width():
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    plt.setp(axes, yticks=[1], yticklabels=["a label of a row"])
+    short = page.narrow(figure)
+    plt.setp(axes, xlabel="accuracy less that of adversarial training at the best")
+    small = page.narrow(figure)
+    for drawn in (short, small):
+        drawn.draw_without_rendering()
+    wide = [drawn.axes[0].get_position().width for drawn in (short, small)]
+    assert wide[1] > 0.95 * wide[0]  # the axes' own numbers have some width, too
+
+
+def test_on_a_phone_rows_of_panels_keep_their_heights():
+    figure = plt.subplots(2, 1, figsize=(9, 6), height_ratios=(3, 1), layout="constrained")[0]
+    small = page.narrow(figure)
+    small.draw_without_rendering()
+    high, low = (panel.get_position().height for panel in small.axes)
+    assert high == pytest.approx(3 * low, rel=0.01)
 
 
 def test_on_a_phone_a_panel_takes_no_title_from_one_among_others_that_have_their_own():
