@@ -6,10 +6,15 @@ import hashlib
 import html
 import io
 import json
+import pickle
 from typing import Any
 
 import altair as alt
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec, GridSpecBase, SubplotSpec
+from matplotlib.legend import Legend
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # "6.4", as vl-convert has it
 PHONE = 4.3  # inches, on which type of 11 points is 12 pixels where a phone shows them
@@ -44,11 +49,9 @@ def enable() -> None:
 
 
 def drawn(figure: Figure) -> str:
-    """The figure as SVG; within it, for the build to take out, one of a single panel as on a phone.
+    """The figure as SVG; within it, for the build to take out, its drawing for phones (if any).
 
-    Those of several panels the build cuts between the panels (book/_ext/narrow.py). A panel with
-    more numbers in it than a matrix of eight classes has no room for them there, and stays, unless
-    :func:`on_phones` gave it a drawing.
+    That is the one which :func:`on_phones` gave it or, of a wide figure, :func:`narrow`'s.
 
     >>> figure = Figure(figsize=(8, 3))
     >>> axes = figure.subplots()
@@ -56,25 +59,115 @@ def drawn(figure: Figure) -> str:
     True
     """
     svg = vector(figure)
-    if (small := narrow(figure)) is None:
+    if (small := vars(figure).get("phone") or narrow(figure)) is None:
         return svg
-    data = gzip.compress(small.encode(), mtime=0)
+    data = gzip.compress(vector(small).encode(), mtime=0)
     inside = f"<metadata id='phone'>{base64.b64encode(data).decode()}</metadata>"
     return svg.replace("</svg>", f"{inside}</svg>")
 
 
-def narrow(figure: Figure) -> str | None:
-    """A figure's SVG for phones: the drawing that it has for them, or its one panel, less wide."""
-    if small := vars(figure).get("phone"):
-        return vector(small)
+def narrow(figure: Figure) -> Figure | None:
+    """A wide figure anew, :data:`PHONE` inches wide; None if there is no such drawing.
+
+    Panels that stand in a grid stand in fewer columns: the figure's columns from the left to the
+    right, each below the one before. A panel without a title or labels at its left gets those of
+    the first in its row. One panel alone with more numbers in it than a matrix of eight classes has
+    no room for them on a phone; panels in no grid cannot be moved.
+
+    >>> figure = Figure(figsize=(9, 3), layout="constrained")
+    >>> axes = figure.subplots(1, 3)
+    >>> narrow(figure).axes[0].get_gridspec().get_geometry()
+    (3, 1)
+    """
     width, height = figure.get_size_inches()
-    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
-    if width < 1.2 * PHONE or len(panels) != 1 or len(panels[0].texts) > 8 * 8:
+    panels = panels_of(figure)
+    crowded = len(panels) == 1 and len(panels[0].texts) > 8 * 8
+    if width < 1.2 * PHONE or crowded or not panels:
         return None
-    figure.set_size_inches(PHONE, height)
-    svg = vector(figure)
-    figure.set_size_inches(width, height)
-    return svg
+    if len(panels) == 1:
+        small = copied(figure)
+        small.set_size_inches(PHONE, height)
+        return small
+    places = [place for axes in panels if (place := axes.get_subplotspec())]
+    grids = {place.get_gridspec() for place in places}
+    across = any(place.num1 != place.num2 for place in places)
+    if across or len(places) < len(panels) or len(grids) != 1:
+        return None
+    return in_fewer_columns(figure, places, grids.pop())
+
+
+def panels_of(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
+def in_fewer_columns(figure: Figure, places: list[SubplotSpec], grid: GridSpecBase) -> Figure:
+    """A figure whose panels have these ``places`` in a grid, as :func:`narrow` has it."""
+    (width, height), (rows, columns) = figure.get_size_inches(), grid.get_geometry()
+    together = max(1, round(columns * PHONE / width))
+    parts = -(-columns // together)
+    pictures = any(axes.get_aspect() != "auto" for axes in panels_of(figure))  # keep their shape
+    wider = columns / width * PHONE / together if pictures else 1
+    small = copied(figure)
+    small.set_size_inches(PHONE, parts * height * wider)
+    small.set_layout_engine("constrained")
+    ratios = list(np.tile(grid.get_height_ratios(), parts))
+    new = GridSpec(parts * rows, together, figure=small, height_ratios=ratios)
+    in_row: list[dict[int, Axes]] = [{} for _ in range(rows)]
+    for axes, place in zip(panels_of(small), places, strict=True):
+        row, column = divmod(int(place.num1), columns)
+        part, left = divmod(column, together)
+        axes.set_subplotspec(new[part * rows + row, left])
+        in_row[row][column] = axes
+    for row_of_panels in in_row:
+        said_by_each(row_of_panels, together)
+    small.draw_without_rendering()
+    for axes in panels_of(small):
+        for text in (axes.xaxis.label, axes.title):
+            if text.get_window_extent().x1 > axes.bbox.x1 + 2:  # else its panel gives way to it
+                text.set(x=1, ha="right")
+    for legend in list(small.legends):
+        if legend.get_window_extent().width > small.bbox.width:
+            fit(legend, small)
+    return small
+
+
+def copied(figure: Figure) -> Figure:
+    """Another of the same, of which pyplot does not know."""
+    manager, figure.canvas.manager = figure.canvas.manager, None
+    try:
+        twin: Figure = pickle.loads(pickle.dumps(figure))
+        return twin
+    finally:
+        figure.canvas.manager = manager
+
+
+def said_by_each(row: dict[int, Axes], together: int) -> None:
+    """What the first panel of a row said for all, each that now begins a row says as well."""
+    if 0 not in row:
+        return
+    first, title = row[0], row[0].get_title()
+    alone = not any(axes.get_title() for column, axes in row.items() if column)
+    for column, axes in row.items():
+        if column and column % together == 0:
+            if axes.get_shared_y_axes().joined(axes, first):
+                axes.tick_params(labelleft=True)
+                axes.yaxis.label.set_visible(True)
+            axes.set_ylabel(axes.get_ylabel() or first.get_ylabel())
+            if alone:
+                axes.set_title(title)
+
+
+def fit(legend: Legend, figure: Figure) -> None:
+    """Makes a legend above all panels anew in as many columns as the figure has room for."""
+    names, title = [text.get_text() for text in legend.get_texts()], legend.get_title().get_text()
+    for columns in range(len(names), 0, -1):
+        handles = [handle for handle in legend.legend_handles if handle]
+        legend.remove()
+        legend = figure.legend(
+            handles, names, loc="outside upper center", ncols=columns, title=title or None
+        )
+        if legend.get_window_extent().width < figure.bbox.width:
+            return
 
 
 def on_phones(figure: Figure, small: Figure) -> Figure:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from ccnotes import page
@@ -238,23 +239,31 @@ def by_seed(frame: pd.DataFrame, columns: dict[str, str], names: dict[str, str])
     """A panel a column, a line a seed, of runs of several experiments over epochs.
 
     ``frame`` has the columns ``experiment``, ``seed`` and ``epoch``; ``columns`` maps its others to
-    the names of their axes, ``names`` experiments to what the legend calls them.
+    the names of their axes, ``names`` experiments to what the legend calls them. Of up to five
+    seeds each has a mark, the same in all panels.
 
     >>> frame = pd.DataFrame({"experiment": "a", "seed": [0, 1], "epoch": 1, "x": [0.1, 0.2]})
-    >>> by_seed(frame, {"x": "accuracy"}, {"a": "FGSM"}).axes[0].get_ylabel()
-    'accuracy'
+    >>> figure = by_seed(frame, {"x": "accuracy"}, {"a": "FGSM"})
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['FGSM', 'seed 0', 'seed 1']
     """
-    rows, order = frame.assign(run=frame.experiment.map(names)), [*names.values()]
     figure, axes = plt.subplots(
         1, len(columns), figsize=(9.6, 3.7), squeeze=False, layout="constrained"
     )
-    keys = {"hue": "run", "style": "run", "hue_order": order, "style_order": order}
+    lines: list[Any] = [(0, dashes) if dashes else "-" for dashes in DASHES]
+    looks = dict(zip(names, zip(sns.color_palette(), lines, strict=False), strict=False))
+    seeds = sorted(frame.seed.unique())
+    marks = dict(zip(seeds, "os^Dv", strict=False)) if 1 < len(seeds) <= 5 else {}
     for ax, (column, name) in zip(axes[0], columns.items(), strict=True):
-        sns.lineplot(rows, x="epoch", y=column, estimator=None, units="seed", ax=ax, **keys)
-        handles, labels = ax.get_legend_handles_labels()
-        ax.get_legend().remove()
-        ax.set(ylabel=name, ylim=(0, None))
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(order))
+        for (experiment, seed), run in frame.groupby(["experiment", "seed"]):
+            color, line = looks[str(experiment)]
+            look = {"color": color, "linestyle": line, "marker": marks.get(seed), "markersize": 5}
+            ax.plot(run.epoch, run[column], **look)
+        ax.set(xlabel="epoch", ylabel=name, ylim=(0, None))
+    handles = [Line2D([], [], color=color, linestyle=line) for color, line in looks.values()]
+    handles += [Line2D([], [], color="0.4", ls="", marker=mark) for mark in marks.values()]
+    labels = [*names.values(), *(f"seed {seed}" for seed in marks)]
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
 

@@ -261,6 +261,81 @@ def figures_fill_the_column_in_type_of_12_pixels(tab):
         assert letters > 11.95, text  # pictures are cut to whole points
 
 
+def figures_on_a_phone_have_type_of_11_pixels(tab):
+    """And what they draw is as wide as the text."""
+    show(tab, PHONE)
+    folded = tab.locator("details:not([open])").element_handles()
+    tab.evaluate("folded => folded.forEach(part => part.open = true)", folded)
+    found = tab.evaluate("""async () => {
+        const found = [];
+        for (const image of document.querySelectorAll('.cell_output img.only-light[src$=".svg"]')) {
+            image.loading = 'eager';
+            const svg = new DOMParser().parseFromString(
+                await (await fetch(image.currentSrc)).text(), 'image/svg+xml').documentElement;
+            const scale = image.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+            const letters = [...svg.querySelectorAll('g[id^=text_] g[transform*=scale]')]
+                .map(g => 100 * scale * /scale\\((-?[\\d.]+)/.exec(g.getAttribute('transform'))[1]);
+            const wide = image.getBoundingClientRect().width / image.closest('.cell_output').clientWidth;
+            found.push([image.alt, wide, Math.min(...letters)]);
+        }
+        return found;
+    }""")
+    tab.evaluate("folded => folded.forEach(part => part.open = false)", folded)
+    for text, wide, letters in found:
+        assert wide > 0.99, text
+        assert letters > 11, text
+
+
+def a_table_that_goes_on_to_the_right_fades_there(tab):
+    """Until its end is reached."""
+    show(tab, PHONE)
+    found = tab.evaluate("""async () => {
+        const found = [], frame = () => new Promise(done => requestAnimationFrame(done));
+        const fade = table => getComputedStyle(table).getPropertyValue('--fade');
+        for (const table of document.querySelectorAll('.bd-article table')) {
+            if (!table.checkVisibility()) continue;
+            const more = table.scrollWidth > table.clientWidth + 1, first = fade(table);
+            table.scrollLeft = 1e6;
+            await frame(), await frame();
+            found.push([more, first, fade(table)]);
+            table.scrollLeft = 0;
+        }
+        return found;
+    }""")
+    assert all(first == ("48px" if more else "0px") for more, first, _ in found)
+    assert all(last == "0px" for *_, last in found)
+
+
+def code_stays_in_its_box(tab):
+    show(tab, 1440)
+    wide = """[...document.querySelectorAll('.bd-article .highlight pre')]
+        .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
+        .map(e => e.innerText.slice(0, 100))"""
+    assert not tab.evaluate(wide)
+
+
+def links_and_rings_are_of_one_colour(tab):
+    """Those of buttons, chips and tinted grounds aside, which have a colour of their own."""
+    for scheme in ("light", "dark"):
+        show(tab, scheme=scheme)
+        colours = tab.evaluate("""() => {
+            const links = [...document.querySelectorAll('.bd-article :is(p, td, li) a[href]')]
+                .filter(e => e.checkVisibility() && e.innerText.trim())
+                .filter(e => !e.closest('.chip, .btn, .sd-btn, .proof, .exercise, .chapter-card'))
+                .map(e => e.querySelector('code, .pre') ?? e);
+            return [...new Set(links.map(e => getComputedStyle(e).color))];
+        }""")
+        assert len(colours) <= 1, (scheme, colours)
+        if tab.locator("live-attack").count():
+            tab.locator("live-attack [type=range]").first.focus()
+            tab.keyboard.press("ArrowRight")
+            ring = "getComputedStyle(document.activeElement).outline"
+            own = tab.evaluate(ring)
+            tab.keyboard.press("ArrowLeft")
+            tab.locator(".bd-article a[href]:visible").first.focus()
+            assert tab.evaluate(ring) == own
+
+
 def networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves(tab):
     """From radius 0 to one at which the first network is wrong, another network, another image."""
     if not tab.locator("live-attack").count():
@@ -390,10 +465,14 @@ CHECKS = (  # from narrow to wide, since a page is laid out anew for each width
     all_is_there,
     what_is_too_wide_for_a_phone_scrolls,
     panels_of_figures_stack_on_a_phone,
+    figures_on_a_phone_have_type_of_11_pixels,
+    a_table_that_goes_on_to_the_right_fades_there,
     networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves,
     it_is_no_wider_than_its_window,
     moving_figures_move_by_keyboard_and_by_mouse,
     solutions_are_folded_and_open_by_keyboard,
+    links_and_rings_are_of_one_colour,
+    code_stays_in_its_box,
     figures_follow_the_page_s_colours,
     figures_fill_the_column_in_type_of_12_pixels,
     paper_shows_what_the_page_folds_and_cuts_nothing_off,

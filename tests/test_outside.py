@@ -298,81 +298,6 @@ def test_links_to_plain_notebooks_name_the_tag_that_their_first_cell_installs(na
     assert f"]({colab})" in readme
 
 
-def panel(number, left, right, said=""):
-    edges = f"M {left} 90 L {right} 90 L {right} 10 L {left} 10 z"
-    return f'<g id="axes_{number}"><g id="patch_{number}"><path d="{edges}"/></g>{said}</g>'
-
-
-def wide(*panels):
-    figure = f'<g id="figure_1">{"".join(panels)}</g>'
-    return SVG.format(figure).replace("<svg", '<svg width="600pt" viewBox="0 0 600 120"', 1)
-
-
-def views(svg):
-    """Of each part of a stacked figure its place on the page, then what it shows."""
-    seen = r'x="([^"]*)" y="([^"]*)" width="([^"]*)" height="([^"]*)" viewBox="([^"]*)"'
-    return [[float(n) for n in " ".join(found).split()] for found in re.findall(seen, svg)]
-
-
-def test_on_a_phone_panels_stand_in_a_column_with_all_of_the_figure():
-    own = SAID.format(1, "#262626", "20 50"), SAID.format(2, "#262626", "320 50")
-    svg = narrow.stacked(wide(panel(1, 50, 290, own[0]), panel(2, 350, 590, own[1])))
-    assert views(svg) == [
-        [0, 0, 300, 120, 18, 0, 300, 120],  # 2 points left of its text
-        [0, 126, 282, 120, 318, 0, 282, 120],
-    ]
-    assert 'viewBox="0 0 300.00 252.00"' in svg
-
-
-def test_a_panel_without_labels_gets_those_of_the_first():
-    said = SAID.format(1, "#262626", "20 50")
-    svg = narrow.stacked(wide(panel(1, 150, 360, said), panel(2, 380, 590)))
-    assert views(svg)[1:] == [
-        [0, 126, 145, 120, 0, 0, 145, 120],
-        [145, 126, 224, 120, 376, 0, 224, 120],
-    ]
-
-
-@pytest.mark.parametrize(("top", "bottom"), [(1, 7), (95, 110)])
-def test_what_stands_above_or_below_all_panels_does_so_on_a_phone(top, bottom):
-    edges = f"M 100 {bottom} L 400 {bottom} L 400 {top} L 100 {top} z"
-    legend = f'<g id="legend_1"><g id="patch_9"><path d="{edges}"/></g></g>'
-    own = SAID.format(1, "#262626", "20 50"), SAID.format(2, "#262626", "320 50")
-    two = panel(1, 50, 290, own[0]), panel(2, 350, 590, own[1])
-    found = views(narrow.stacked(wide(*two, legend)))
-    if bottom < 10:  # 306 points are shown as 300
-        assert [view[1] for view in found] == [0, 9.8, 125.8]
-        assert [view[4:] for view in found] == [
-            [97, 0, 306, 10],
-            [18, 10, 300, 110],
-            [318, 10, 282, 110],
-        ]
-    else:
-        assert [view[1] for view in found] == [0, 98, 196]
-        assert [view[4:] for view in found] == [
-            [18, 0, 300, 92],
-            [318, 0, 282, 92],
-            [97, 92, 306, 28],
-        ]
-
-
-def test_what_cannot_be_cut_stays_as_it_is():
-    """One panel; one below two others, which a cut would go through; a small figure."""
-    across = panel(3, 50, 590)
-    two = panel(1, 50, 290), panel(2, 350, 590)
-    assert narrow.stacked(wide(across)) is None
-    assert narrow.stacked(wide(*two, across)) is None
-    small = wide(panel(1, 50, 180), panel(2, 220, 390)).replace("0 0 600", "0 0 400")
-    assert narrow.stacked(small) is None
-    assert narrow.stacked(wide(*two)) is not None
-
-
-def test_panels_in_parts_of_a_figure_stack_like_others():
-    left, right = panel(1, 50, 290), panel(2, 350, 590)
-    parts = narrow.stacked(wide(f"<g>{left}</g>", f"<g>{right}</g>"))
-    assert views(parts) == views(narrow.stacked(wide(left, right)))
-
-
 def test_a_build_after_a_build_keeps_the_drawing_that_a_figure_brought_for_phones(tmp_path):
     (tmp_path / "_images").mkdir()
     figure, small = plt.subplots(1, 2, figsize=(9, 3))[0], Figure(figsize=(page.PHONE, 5))
@@ -388,15 +313,15 @@ def test_a_build_after_a_build_keeps_the_drawing_that_a_figure_brought_for_phone
 def test_a_page_shows_the_column_on_phones_alone(tmp_path):
     (tmp_path / "_images").mkdir()
     two, one = tmp_path / "_images/two.svg", tmp_path / "_images/one.svg"
-    two.write_text(wide(panel(1, 50, 290), panel(2, 350, 590)))
-    one.write_text(wide(panel(1, 50, 590)))
-    page = tmp_path / "a.html"
-    page.write_text(
+    two.write_text(page.drawn(plt.subplots(1, 2, figsize=(9, 3))[0]))
+    one.write_text(page.drawn(plt.subplots(figsize=(4, 3))[0]))
+    shown = tmp_path / "a.html"
+    shown.write_text(
         '<img src="_images/two.svg"/><img src="_images/two-dark.svg"/><img src="_images/one.svg"/>'
     )
     app = SimpleNamespace(builder=SimpleNamespace(format="html"), outdir=tmp_path)
     narrow.draw(app, None)
-    once = page.read_text()
+    once = shown.read_text()
     sources = re.findall(
         r'<picture><source media="([^"]*)" srcset="([^"]*)"><img src="([^"]*)"', once
     )
@@ -406,4 +331,4 @@ def test_a_page_shows_the_column_on_phones_alone(tmp_path):
     ]
     assert {found[0] for found in sources} == {"screen and (max-width: 600px)"}
     narrow.draw(app, None)  # a build after a build
-    assert page.read_text() == once
+    assert shown.read_text() == once

@@ -6,10 +6,12 @@ import re
 import sys
 from base64 import b64decode
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import altair as alt
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -292,7 +294,7 @@ def wide(svg):
     return float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
 
 
-def test_a_wide_figure_of_one_panel_has_a_narrow_drawing_inside_and_others_have_none():
+def test_a_wide_figure_has_a_narrow_drawing_inside_and_what_cannot_be_moved_has_none():
     """The narrow one has its letters as large, and the figure is left as it was."""
     figure, axes = plt.subplots(figsize=(9, 3))
     axes.set_xlabel("epoch")
@@ -303,12 +305,118 @@ def test_a_wide_figure_of_one_panel_has_a_narrow_drawing_inside_and_others_have_
     assert figure.get_size_inches().tolist() == [9, 3]
     figure.colorbar(plt.cm.ScalarMappable(), ax=axes)
     assert phone_s(page.drawn(figure))
-    assert not phone_s(page.drawn(plt.subplots(1, 2, figsize=(9, 3))[0]))
     crowded, cells = plt.subplots(figsize=(9, 9))
     for place in range(65):  # one more than a matrix of eight classes has numbers
         cells.text(0, place, "0.5")
     assert not phone_s(page.drawn(crowded))
     assert not phone_s(page.drawn(plt.subplots(figsize=(4, 3))[0]))
+    assert not phone_s(page.drawn(plt.figure(figsize=(9, 3))))
+    across = plt.figure(figsize=(9, 6))
+    for place in (221, 222, 212):
+        across.add_subplot(place)
+    assert not phone_s(page.drawn(across))
+    grid = plt.figure(figsize=(9, 6)).add_gridspec(2, 2)
+    for place in (grid[0, 0], grid[0, 1], grid[1, :]):
+        grid.figure.add_subplot(place)
+    assert not phone_s(page.drawn(grid.figure))
+    free = plt.figure(figsize=(9, 3))
+    free.add_axes((0, 0, 0.4, 1)), free.add_axes((0.5, 0, 0.4, 1))
+    assert not phone_s(page.drawn(free))
+
+
+def titles(figure):
+    """Of its panels from above and from the left."""
+    figure.draw_without_rendering()
+    panels = sorted(
+        figure.axes, key=lambda a: (-round(a.get_position().y0, 2), a.get_position().x0)
+    )
+    return [axes.get_title() for axes in panels]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "width", "expected"),
+    [
+        (1, 3, 9.6, ["0,0", "0,1", "0,2"]),
+        (2, 2, 9.6, ["0,0", "1,0", "0,1", "1,1"]),
+        (1, 4, 9.6, ["0,0", "0,1", "0,2", "0,3"]),
+        (2, 4, 9.6, ["0,0", "0,1", "1,0", "1,1", "0,2", "0,3", "1,2", "1,3"]),
+    ],
+)
+def test_on_a_phone_columns_of_panels_stand_below_one_another(rows, columns, width, expected):
+    figure, axes = plt.subplots(rows, columns, figsize=(width, 3 * rows), squeeze=False)
+    for row, column in np.ndindex(rows, columns):
+        axes[row, column].set_title(f"{row},{column}")
+    before, known = (figure.get_size_inches().tolist(), titles(figure)), plt.get_fignums()
+    small = page.narrow(figure)
+    assert titles(small) == expected
+    boxes = [axes.get_tightbbox() for axes in small.axes]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert small.get_figwidth() == page.PHONE
+    assert small.get_figheight() / figure.get_figheight() == len(expected) / rows / (
+        2 if columns == 4 else 1
+    )
+    assert (figure.get_size_inches().tolist(), titles(figure)) == before
+    assert plt.get_fignums() == known
+
+
+def test_on_a_phone_pictures_keep_their_shape():
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 5))
+    for panel in axes:
+        panel.imshow([[0, 1], [1, 0]])
+    assert page.narrow(figure).get_figheight() == pytest.approx(2 * 5 * page.PHONE / 4.8)
+
+
+def test_on_a_phone_a_panel_says_what_the_first_of_its_row_said_for_all():
+    figure, axes = plt.subplots(2, 3, figsize=(9, 6), sharey="row")
+    for row, name in zip(axes, ("plain", "pushed"), strict=True):
+        row[0].set(title=name, ylabel="accuracy")
+        row[1].yaxis.label.set_visible(False)  # as seaborn does
+    small = page.narrow(figure)
+    assert [panel.get_title() for panel in small.axes] == ["plain"] * 3 + ["pushed"] * 3
+    assert {panel.get_ylabel() for panel in small.axes} == {"accuracy"}
+    assert all(panel.yaxis.label.get_visible() for panel in small.axes)
+    assert all(panel.yaxis.get_tick_params()["labelleft"] for panel in small.axes)
+    assert not axes[0, 1].yaxis.get_tick_params()["labelleft"]
+
+
+def test_on_a_phone_a_long_name_below_a_panel_leaves_the_panel_its_width():
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    plt.setp(axes, yticks=[1], yticklabels=["a label of a row"])
+    short = page.narrow(figure)
+    plt.setp(axes, xlabel="accuracy less that of adversarial training at the best")
+    small = page.narrow(figure)
+    for drawn in (short, small):
+        drawn.draw_without_rendering()
+    wide = [drawn.axes[0].get_position().width for drawn in (short, small)]
+    assert wide[1] > 0.95 * wide[0]  # the axes' own numbers have some width, too
+
+
+def test_on_a_phone_rows_of_panels_keep_their_heights():
+    figure = plt.subplots(2, 1, figsize=(9, 6), height_ratios=(3, 1), layout="constrained")[0]
+    small = page.narrow(figure)
+    small.draw_without_rendering()
+    high, low = (panel.get_position().height for panel in small.axes)
+    assert high == pytest.approx(3 * low, rel=0.01)
+
+
+def test_on_a_phone_a_panel_takes_no_title_from_one_among_others_that_have_their_own():
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3))
+    axes[0].set_title("first"), axes[1].set_title("second")
+    axes[0].tick_params(labelleft=True), axes[2].tick_params(labelleft=False)
+    small = page.narrow(figure)
+    assert [panel.get_title() for panel in small.axes] == ["first", "second", ""]
+    assert not small.axes[2].yaxis.get_tick_params()["labelleft"]  # of a scale of its own
+
+
+def test_on_a_phone_a_legend_has_as_many_columns_as_fit():
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3), layout="constrained")
+    for name in "abcd":
+        axes[0].plot([0, 1], label=f"name of a line, {name}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    legend = page.narrow(figure).legends[0]
+    assert legend.get_window_extent().width <= page.PHONE * legend.figure.dpi
+    assert legend._ncols == 2
+    assert figure.legends[0]._ncols == 4
 
 
 def test_a_figure_with_a_drawing_of_its_own_for_phones_has_that_one_inside():

@@ -229,9 +229,23 @@ def test_runs_by_seed_are_a_line_each_in_the_look_of_their_experiment():
     assert set(drawn) == {(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)}
     first, other, second = (drawn[key] for key in ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6)))
     assert first.get_color() == second.get_color() != other.get_color()
-    assert first.get_linestyle() == second.get_linestyle()
+    assert first.get_linestyle() == second.get_linestyle() != other.get_linestyle()
+    assert first.get_marker() == other.get_marker() != second.get_marker()
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["FGSM", "N-FGSM"]
+    names = ["FGSM", "N-FGSM", "seed 0", "seed 1"]
+    assert [text.get_text() for text in legend.get_texts()] == names
+    looks = [(line.get_color(), line.get_linestyle()) for line in legend.get_lines()[:2]]
+    assert looks == [(line.get_color(), line.get_linestyle()) for line in (first, other)]
+    marks = [line.get_marker() for line in legend.get_lines()[2:]]
+    assert marks == [first.get_marker(), second.get_marker()]
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_one_run_or_more_runs_than_there_are_marks_have_no_marks(count):
+    frame = pd.DataFrame({"experiment": "a", "seed": range(count), "epoch": 1, "x": 0.5})
+    figure = plots.by_seed(frame, {"x": "accuracy"}, {"a": "FGSM"})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["FGSM"]
+    assert {line.get_marker() for line in figure.axes[0].lines} == {"None"}
 
 
 def test_what_two_classes_have_in_common_is_the_smaller_of_two_positive_contributions():
