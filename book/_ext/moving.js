@@ -46,7 +46,8 @@ customElements.define("moving-figure", class extends HTMLElement {
       Object.assign(group, { role: "radiogroup", ariaLabel: group.parentElement.firstElementChild.textContent });
     const sliders = controls.querySelectorAll("[type=range]");
     if (sliders.length === 1) controls.prepend(playButton(sliders[0]));
-    view.ariaLabel = $("figcaption").textContent; // short: the long text describes the figure
+    const caption = $("figcaption") ?? this.closest("figure").querySelector(".caption-text"); // the book's, with a number
+    view.ariaLabel = caption.textContent; // short: the long text describes the figure
     this.classList.add("moving-on");
     view.classList.remove("moving-fits");
     const [drawn, room] = [view.querySelector("svg").clientWidth, view.clientWidth];
