@@ -88,8 +88,8 @@ def paths(
     """One slider, the epoch: each group of records as a point on its way through ``x`` and ``y``.
 
     Both are columns of the records' tables, means over the records of a group; the line is the
-    way so far. ``titles`` are those of the axes. The first group and one that the reader chooses
-    are coloured and named; at the last epoch all are named.
+    way so far. ``titles`` are those of the axes. The first group is blue and one that the reader
+    chooses green, both named; at the last epoch all are named.
 
     >>> from ccnotes.records import runs
     >>> groups = {"plain AT": runs("planted-at", seeds=range(2))}
@@ -112,7 +112,7 @@ def paths(
     epoch = alt.param(name="epoch", value=epochs[-1], bind=epoch_slider(epochs))
     others = range(min(1, len(names) - 1), len(names))
     lit = chosen("lit", f"Beside {names[0]} ", others[0], others, [names[i] for i in others])
-    lights = f"datum.place == 0 ? '{ORANGE}' : datum.place == lit ? '{BLUE}' : '{GREY}'"
+    lights = f"datum.place == 0 ? '{BLUE}' : datum.place == lit ? '{GREEN}' : '{GREY}'"
     base = alt.Chart(rows).transform_calculate(light=lights)
     encoded = {
         "x": alt.X(x, type="quantitative", title=titles[0], scale=fixed(rows[x])).axis(tickCount=8),
