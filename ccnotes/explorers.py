@@ -17,7 +17,18 @@ from ccnotes.checks import few
 from ccnotes.data import to_float
 from ccnotes.models import Network
 from ccnotes.modes import evaluating
-from ccnotes.moving import BLUE, GREEN, ORANGE, PURPLE, cells, chosen, hundredths, name_at
+from ccnotes.moving import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PALE_BLUE,
+    PALE_ORANGE,
+    PURPLE,
+    cells,
+    chosen,
+    hundredths,
+    name_at,
+)
 from ccnotes.parts import DEFAULT, Kind, PartImages, parts
 from ccnotes.records import Record
 from ccnotes.tables import visible
@@ -205,9 +216,11 @@ def shared(
     """Two classes to choose, their attributions as mirrored bars, and what they share lit.
 
     Shown are the features that contribute most to any class; what two classes share of a feature
-    is the smaller of their contributions, where both are above 0. The cosine is of all features.
+    is the smaller of their contributions, where both are above 0. Cosine and share are of all
+    features; the share is what both have of all that is above 0 in the class with less of it.
     Of several networks, which have the same features, one is chosen by its name; features are those
-    of the first. Raises ValueError unless there is a name for each class, and more than one.
+    of the first, and the scale is the same for all. Raises ValueError unless there is a name for
+    each class, and more than one.
 
     >>> chart = shared({"best epoch": torch.eye(2)}, ["cat", "dog"], "Nothing is shared.")
     >>> chart.description
@@ -230,8 +243,9 @@ def shared(
     of = alt.param(name="of", value=0)
     if len(every) > 1:
         of = chosen("of", "Network ", 0, range(len(every)), [*map(visible, attributions)])
-    cosines = json.dumps(
-        [[round(c, 4) for c in class_similarity(one).flatten().tolist()] for one in every]
+    cosines, shares = (
+        json.dumps([[round(v, 4) for v in told(one).flatten().tolist()] for one in every])
+        for told in (class_similarity, shares_of)
     )
     base = alt.Chart(rows.assign(feature=range(len(rows)))).transform_calculate(
         up="datum['c' + of + '_' + above]",
@@ -239,24 +253,23 @@ def shared(
         both="max(min(datum.up, -datum.down), 0)",
         mirrored="-datum.both",
     )
-    reaches = [round(1.05 * one.abs().max().item(), 4) for one in every]
-    ends = alt.ExprRef(f"-{reaches}[of]"), alt.ExprRef(f"{reaches}[of]")
+    reach = 1.05 * max(one.abs().max().item() for one in every)
     x = alt.X("feature:O", title="feature, sorted by the class that uses it most").axis(
         labels=False, ticks=False
     )
 
-    kinds, hues = ["above", "below", "what they share"], [BLUE, ORANGE, GREEN]
+    kinds, hues = ["above", "below", "what they share"], [PALE_BLUE, PALE_ORANGE, GREEN]
     told = f"datum.index == 0 ? {name_at(classes, 'above')} : datum.index == 1 ? "
     told += f"{name_at(classes, 'below')} : datum.label"
 
-    def bars(column: str, kind: str, opacity: float) -> alt.Chart:
+    def bars(column: str, kind: str) -> alt.Chart:
         y = alt.Y(f"{column}:Q", title="contribution to the own logit").scale(
-            domainMin=ends[0], domainMax=ends[1], nice=False
+            domain=[-reach, reach], nice=False
         )
         key = alt.Legend(orient="top", title=None, labelExpr=told)
         hue = alt.Color("kind:N", legend=key).scale(domain=kinds, range=hues)
         named = base.transform_calculate(kind=json.dumps(kind))
-        found: alt.Chart = named.mark_bar(opacity=opacity).encode(
+        found: alt.Chart = named.mark_bar(opacity=1).encode(
             x=x, y=y.axis(labelExpr="abs(datum.value)"), color=hue
         )
         return found
@@ -264,19 +277,33 @@ def shared(
     title = (
         alt.Chart(pd.DataFrame({"one": [1]}))
         .transform_calculate(
-            text=f"'cosine ' + format({cosines}[of][above * {len(names)} + below], '.2f')"
+            text=f"'cosine ' + format({cosines}[of][above * {len(names)} + below], '.2f') + "
+            f"', shared ' + format({shares}[of][above * {len(names)} + below], '.0%')"
         )
         .mark_text(align="right", baseline="top", fontSize=16, fontWeight="bold")
         .encode(x=alt.value("width"), y=alt.value(4), text="text:N")
     )
     chart: alt.LayerChart = (
-        bars("up", kinds[0], 0.45)
-        + bars("down", kinds[1], 0.45)
-        + bars("both", kinds[2], 1)
-        + bars("mirrored", kinds[2], 1)
+        bars("up", kinds[0])
+        + bars("down", kinds[1])
+        + bars("both", kinds[2])
+        + bars("mirrored", kinds[2])
         + title
     ).add_params(of, *params)
     return chart.properties(width=680, height=260, description=description)
+
+
+def shares_of(
+    attribution: Float[Tensor, "classes features"],
+) -> Float[Tensor, "classes classes"]:
+    """What two classes both have, as a share of what is above 0 in the one with less of it.
+
+    >>> shares_of(torch.tensor([[3.0, 1.0], [2.0, -1.0]]))[0]
+    tensor([1., 1.])
+    """
+    above = attribution.clamp_min(0)
+    both, own = torch.minimum(above[:, None], above).sum(2), above.sum(1)
+    return both / torch.minimum(own[:, None], own).clamp_min(1e-12)
 
 
 def swaps(record: Record, description: str) -> alt.ConcatChart:

@@ -26,6 +26,10 @@ from ccnotes.tables import visible
 
 BLUE, ORANGE, GREEN, PURPLE = PALETTE = ["#2a7fc4", "#d9651b", "#4b9b69", "#7b5ea7"]
 GREY = "#8c8c8c"
+PALE_BLUE, PALE_ORANGE = (
+    "#9fc5e4",
+    "#eeba98",
+)  # behind what is lit; book/_ext/dark.py has the dark ones
 SIDE = 290  # pixels of a panel: two stand side by side on a desk, one on a phone
 
 

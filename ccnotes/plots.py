@@ -25,6 +25,8 @@ from ccnotes.moving import (  # one palette; the charts were here before they ha
     BLUE as BLUE,
     GREEN as GREEN,
     ORANGE as ORANGE,
+    PALE_BLUE,
+    PALE_ORANGE,
     PALETTE as PALETTE,
     PURPLE as PURPLE,
     paths as paths,
@@ -156,8 +158,8 @@ def mirrored(ax: Axes, pair: Float[Tensor, "2 features"], top: int) -> None:
     one, other = used[:, (used[1] - used[0]).argsort()].tolist()
     both = [max(0.0, min(values)) for values in zip(one, other, strict=True)]
     places, reach = range(len(both)), 1.05 * used.abs().max().item()
-    for sign, values, colour in ((1, one, BLUE), (-1, other, ORANGE)):
-        ax.bar(places, [sign * value for value in values], 0.85, color=colour, alpha=0.45)
+    for sign, values, colour in ((1, one, PALE_BLUE), (-1, other, PALE_ORANGE)):
+        ax.bar(places, [sign * value for value in values], 0.85, color=colour)
     for sign in (1, -1):
         ax.bar(places, [sign * value for value in both], 0.85, color=GREEN)
     ax.axhline(0, color="0.5", linewidth=1)

@@ -1,6 +1,8 @@
 """What an explorer shows of a choice, from its data and from the picture that Vega draws of it."""
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,10 @@ from ccnotes.parts import Parts, parts
 from ccnotes.tables import visible
 from tests.test_moving import NAMES
 from tests.test_moving_drawn import marks
+
+sys.path.append(str(Path(__file__).parents[1] / "book" / "_ext"))
+
+import dark
 
 
 def svg(chart, **chosen):
@@ -112,9 +118,32 @@ def test_what_two_classes_share_is_the_smaller_contribution_and_only_where_both_
     assert f"cosine {F.cosine_similarity(*ATTRIBUTION[:2], dim=0):.2f}" in drawn
     other = svg(chart, above=2, below=0)
     assert "cosine \N{MINUS SIGN}0.42" in other  # -3 / (sqrt 5 * sqrt 10)
+    # Of what is above 0 in each, 4, 3 and 2, both a and b have 2; a and c nothing.
+    assert ", shared 67%" in drawn
+    assert ", shared 0%" in other
     last = svg(chart, of=1, above=2, below=1)  # where c is what a was, and all is twice as much
     assert [float(h) for f, h, kind in marks(last, pattern) if kind == "above"] == [6, 2, 0]
     assert f"cosine {F.cosine_similarity(*ATTRIBUTION[:2], dim=0):.2f}" in last
+
+
+def test_the_scale_of_contributions_is_that_of_the_network_with_the_largest():
+    """So that the bars of two networks are compared by eye."""
+    chart = explorers.shared({"a": ATTRIBUTION, "b": 2 * ATTRIBUTION}, list("abc"), "text")
+    ticks = [re.findall(r"(\d\.?\d*)</text>", svg(chart, of=of, above=0, below=2)) for of in (0, 1)]
+    assert ticks[0] == ticks[1]
+    assert "6" in ticks[0] or "6.0" in ticks[0]
+
+
+def test_classes_for_which_nothing_speaks_share_nothing():
+    shares = explorers.shares_of(torch.tensor([[-1.0, -2.0], [1.0, 2.0]]))
+    assert shares.tolist() == [[0, 0], [0, 1]]
+
+
+def test_pale_bars_have_colours_of_their_own_in_the_dark():
+    """Brighter than the page's ground, which pale colours with some opacity are not."""
+    assert {*dark.PALES} == {moving.PALE_BLUE, moving.PALE_ORANGE}
+    bar = f'<svg xmlns="http://www.w3.org/2000/svg"><path style="fill: {moving.PALE_BLUE}"/></svg>'
+    assert f"fill: {dark.PALES[moving.PALE_BLUE]}" in dark.darkened(bar)
 
 
 def test_names_of_classes_stand_in_the_list_letter_by_letter():

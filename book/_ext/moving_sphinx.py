@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from dark import RANGES
+from dark import PALES, RANGES
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
 
@@ -42,9 +42,10 @@ def figure(output, inside):
 
 
 def script() -> str:
-    """That of moving figures, with the colours of heat maps in the dark, as Vega calls them."""
-    ranges = {"redblue": RANGES["RdBu_r"], "blues": RANGES["Blues"]}
-    return f"const inTheDark = {json.dumps(ranges)};\n" + (HERE / "moving.js").read_text()
+    """That of moving figures, with the colours of heat maps and pale bars in the dark."""
+    ranges = {"redblue": RANGES["RdBu_r"], "blues": RANGES["Blues"]}  # as Vega calls them
+    known = f"const inTheDark = {json.dumps(ranges)}, pales = {json.dumps(PALES)};\n"
+    return known + (HERE / "moving.js").read_text()
 
 
 def write(app):
