@@ -28,6 +28,7 @@ from ccnotes.moving import (
     chosen,
     hundredths,
     name_at,
+    numbered,
 )
 from ccnotes.parts import DEFAULT, Kind, PartImages, parts
 from ccnotes.records import Record
@@ -153,17 +154,27 @@ def angles(description: str) -> alt.ConcatChart:
     ]
     turn = "[angleA, angleB, angleC]"
     classes = alt.Chart(pd.DataFrame({"k": range(3), "name": names, "zero": 0.0}))
-    arrows = classes.transform_calculate(
-        x=f"cos({turn}[datum.k] * PI / 180)", y=f"sin({turn}[datum.k] * PI / 180)"
+    close = " + ".join(  # to how many of the classes before it: as many letters stand in between
+        f"(datum.k > {k} && cos(({turn}[datum.k] - angle{name}) * PI / 180) > 0.97)"
+        for k, name in enumerate(names[:-1])
     )
-    plane: dict[str, Any] = {"domain": [-1.15, 1.15], "nice": False}
+    arrows = classes.transform_calculate(
+        x=f"cos({turn}[datum.k] * PI / 180)",
+        y=f"sin({turn}[datum.k] * PI / 180)",
+        away=f"1.17 + 0.19 * ({close})",
+        label_x="datum.away * datum.x",
+        label_y="datum.away * datum.y",
+    )
+    plane: dict[str, Any] = {"domain": [-1.65, 1.65], "nice": False}
     x = alt.X("x:Q", title="feature 1").scale(**plane).axis(values=[-1, 0, 1])
     y = alt.Y("y:Q", title="feature 2").scale(**plane).axis(values=[-1, 0, 1])
     hue = alt.Color("name:N", legend=None).scale(domain=names, range=hues)
     line = arrows.mark_rule(strokeWidth=3).encode(x=x, y=y, x2="zero", y2="zero", color=hue)
     head = arrows.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, color=hue)
-    label = arrows.mark_text(dx=13, dy=-9, fontSize=14, fontWeight="bold").encode(
-        x=x, y=y, text="name:N"
+    label = arrows.mark_text(fontSize=14, fontWeight="bold").encode(
+        x=alt.X("label_x:Q", title="feature 1"),
+        y=alt.Y("label_y:Q", title="feature 2"),
+        text="name:N",
     )
     pairs = pd.DataFrame([{"i": i, "j": j} for i in range(3) for j in range(3)])
     cosines = alt.Chart(pairs).transform_calculate(
@@ -188,7 +199,9 @@ def angles(description: str) -> alt.ConcatChart:
         .transform_aggregate(cas="sum(positive)")
     )
     bar = total.mark_bar(color=PURPLE).encode(
-        x=alt.X("cas:Q", title="CAS: what is positive off the diagonal").scale(domain=[0, 6])
+        x=alt.X("cas:Q", title="CAS: what is positive off the diagonal")
+        .scale(domain=[0, 7.5], nice=False)  # of at most 6, so that there is room for the number
+        .axis(values=[*range(7)])
     )
     number = total.mark_text(align="left", dx=5, fontSize=14, fontWeight="bold").encode(
         x="cas:Q", text=alt.Text("cas:Q", format=".2f")
@@ -320,15 +333,15 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
     classes, rows = list(record.content["dataset"]["classes"]), []
     for (i, features), (j, head) in itertools.product(enumerate(ENDS), repeat=2):
         means = record.arrays[f"{features}_robust_class_means"].float()
-        matrix = class_similarity(means * record.arrays[f"{head}_head.weight"].float())
+        cosines = class_similarity(means * record.arrays[f"{head}_head.weight"].float())
         rows.append(
             {
                 "features": features,
                 "head": head,
-                "network": f"{features}, {head}",
-                "CAS": cas(matrix).item(),
+                "network": f"{features} features, {head} head",
+                "CAS": cas(cosines).item(),
                 "robust accuracy": record.swaps["accuracy"][i, j].item(),
-                "matrix": hundredths(matrix[None])[0],
+                "matrix": hundredths(cosines[None])[0],
             }
         )
     table = pd.DataFrame(rows)
@@ -342,26 +355,26 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
     heat = cells(table, now, "matrix", classes, len(classes), "cosine").encode(
         x=alt.X("column:O", title=None).axis(labelExpr=name_at(classes, "datum.value"))
     )
-    numbers = heat.mark_text(fontSize=12).encode(
-        text=alt.Text("value:Q", format=".1f"),
-        color=alt.condition("abs(datum.value) > 0.6", alt.value("white"), alt.value("black")),
-    )
+    matrix = numbered(heat, classes, ".1f", "abs(datum.value) > 0.6", 0.1)
 
     def bars(column: str, colour: str, form: str) -> alt.LayerChart:
         base = alt.Chart(table).encode(
             x=alt.X(f"{column}:Q", title=column).axis(tickCount=4),
-            y=alt.Y("network:N", sort=None, title="features, head"),
+            y=alt.Y("network:N", sort=None, title=None).axis(
+                labelExpr="split(datum.value, ', ')",  # on two lines
+                labelOffset=-7,
+            ),
         )
         number = base.mark_text(align="left", dx=4, fontSize=12).encode(
             text=alt.Text(f"{column}:Q", format=form)
         )
-        lit = alt.condition(now, alt.value(1), alt.value(0.3))
+        lit = alt.condition(now, alt.value(1), alt.value(0.45))
         found: alt.LayerChart = base.mark_bar(color=colour).encode(opacity=lit) + number
-        return found.properties(width=230, height=88)
+        return found.properties(width=230, height=136)
 
     chart: alt.ConcatChart = (
         alt.concat(
-            (heat + numbers).properties(width=230, height=230),
+            matrix.properties(width=230, height=230),
             alt.vconcat(bars("CAS", PURPLE, ".2f"), bars("robust accuracy", BLUE, ".1%")),
             columns=2,
         )

@@ -1,9 +1,12 @@
 """What an explorer shows of a choice, from its data and from the picture that Vega draws of it."""
 
+import itertools
+import math
 import re
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -99,6 +102,23 @@ def test_cas_adds_what_is_positive_off_the_diagonal_for_both_orders(turned, cosi
     assert f">{cas:.2f}</text>" in drawn
 
 
+@pytest.mark.parametrize("turned", [(0, 0, 0), (0, 5, 10), (90, 90, -90), (170, -175, -180)])
+def test_no_letter_of_an_arrow_stands_on_another(turned):
+    angles = dict(zip(("angleA", "angleB", "angleC"), turned, strict=True))
+    drawn = svg(explorers.angles("text"), **angles)
+    letter = r"name: [ABC]\"[^>]*text mark[^>]*translate\((\S+),(\S+)\)"
+    places = [(float(x), float(y)) for x, y in re.findall(letter, drawn)]
+    assert len(places) == 3
+    for one, other in itertools.combinations(places, 2):
+        assert math.dist(one, other) > 12  # pixels; a letter of this size is 10 wide and 10 high
+
+
+def test_the_largest_cas_is_written_inside_the_picture():
+    drawn = svg(explorers.angles("text"), angleA=0, angleB=0, angleC=0)
+    (start,) = re.findall(r"text mark[^>]*translate\(([\d.]+),[^>]*>6\.00<", drawn)
+    assert float(start) + 36 <= 240  # the panel's width; four letters of 14 pixels
+
+
 ATTRIBUTION = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, -1.0], [-1.0, 0.0, 2.0]])
 
 
@@ -181,3 +201,27 @@ def test_swapped_networks_have_the_cas_and_the_accuracy_of_the_record():
     pattern = r"column: 1; row: car; cosine: (\S+); .*"
     ((shown,),) = set(marks(drawn, pattern))
     assert float(shown) == rows["last", "best"]["matrix"][1] / 100
+    assert rows["last", "best"]["network"] == "last features, best head"
+
+
+@pytest.mark.parametrize("least", [0, 0.1])
+def test_a_matrix_prints_no_number_that_rounding_would_make_another(least):
+    """With one decimal minus 0.05 would be read as minus 0.1; with two all are printed."""
+    rows = pd.DataFrame({"epoch": [0], "matrix": [[100, -5, 9, 10]]})
+    heat = moving.cells(rows, "true", "matrix", ["a", "b"], 2, "cosine")
+    chart = moving.numbered(heat, ["a", "b"], ".2f", "false", least)
+    drawn = vl_convert.vegalite_to_svg(chart.to_dict(), vl_version=moving.VEGA_LITE)
+    written = re.findall(r"text mark[^>]*>(\S+)</text>", drawn)
+    assert sorted(written) == sorted(
+        ["1.00", "0.10", *(["\N{MINUS SIGN}0.05", "0.09"] * (not least))]
+    )
+
+
+def test_in_the_matrix_of_swapped_networks_stand_only_numbers_that_one_decimal_can_tell():
+    chart = explorers.swaps(ccnotes.runs("parts-at")[0], "text")
+    (row,) = [r for r in rows_of(chart, "matrix") if r["network"] == "last features, best head"]
+    drawn = svg(chart, features="last", head="best")
+    written = re.findall(
+        r"text mark[^>]*>\N{MINUS SIGN}?\d\.\d</text>", drawn
+    )  # CAS has two decimals
+    assert 6 < len(written) == sum(abs(value) >= 10 for value in row["matrix"]) < 36
