@@ -17,7 +17,19 @@ from ccnotes.checks import few
 from ccnotes.data import to_float
 from ccnotes.models import Network
 from ccnotes.modes import evaluating
-from ccnotes.moving import BLUE, GREEN, ORANGE, PURPLE, cells, chosen, hundredths, name_at
+from ccnotes.moving import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PALE_BLUE,
+    PALE_ORANGE,
+    PURPLE,
+    cells,
+    chosen,
+    hundredths,
+    name_at,
+    numbered,
+)
 from ccnotes.parts import DEFAULT, Kind, PartImages, parts
 from ccnotes.records import Record
 from ccnotes.tables import visible
@@ -142,17 +154,27 @@ def angles(description: str) -> alt.ConcatChart:
     ]
     turn = "[angleA, angleB, angleC]"
     classes = alt.Chart(pd.DataFrame({"k": range(3), "name": names, "zero": 0.0}))
-    arrows = classes.transform_calculate(
-        x=f"cos({turn}[datum.k] * PI / 180)", y=f"sin({turn}[datum.k] * PI / 180)"
+    close = " + ".join(  # to how many of the classes before it: as many letters stand in between
+        f"(datum.k > {k} && cos(({turn}[datum.k] - angle{name}) * PI / 180) > 0.97)"
+        for k, name in enumerate(names[:-1])
     )
-    plane: dict[str, Any] = {"domain": [-1.15, 1.15], "nice": False}
+    arrows = classes.transform_calculate(
+        x=f"cos({turn}[datum.k] * PI / 180)",
+        y=f"sin({turn}[datum.k] * PI / 180)",
+        away=f"1.17 + 0.19 * ({close})",
+        label_x="datum.away * datum.x",
+        label_y="datum.away * datum.y",
+    )
+    plane: dict[str, Any] = {"domain": [-1.65, 1.65], "nice": False}
     x = alt.X("x:Q", title="feature 1").scale(**plane).axis(values=[-1, 0, 1])
     y = alt.Y("y:Q", title="feature 2").scale(**plane).axis(values=[-1, 0, 1])
     hue = alt.Color("name:N", legend=None).scale(domain=names, range=hues)
     line = arrows.mark_rule(strokeWidth=3).encode(x=x, y=y, x2="zero", y2="zero", color=hue)
     head = arrows.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, color=hue)
-    label = arrows.mark_text(dx=13, dy=-9, fontSize=14, fontWeight="bold").encode(
-        x=x, y=y, text="name:N"
+    label = arrows.mark_text(fontSize=14, fontWeight="bold").encode(
+        x=alt.X("label_x:Q", title="feature 1"),
+        y=alt.Y("label_y:Q", title="feature 2"),
+        text="name:N",
     )
     pairs = pd.DataFrame([{"i": i, "j": j} for i in range(3) for j in range(3)])
     cosines = alt.Chart(pairs).transform_calculate(
@@ -177,7 +199,9 @@ def angles(description: str) -> alt.ConcatChart:
         .transform_aggregate(cas="sum(positive)")
     )
     bar = total.mark_bar(color=PURPLE).encode(
-        x=alt.X("cas:Q", title="CAS: what is positive off the diagonal").scale(domain=[0, 6])
+        x=alt.X("cas:Q", title="CAS: what is positive off the diagonal")
+        .scale(domain=[0, 7.5], nice=False)  # of at most 6, so that there is room for the number
+        .axis(values=[*range(7)])
     )
     number = total.mark_text(align="left", dx=5, fontSize=14, fontWeight="bold").encode(
         x="cas:Q", text=alt.Text("cas:Q", format=".2f")
@@ -205,9 +229,11 @@ def shared(
     """Two classes to choose, their attributions as mirrored bars, and what they share lit.
 
     Shown are the features that contribute most to any class; what two classes share of a feature
-    is the smaller of their contributions, where both are above 0. The cosine is of all features.
+    is the smaller of their contributions, where both are above 0. Cosine and share are of all
+    features; the share is what both have of all that is above 0 in the class with less of it.
     Of several networks, which have the same features, one is chosen by its name; features are those
-    of the first. Raises ValueError unless there is a name for each class, and more than one.
+    of the first, and the scale is the same for all. Raises ValueError unless there is a name for
+    each class, and more than one.
 
     >>> chart = shared({"best epoch": torch.eye(2)}, ["cat", "dog"], "Nothing is shared.")
     >>> chart.description
@@ -230,8 +256,9 @@ def shared(
     of = alt.param(name="of", value=0)
     if len(every) > 1:
         of = chosen("of", "Network ", 0, range(len(every)), [*map(visible, attributions)])
-    cosines = json.dumps(
-        [[round(c, 4) for c in class_similarity(one).flatten().tolist()] for one in every]
+    cosines, shares = (
+        json.dumps([[round(v, 4) for v in told(one).flatten().tolist()] for one in every])
+        for told in (class_similarity, shares_of)
     )
     base = alt.Chart(rows.assign(feature=range(len(rows)))).transform_calculate(
         up="datum['c' + of + '_' + above]",
@@ -239,24 +266,23 @@ def shared(
         both="max(min(datum.up, -datum.down), 0)",
         mirrored="-datum.both",
     )
-    reaches = [round(1.05 * one.abs().max().item(), 4) for one in every]
-    ends = alt.ExprRef(f"-{reaches}[of]"), alt.ExprRef(f"{reaches}[of]")
+    reach = 1.05 * max(one.abs().max().item() for one in every)
     x = alt.X("feature:O", title="feature, sorted by the class that uses it most").axis(
         labels=False, ticks=False
     )
 
-    kinds, hues = ["above", "below", "what they share"], [BLUE, ORANGE, GREEN]
+    kinds, hues = ["above", "below", "what they share"], [PALE_BLUE, PALE_ORANGE, GREEN]
     told = f"datum.index == 0 ? {name_at(classes, 'above')} : datum.index == 1 ? "
     told += f"{name_at(classes, 'below')} : datum.label"
 
-    def bars(column: str, kind: str, opacity: float) -> alt.Chart:
+    def bars(column: str, kind: str) -> alt.Chart:
         y = alt.Y(f"{column}:Q", title="contribution to the own logit").scale(
-            domainMin=ends[0], domainMax=ends[1], nice=False
+            domain=[-reach, reach], nice=False
         )
         key = alt.Legend(orient="top", title=None, labelExpr=told)
         hue = alt.Color("kind:N", legend=key).scale(domain=kinds, range=hues)
         named = base.transform_calculate(kind=json.dumps(kind))
-        found: alt.Chart = named.mark_bar(opacity=opacity).encode(
+        found: alt.Chart = named.mark_bar(opacity=1).encode(
             x=x, y=y.axis(labelExpr="abs(datum.value)"), color=hue
         )
         return found
@@ -264,19 +290,33 @@ def shared(
     title = (
         alt.Chart(pd.DataFrame({"one": [1]}))
         .transform_calculate(
-            text=f"'cosine ' + format({cosines}[of][above * {len(names)} + below], '.2f')"
+            text=f"'cosine ' + format({cosines}[of][above * {len(names)} + below], '.2f') + "
+            f"', shared ' + format({shares}[of][above * {len(names)} + below], '.0%')"
         )
         .mark_text(align="right", baseline="top", fontSize=16, fontWeight="bold")
         .encode(x=alt.value("width"), y=alt.value(4), text="text:N")
     )
     chart: alt.LayerChart = (
-        bars("up", kinds[0], 0.45)
-        + bars("down", kinds[1], 0.45)
-        + bars("both", kinds[2], 1)
-        + bars("mirrored", kinds[2], 1)
+        bars("up", kinds[0])
+        + bars("down", kinds[1])
+        + bars("both", kinds[2])
+        + bars("mirrored", kinds[2])
         + title
     ).add_params(of, *params)
     return chart.properties(width=680, height=260, description=description)
+
+
+def shares_of(
+    attribution: Float[Tensor, "classes features"],
+) -> Float[Tensor, "classes classes"]:
+    """What two classes both have, as a share of what is above 0 in the one with less of it.
+
+    >>> shares_of(torch.tensor([[3.0, 1.0], [2.0, -1.0]]))[0]
+    tensor([1., 1.])
+    """
+    above = attribution.clamp_min(0)
+    both, own = torch.minimum(above[:, None], above).sum(2), above.sum(1)
+    return both / torch.minimum(own[:, None], own).clamp_min(1e-12)
 
 
 def swaps(record: Record, description: str) -> alt.ConcatChart:
@@ -293,15 +333,15 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
     classes, rows = list(record.content["dataset"]["classes"]), []
     for (i, features), (j, head) in itertools.product(enumerate(ENDS), repeat=2):
         means = record.arrays[f"{features}_robust_class_means"].float()
-        matrix = class_similarity(means * record.arrays[f"{head}_head.weight"].float())
+        cosines = class_similarity(means * record.arrays[f"{head}_head.weight"].float())
         rows.append(
             {
                 "features": features,
                 "head": head,
-                "network": f"{features}, {head}",
-                "CAS": cas(matrix).item(),
+                "network": f"{features} features, {head} head",
+                "CAS": cas(cosines).item(),
                 "robust accuracy": record.swaps["accuracy"][i, j].item(),
-                "matrix": hundredths(matrix[None])[0],
+                "matrix": hundredths(cosines[None])[0],
             }
         )
     table = pd.DataFrame(rows)
@@ -315,26 +355,26 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
     heat = cells(table, now, "matrix", classes, len(classes), "cosine").encode(
         x=alt.X("column:O", title=None).axis(labelExpr=name_at(classes, "datum.value"))
     )
-    numbers = heat.mark_text(fontSize=12).encode(
-        text=alt.Text("value:Q", format=".1f"),
-        color=alt.condition("abs(datum.value) > 0.6", alt.value("white"), alt.value("black")),
-    )
+    matrix = numbered(heat, classes, ".1f", "abs(datum.value) > 0.6", 0.1)
 
     def bars(column: str, colour: str, form: str) -> alt.LayerChart:
         base = alt.Chart(table).encode(
             x=alt.X(f"{column}:Q", title=column).axis(tickCount=4),
-            y=alt.Y("network:N", sort=None, title="features, head"),
+            y=alt.Y("network:N", sort=None, title=None).axis(
+                labelExpr="split(datum.value, ', ')",  # on two lines
+                labelOffset=-7,
+            ),
         )
         number = base.mark_text(align="left", dx=4, fontSize=12).encode(
             text=alt.Text(f"{column}:Q", format=form)
         )
-        lit = alt.condition(now, alt.value(1), alt.value(0.3))
+        lit = alt.condition(now, alt.value(1), alt.value(0.45))
         found: alt.LayerChart = base.mark_bar(color=colour).encode(opacity=lit) + number
-        return found.properties(width=230, height=88)
+        return found.properties(width=230, height=136)
 
     chart: alt.ConcatChart = (
         alt.concat(
-            (heat + numbers).properties(width=230, height=230),
+            matrix.properties(width=230, height=230),
             alt.vconcat(bars("CAS", PURPLE, ".2f"), bars("robust accuracy", BLUE, ".1%")),
             columns=2,
         )

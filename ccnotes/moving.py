@@ -26,6 +26,7 @@ from ccnotes.tables import visible
 
 BLUE, ORANGE, GREEN, PURPLE = PALETTE = ["#2a7fc4", "#d9651b", "#4b9b69", "#7b5ea7"]
 GREY = "#8c8c8c"
+PALE_BLUE, PALE_ORANGE = "#9fc5e4", "#eeba98"  # beside what is lit; in the dark: book/_ext/dark.py
 SIDE = 290  # pixels of a panel: two stand side by side on a desk, one on a phone
 
 
@@ -88,8 +89,8 @@ def paths(
     """One slider, the epoch: each group of records as a point on its way through ``x`` and ``y``.
 
     Both are columns of the records' tables, means over the records of a group; the line is the
-    way so far. ``titles`` are those of the axes. The first group and one that the reader chooses
-    are coloured and named; at the last epoch all are named.
+    way so far. ``titles`` are those of the axes. The first group is blue and one that the reader
+    chooses green, both named; at the last epoch all are named.
 
     >>> from ccnotes.records import runs
     >>> groups = {"plain AT": runs("planted-at", seeds=range(2))}
@@ -112,7 +113,7 @@ def paths(
     epoch = alt.param(name="epoch", value=epochs[-1], bind=epoch_slider(epochs))
     others = range(min(1, len(names) - 1), len(names))
     lit = chosen("lit", f"Beside {names[0]} ", others[0], others, [names[i] for i in others])
-    lights = f"datum.place == 0 ? '{ORANGE}' : datum.place == lit ? '{BLUE}' : '{GREY}'"
+    lights = f"datum.place == 0 ? '{BLUE}' : datum.place == lit ? '{GREEN}' : '{GREY}'"
     base = alt.Chart(rows).transform_calculate(light=lights)
     encoded = {
         "x": alt.X(x, type="quantitative", title=titles[0], scale=fixed(rows[x])).axis(tickCount=8),
@@ -174,12 +175,18 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
         x=alt.X("column:O", title=None).axis(labelExpr=name_at(classes, "datum.value"))
     )
     # In grey, red and blue look alike.
-    matrix = numbered(heat, classes, ".1f", "abs(datum.value) > 0.6")
+    matrix = numbered(heat, classes, ".1f", "abs(datum.value) > 0.6", 0.1)
     strips = cells(rows, now, "samples", classes, vectors.shape[2], "share of the vector").encode(
-        x=alt.X("column:O", title="feature").axis(labels=False, ticks=False),
+        x=alt.X("column:O", title="feature; red speaks for the class").axis(
+            labels=False, ticks=False
+        ),
     )
+    strips.encoding.color = strips.encoding.color.legend(
+        None
+    )  # that of the matrix says red or blue
     best = record.best["epoch"]
-    curves = lines(rows, [*accuracies], y="robust accuracy") + marked(best) + cursor
+    curves = lines(rows, [*accuracies], y="robust accuracy")
+    curves.encoding.x = curves.encoding.x.axis(labels=False, ticks=False, title=None)
     likeness = (
         alt.Chart(rows)
         .mark_line(color=GREEN)
@@ -191,9 +198,9 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
     chart: alt.ConcatChart = (
         alt.concat(
             alt.vconcat(
-                curves.properties(width=SIDE, height=110),
-                (likeness + marked(best, named=False) + cursor).properties(width=SIDE, height=60),
-                strips.properties(width=SIDE, height=13 * len(classes)),
+                (curves + marked(best) + cursor).properties(width=SIDE, height=100),
+                (likeness + marked(best, named=False) + cursor).properties(width=SIDE, height=100),
+                strips.properties(width=SIDE, height=max(140, 13 * len(classes))),
                 spacing=8,
             ).resolve_scale(color="independent", strokeDash="independent", x="independent"),
             matrix.properties(width=SIDE, height=SIDE),
@@ -215,12 +222,16 @@ def marked(best: float, *, named: bool = True) -> alt.LayerChart:
 
 
 def numbered(
-    matrix: alt.Chart, classes: Sequence[str], form: str, dark: str
+    matrix: alt.Chart, classes: Sequence[str], form: str, dark: str, least: float = 0
 ) -> alt.Chart | alt.LayerChart:
-    """A matrix of classes with its numbers where they fit in, white on ``dark`` cells."""
+    """A matrix of classes with its numbers where they fit in, white on ``dark`` cells.
+
+    None whose size is below ``least``, which would be rounded to something else.
+    """
     if len(classes) > 10:
         return matrix
-    chart: alt.LayerChart = matrix + matrix.mark_text(fontSize=12).encode(
+    told = matrix.transform_filter(f"abs(datum.value) >= {least}")
+    chart: alt.LayerChart = matrix + told.mark_text(fontSize=12).encode(
         text=alt.Text("value:Q", format=form),
         color=alt.condition(dark, alt.value("white"), alt.value("black")),
     )
@@ -302,7 +313,9 @@ def lines(rows: pd.DataFrame, names: list[str], x: str = "epoch", *, y: str) -> 
         .encode(
             x=alt.X(x, type="quantitative", title=x),
             y=alt.Y("value:Q", title=y).scale(domain=[0, 1]),
-            color=alt.Color("curve:N", title=None, scale=hue).legend(orient="top", columns=1),
+            color=alt.Color("curve:N", title=None, scale=hue).legend(
+                orient="top", columns=2 if len(names) == 2 else 1
+            ),
             strokeDash=alt.StrokeDash("curve:N", title=None, scale=dash),
         )
     )

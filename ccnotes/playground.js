@@ -100,6 +100,15 @@ class Panel {
     this.part(kind, "polyline", { class: `play-${kind}`, points: points.map((point) => this.at(...point).join()).join(" ") });
   }
 
+  // A dotted line upwards, with its name at the top, on the side with more room; none where it would stand at the left end.
+  note(name, x, said) {
+    const [px, py] = this.at(x, 1), left = x > 0.6, visibility = x > 0 ? "visible" : "hidden";
+    this.line(name, [[x, 0], [x, 1]]);
+    this.part(name, "polyline", { visibility });
+    this.part(`${name}-name`, "text", { x: px + (left ? -6 : 6), y: py + 14, "text-anchor": left ? "end" : "start", visibility });
+    this.svg.querySelector(`[data-part="${name}-name"]`).textContent = said;
+  }
+
   mark(kind, shape, x, y) {
     this.part(`mark-${kind}`, "path", { class: `play-mark-${kind}`, d: SHAPES[shape], transform: `translate(${this.at(x, y)})` });
   }
@@ -131,6 +140,7 @@ customElements.define("gaussian-playground", class extends HTMLElement {
     this.weights.line("w1", [[0, 1], [1, 0]]);
     this.weights.line("plain", [[0, plain], [plain, 0], [1, 0]]);
     this.weights.line("w2", [[0, smoothed], [smoothed, 0], [1, 0]]);
+    this.weights.note("threshold", smoothed, `${beta ? "ε₁" : "ε₀"} = ${ends[1].toFixed(3)}`);
     this.weights.mark("w1", "chosen", share, 1 - share);
     this.weights.mark("w2", "chosen", share, Math.max(0, smoothed - share));
     const radii = { threshold: ends[0], smoothed: ends[1] }, told = { chosen, best, accuracy: accuracy(chosen), top: accuracy(best) };

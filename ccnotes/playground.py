@@ -27,7 +27,7 @@ PANELS = {
     "accuracy": "Robust accuracy against the ratio of the weights, against one given rival and "
     "against both; marks: the ratio that the margin loss chooses, and the best one.",
     "weights": "Both weights against the radius: they fall as it grows; that of cross-class "
-    "features reaches 0 first, at the threshold.",
+    "features reaches 0 first, at the threshold, where a dotted line stands.",
 }
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from torch import Tensor
 
 from ccnotes import page
@@ -26,6 +27,8 @@ from ccnotes.moving import (  # one palette; the charts were here before they ha
     BLUE as BLUE,
     GREEN as GREEN,
     ORANGE as ORANGE,
+    PALE_BLUE,
+    PALE_ORANGE,
     PALETTE as PALETTE,
     PURPLE as PURPLE,
     paths as paths,
@@ -126,8 +129,8 @@ def in_common(
 
     Bars above the line are of the first class, those below of the second, for the ``top`` features
     that speak most for one of them, from the first class's own to the second's; green is the
-    smaller of the two, where both are above 0. Each panel has its own scale. On phones the panels
-    stand in a column.
+    smaller of the two, where both are above 0. Each panel has its own scale; one legend stands
+    below all. On phones the panels stand in a column.
 
     >>> pair = torch.tensor([[2.0, 2.0, 0.0], [0.0, 1.0, 3.0]])
     >>> figure = in_common(["cat and dog"], [pair], [torch.rand(2, 3, 4, 4)])
@@ -135,8 +138,10 @@ def in_common(
     [0.0, 1.0, 0.0]
     """
     count = len(titles)
-    figure = plt.figure(figsize=(9.6, 2.9), layout="constrained")
-    small = Figure(figsize=(page.PHONE, 2.2 * count), layout="constrained")
+    figure = plt.figure(figsize=(9.6, 3.4), layout="constrained")
+    small = Figure(figsize=(page.PHONE, 2.5 * count + 0.4), layout="constrained")
+    parts = {"first class alone": PALE_BLUE, "second class alone": PALE_ORANGE, "both": GREEN}
+    key = [Patch(color=colour, label=name) for name, colour in parts.items()]
     for drawn, shape in ((figure, (1, count)), (small, (count, 1))):
         panels = drawn.subfigures(*shape, squeeze=False, wspace=0.04).flat
         for panel, title, pair, pictures in zip(panels, titles, attributions, images, strict=True):
@@ -148,6 +153,8 @@ def in_common(
             panel.suptitle(title, fontsize=11)
             for ax in axes.values():
                 ax.set(xticks=[], yticks=[])
+            axes["c"].set_xlabel("features")
+        drawn.legend(handles=key, loc="outside lower center", ncols=3, columnspacing=1)
     return page.on_phones(figure, small)
 
 
@@ -157,8 +164,8 @@ def mirrored(ax: Axes, pair: Float[Tensor, "2 features"], top: int) -> None:
     one, other = used[:, (used[1] - used[0]).argsort()].tolist()
     both = [max(0.0, min(values)) for values in zip(one, other, strict=True)]
     places, reach = range(len(both)), 1.05 * used.abs().max().item()
-    for sign, values, colour in ((1, one, BLUE), (-1, other, ORANGE)):
-        ax.bar(places, [sign * value for value in values], 0.85, color=colour, alpha=0.45)
+    for sign, values, colour in ((1, one, PALE_BLUE), (-1, other, PALE_ORANGE)):
+        ax.bar(places, [sign * value for value in values], 0.85, color=colour)
     for sign in (1, -1):
         ax.bar(places, [sign * value for value in both], 0.85, color=GREEN)
     ax.axhline(0, color="0.5", linewidth=1)

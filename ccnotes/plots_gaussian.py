@@ -10,9 +10,13 @@ from ccnotes.moving import BLUE, GREEN, ORANGE
 CROSS, OWN = "w₂, weight of cross-class features", "w₁, weight of class-specific features"
 
 
-def radius(name: str, start: float, mu: float) -> alt.Parameter:
-    """A slider for the radius of the attack, from 0 to just below half the mean of a feature."""
-    slider = alt.binding_range(min=0, max=0.49 * mu, step=0.01 * mu, name="Radius ε of the attack")
+def radius(name: str, start: float, mu: float, sigma: float) -> alt.Parameter:
+    """A slider for the radius of the attack, from 0 to just below half the mean of a feature.
+
+    Its name says the threshold, so that a reader knows where to go.
+    """
+    called = f"Radius ε of the attack (ε₀ = {gaussian.threshold(mu, sigma):.3g}) "
+    slider = alt.binding_range(min=0, max=0.49 * mu, step=0.01 * mu, name=called)
     return alt.param(name=name, value=start * mu, bind=slider)
 
 
@@ -45,9 +49,14 @@ def loss_surface(mu: float, sigma: float, reg: float) -> alt.LayerChart:
     path = edge.mark_line(color="white", strokeDash=[5, 3], strokeWidth=2).encode(
         x="w1:Q", y="w2:Q"
     )
+    end = (  # in the dark, too, the heat map is light here
+        alt.Chart(pd.DataFrame({"w1": [mu / reg - 2 * eps0 / reg], "w2": [0], "name": ["ε₀"]}))
+        .mark_text(dx=-12, dy=-10, fontSize=14, fontWeight="bold", color="white")
+        .encode(x="w1:Q", y="w2:Q", text="name:N")
+    )
     chart: alt.LayerChart = (
-        (heat(centre1, centre2, mu, reg) + path + dot + words)
-        .add_params(radius("eps", 0.1, mu))
+        (heat(centre1, centre2, mu, reg) + path + end + dot + words)
+        .add_params(radius("eps", 0.1, mu, sigma))
         .properties(
             width=470,
             height=330,
@@ -154,7 +163,7 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.LayerChart:
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(opacity=0.5).encode(y="y:Q")
     chart: alt.LayerChart = (
         alt.layer(zero, lines, choice, peak)
-        .add_params(radius("radius", 0.2, mu))
+        .add_params(radius("radius", 0.2, mu, sigma))
         .configure_legend(orient="top", columns=1, labelLimit=300, symbolSize=500)
         .properties(
             width=600,
@@ -209,7 +218,7 @@ def smoothed_weights(mu: float, sigma: float, reg: float) -> alt.LayerChart:
             alt.Chart(alt.Data(values=[{}]))
             .transform_calculate(eps=limit, w2="0", form=form)
             .transform_filter("datum.eps >= 0")
-            .mark_point(shape="triangle-up", filled=True, size=110, opacity=1, yOffset=5)
+            .mark_point(shape="triangle-down", filled=True, size=110, opacity=1, yOffset=-6)
             .encode(x=x, y=y, color=hue)
         )
     chart: alt.LayerChart = (

@@ -1,7 +1,12 @@
 """What an explorer shows of a choice, from its data and from the picture that Vega draws of it."""
 
+import itertools
+import math
 import re
+import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +20,10 @@ from ccnotes.parts import Parts, parts
 from ccnotes.tables import visible
 from tests.test_moving import NAMES
 from tests.test_moving_drawn import marks
+
+sys.path.append(str(Path(__file__).parents[1] / "book" / "_ext"))
+
+import dark
 
 
 def svg(chart, **chosen):
@@ -93,6 +102,23 @@ def test_cas_adds_what_is_positive_off_the_diagonal_for_both_orders(turned, cosi
     assert f">{cas:.2f}</text>" in drawn
 
 
+@pytest.mark.parametrize("turned", [(0, 0, 0), (0, 5, 10), (90, 90, -90), (170, -175, -180)])
+def test_no_letter_of_an_arrow_stands_on_another(turned):
+    angles = dict(zip(("angleA", "angleB", "angleC"), turned, strict=True))
+    drawn = svg(explorers.angles("text"), **angles)
+    letter = r"name: [ABC]\"[^>]*text mark[^>]*translate\((\S+),(\S+)\)"
+    places = [(float(x), float(y)) for x, y in re.findall(letter, drawn)]
+    assert len(places) == 3
+    for one, other in itertools.combinations(places, 2):
+        assert math.dist(one, other) > 12  # pixels; a letter of this size is 10 wide and 10 high
+
+
+def test_the_largest_cas_is_written_inside_the_picture():
+    drawn = svg(explorers.angles("text"), angleA=0, angleB=0, angleC=0)
+    (start,) = re.findall(r"text mark[^>]*translate\(([\d.]+),[^>]*>6\.00<", drawn)
+    assert float(start) + 36 <= 240  # the panel's width; four letters of 14 pixels
+
+
 ATTRIBUTION = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, -1.0], [-1.0, 0.0, 2.0]])
 
 
@@ -112,9 +138,32 @@ def test_what_two_classes_share_is_the_smaller_contribution_and_only_where_both_
     assert f"cosine {F.cosine_similarity(*ATTRIBUTION[:2], dim=0):.2f}" in drawn
     other = svg(chart, above=2, below=0)
     assert "cosine \N{MINUS SIGN}0.42" in other  # -3 / (sqrt 5 * sqrt 10)
+    # Of what is above 0 in each, 4, 3 and 2, both a and b have 2; a and c nothing.
+    assert ", shared 67%" in drawn
+    assert ", shared 0%" in other
     last = svg(chart, of=1, above=2, below=1)  # where c is what a was, and all is twice as much
     assert [float(h) for f, h, kind in marks(last, pattern) if kind == "above"] == [6, 2, 0]
     assert f"cosine {F.cosine_similarity(*ATTRIBUTION[:2], dim=0):.2f}" in last
+
+
+def test_the_scale_of_contributions_is_that_of_the_network_with_the_largest():
+    """So that the bars of two networks are compared by eye."""
+    chart = explorers.shared({"a": ATTRIBUTION, "b": 2 * ATTRIBUTION}, list("abc"), "text")
+    ticks = [re.findall(r"(\d\.?\d*)</text>", svg(chart, of=of, above=0, below=2)) for of in (0, 1)]
+    assert ticks[0] == ticks[1]
+    assert "6" in ticks[0] or "6.0" in ticks[0]
+
+
+def test_classes_for_which_nothing_speaks_share_nothing():
+    shares = explorers.shares_of(torch.tensor([[-1.0, -2.0], [1.0, 2.0]]))
+    assert shares.tolist() == [[0, 0], [0, 1]]
+
+
+def test_pale_bars_have_colours_of_their_own_in_the_dark():
+    """Brighter than the page's ground, which pale colours with some opacity are not."""
+    assert {*dark.PALES} == {moving.PALE_BLUE, moving.PALE_ORANGE}
+    bar = f'<svg xmlns="http://www.w3.org/2000/svg"><path style="fill: {moving.PALE_BLUE}"/></svg>'
+    assert f"fill: {dark.PALES[moving.PALE_BLUE]}" in dark.darkened(bar)
 
 
 def test_names_of_classes_stand_in_the_list_letter_by_letter():
@@ -152,3 +201,27 @@ def test_swapped_networks_have_the_cas_and_the_accuracy_of_the_record():
     pattern = r"column: 1; row: car; cosine: (\S+); .*"
     ((shown,),) = set(marks(drawn, pattern))
     assert float(shown) == rows["last", "best"]["matrix"][1] / 100
+    assert rows["last", "best"]["network"] == "last features, best head"
+
+
+@pytest.mark.parametrize("least", [0, 0.1])
+def test_a_matrix_prints_no_number_that_rounding_would_make_another(least):
+    """With one decimal minus 0.05 would be read as minus 0.1; with two all are printed."""
+    rows = pd.DataFrame({"epoch": [0], "matrix": [[100, -5, 9, 10]]})
+    heat = moving.cells(rows, "true", "matrix", ["a", "b"], 2, "cosine")
+    chart = moving.numbered(heat, ["a", "b"], ".2f", "false", least)
+    drawn = vl_convert.vegalite_to_svg(chart.to_dict(), vl_version=moving.VEGA_LITE)
+    written = re.findall(r"text mark[^>]*>(\S+)</text>", drawn)
+    assert sorted(written) == sorted(
+        ["1.00", "0.10", *(["\N{MINUS SIGN}0.05", "0.09"] * (not least))]
+    )
+
+
+def test_in_the_matrix_of_swapped_networks_stand_only_numbers_that_one_decimal_can_tell():
+    chart = explorers.swaps(ccnotes.runs("parts-at")[0], "text")
+    (row,) = [r for r in rows_of(chart, "matrix") if r["network"] == "last features, best head"]
+    drawn = svg(chart, features="last", head="best")
+    written = re.findall(
+        r"text mark[^>]*>\N{MINUS SIGN}?\d\.\d</text>", drawn
+    )  # CAS has two decimals
+    assert 6 < len(written) == sum(abs(value) >= 10 for value in row["matrix"]) < 36

@@ -139,8 +139,8 @@ def test_paths_name_the_first_group_and_the_chosen_one_and_at_the_end_all(
         if element.get("aria-roledescription") == "point"
         and "run: " in (label := element.get("aria-label") or "")
     }
-    assert fills["a"] == moving.ORANGE
-    assert fills["abc"[lit]] == moving.BLUE
+    assert fills["a"] == moving.BLUE  # as plain AT is in the book's other figures
+    assert fills["abc"[lit]] == moving.GREEN
     assert fills["abc"[3 - lit]] == moving.GREY
 
 

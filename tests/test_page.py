@@ -16,10 +16,13 @@ import pandas as pd
 import pytest
 import torch
 import vl_convert
+from docutils import nodes
+from docutils.utils import new_document
 from matplotlib.figure import Figure
 
 import ccnotes
 from ccnotes import moving, page
+from ccnotes.playground import Playground
 from tests.test_moving import NAMES
 
 SCRIPTS = Path(__file__).parents[1] / "book" / "_ext"
@@ -60,6 +63,50 @@ def test_without_a_caption_the_text_is_in_sight(opened):
     assert tab.locator("figcaption").inner_text() == "text"
     assert tab.locator("figure").get_attribute("aria-describedby") is None
     assert not tab.locator(".moving-text").count()
+
+
+def numbered(shown):
+    """The page's figures where an output stands among other HTML, as Sphinx reads them."""
+    document = new_document("page")
+    for text in ("<p>Other HTML.</p>", shown):
+        document += nodes.raw("", text, format="html", classes=["output", "text_html"])
+    moving_sphinx.Numbered(document).apply()
+    return document
+
+
+@pytest.mark.parametrize("element", ["moving-figure", "gaussian-playground"])
+def test_what_the_page_draws_is_a_figure_whose_caption_sphinx_numbers(element):
+    """By the caption, which then stands below the element and no more in it."""
+    said = "Small & <short>."
+    chart = counter().properties(usermeta={"caption": said})
+    shown = {
+        "moving-figure": page.book_renderer(chart.to_dict())["text/html"],
+        "gaussian-playground": Playground(caption=said).markup(),
+    }[element]
+    other, figure = numbered(shown).children
+    assert other.astext() == "<p>Other HTML.</p>"
+    inside, caption = figure.children
+    assert isinstance(figure, nodes.figure)
+    assert isinstance(caption, nodes.caption)
+    assert caption.astext() == said
+    assert f"<{element}" in inside.astext()
+    assert "figcaption" not in inside.astext()
+    assert inside["format"] == "html"
+    assert inside["classes"] == ["output", "text_html"]
+
+
+def test_a_chart_whose_caption_the_book_has_numbered_has_the_name_without_the_number(
+    browser, bundle
+):
+    chart = counter().properties(usermeta={"caption": "Short."})
+    _, figure = numbered(page.book_renderer(chart.to_dict())["text/html"]).children
+    caption = "<figcaption>Fig. 1 <span class=caption-text>Short.</span></figcaption>"
+    tab = browser.new_page()
+    tab.set_content(f"<figure>{figure[0].astext()}{caption}</figure>")
+    tab.add_script_tag(content=bundle)
+    tab.locator("moving-figure.moving-on").wait_for()
+    assert tab.locator(".moving-view").get_attribute("aria-label") == "Short."
+    tab.close()
 
 
 class Scripts(HTMLParser):

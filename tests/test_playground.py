@@ -121,6 +121,24 @@ def test_marks_stand_on_their_lines(tab):
     assert place(tab, "w2") == pytest.approx((0.4, w2), abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("mu", "sigma", "beta", "said"),
+    [(1.0, 0.5, 0.0, "ε₀ = 0.359"), (1.0, 0.5, 0.3, "ε₁ = 0.401"), (0.4, 1.5, 0.0, None)],
+)
+def test_the_threshold_is_marked_where_the_weight_reaches_0_or_nowhere(tab, mu, sigma, beta, said):
+    choose(tab, (mu, sigma, 0.4, beta))
+    line, name = (tab.locator(f"[data-part=threshold{end}]") for end in ("", "-name"))
+    if said is None:  # sigma / sqrt(pi) is above mu
+        assert line.get_attribute("visibility") == name.get_attribute("visibility") == "hidden"
+    else:
+        assert line.get_attribute("visibility") == name.get_attribute("visibility") == "visible"
+        assert name.text_content() == said
+        radius = gaussian.threshold(mu, sigma, beta)
+        foot, top = points(tab, "threshold")
+        assert foot == pytest.approx((2 * radius / mu, 0), abs=1e-3)  # hundredths of a pixel
+        assert top == pytest.approx((2 * radius / mu, 1), abs=1e-3)
+
+
 @pytest.mark.parametrize("name", SLIDERS)
 def test_each_slider_moves_by_keyboard_and_by_mouse(tab, name):
     choose(tab, [start for *_, start in SLIDERS.values()])

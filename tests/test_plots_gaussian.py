@@ -1,5 +1,7 @@
 """The moving figures of chapter 2 compute in the page; what they compute is checked here."""
 
+import re
+
 import numpy as np
 import pytest
 import vl_convert
@@ -63,6 +65,19 @@ def test_the_dashed_line_is_the_way_of_the_diamond(setting):
     reached = gaussian.optimal_weights(mu, sigma, gaussian.threshold(mu, sigma), reg)
     np.testing.assert_allclose([[p["w1"], p["w2"]] for p in ends], [start, reached], atol=1e-12)
     assert f"ε₀ = {gaussian.threshold(mu, sigma):.3g}" in spec["description"]
+    (named,) = [rows for rows in spec["datasets"].values() if rows[0].get("name") == "ε₀"]
+    np.testing.assert_allclose([named[0]["w1"], named[0]["w2"]], reached, atol=1e-12)
+
+
+@each_setting
+def test_the_slider_of_the_radius_says_the_threshold(setting):
+    mu, sigma, _ = setting
+    for chart in (
+        plots_gaussian.loss_surface(*setting),
+        plots_gaussian.accuracy_against_ratio(mu, sigma),
+    ):
+        (slider,) = [p["bind"]["name"] for p in chart.to_dict()["params"] if "bind" in p]
+        assert f"ε₀ = {gaussian.threshold(mu, sigma):.3g}" in slider
 
 
 @each_setting
@@ -135,6 +150,17 @@ def test_smoothed_weights_are_those_of_both_forms(setting, beta):
     ends = [calculated(layer, beta=beta).eps for layer in layers[3:]]
     expected = [gaussian.threshold(mu, sigma), gaussian.threshold(mu, sigma, beta)]
     np.testing.assert_allclose(ends, [*expected, gaussian.form2_threshold(mu, sigma, beta)])
+
+
+def test_triangles_stand_on_the_axis_and_hide_no_number_below_it():
+    spec = plots_gaussian.smoothed_weights(*SETTINGS[0]).to_dict()
+    picture = vl_convert.vegalite_to_svg(spec, vl_version=moving.VEGA_LITE)
+    points = re.findall(r'description="point"[^>]*translate\(\S+,(\S+)\)" d="([^"]*)"', picture)
+    assert len(points) == 3
+    for y, shape in points:
+        corners = [float(n) for n in re.findall(r"[-\d.]+,([-\d.]+)", shape)]
+        assert float(y) + max(corners) <= 260 + 1  # the panel's height, and half a line
+        assert float(y) + max(corners) >= 260 - 3
 
 
 @pytest.mark.parametrize(

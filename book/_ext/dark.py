@@ -25,6 +25,9 @@ RANGES = {
     "Oranges": [NOTHING, "#9c4a17", "#e8772b"],
 }
 
+# What stands for the pale colours of bars behind lit ones (ccnotes.moving has them).
+PALES = {"#9fc5e4": "#4c7ca6", "#eeba98": "#b06c40"}
+
 ElementTree.register_namespace("", SVG[1:-1])
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
@@ -127,6 +130,7 @@ def darkened(svg: str) -> str:
                 inner.set("style", GREY.sub(white, inner.get("style", "")))
             return
         if style := part.get("style"):
+            style = re.sub("|".join(PALES), lambda found: PALES[found[0]], style)
             part.set("style", GREY.sub(grey, style))
         for inner in part:
             turn(inner)

@@ -21,12 +21,15 @@ function playButton(slider) {
   return button;
 }
 
-// In the dark a heat map goes through the page's ground, and its numbers are white.
+// In the dark a heat map goes through the page's ground, its numbers are white, and pale colours are less bright.
 function darken(part) {
   if (inTheDark[part.scheme])
     Object.assign(part, { range: inTheDark[part.scheme], interpolate: "rgb", scheme: undefined, reverse: undefined });
   if (part.value === "black") part.value = "white";
-  for (const inner of Object.values(part)) if (inner && typeof inner === "object") darken(inner);
+  for (const [name, inner] of Object.entries(part)) {
+    if (pales[inner]) part[name] = pales[inner];
+    else if (inner && typeof inner === "object") darken(inner);
+  }
 }
 
 const isDark = () => document.documentElement.dataset.theme === "dark";
@@ -46,7 +49,8 @@ customElements.define("moving-figure", class extends HTMLElement {
       Object.assign(group, { role: "radiogroup", ariaLabel: group.parentElement.firstElementChild.textContent });
     const sliders = controls.querySelectorAll("[type=range]");
     if (sliders.length === 1) controls.prepend(playButton(sliders[0]));
-    view.ariaLabel = $("figcaption").textContent; // short: the long text describes the figure
+    const caption = $("figcaption") ?? this.closest("figure").querySelector(".caption-text"); // the book's, with a number
+    view.ariaLabel = caption.textContent; // short: the long text describes the figure
     this.classList.add("moving-on");
     view.classList.remove("moving-fits");
     const [drawn, room] = [view.querySelector("svg").clientWidth, view.clientWidth];

@@ -1,11 +1,14 @@
-"""Moving figures, networks to attack, the playground: a script of each, linked where needed."""
+"""Moving figures, networks to attack, the playground: their numbers, and a script of each."""
 
 import hashlib
+import html
 import json
 import re
 from pathlib import Path
 
-from dark import RANGES
+from dark import PALES, RANGES
+from docutils import nodes
+from sphinx.transforms import SphinxTransform
 
 HERE = Path(__file__).parent
 # How each is loaded: figures that move wait for the page; the first thing to do on a page does not.
@@ -16,11 +19,33 @@ ELEMENTS = {
 }
 DATA = re.compile(r'<script class="live-data" type="application/json">(.+?)</script>', re.DOTALL)
 
+CAPTION = re.compile(r"<figcaption>(.*?)</figcaption>", re.DOTALL)
+
+
+class Numbered(SphinxTransform):
+    """Figures that the page draws become figures to Sphinx, too, numbered like all others."""
+
+    default_priority = 205  # before Sphinx gives figures the ids by which it numbers them
+
+    def apply(self):
+        for output in list(self.document.findall(nodes.raw)):
+            inside = output.astext()
+            if any(f"<{element}" in inside for element, _ in ELEMENTS.values()):
+                output.replace_self(figure(output, inside))
+
+
+def figure(output, inside):
+    """An element as a figure, whose caption is the element's own, taken out of it."""
+    caption = nodes.caption(text=html.unescape(CAPTION.search(inside)[1]))
+    element = nodes.raw("", CAPTION.sub("", inside, count=1), **output.attributes)
+    return nodes.figure("", element, caption)
+
 
 def script() -> str:
-    """That of moving figures, with the colours of heat maps in the dark, as Vega calls them."""
-    ranges = {"redblue": RANGES["RdBu_r"], "blues": RANGES["Blues"]}
-    return f"const inTheDark = {json.dumps(ranges)};\n" + (HERE / "moving.js").read_text()
+    """That of moving figures, with the colours of heat maps and pale bars in the dark."""
+    ranges = {"redblue": RANGES["RdBu_r"], "blues": RANGES["Blues"]}  # as Vega calls them
+    known = f"const inTheDark = {json.dumps(ranges)}, pales = {json.dumps(PALES)};\n"
+    return known + (HERE / "moving.js").read_text()
 
 
 def write(app):
@@ -66,6 +91,7 @@ def link(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
+    app.add_transform(Numbered)
     app.connect("builder-inited", write)
     app.connect("html-page-context", link)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
