@@ -275,7 +275,8 @@ def figures_on_a_phone_have_type_of_11_pixels(tab):
             const scale = image.getBoundingClientRect().width / svg.viewBox.baseVal.width;
             const letters = [...svg.querySelectorAll('g[id^=text_] g[transform*=scale]')]
                 .map(g => 100 * scale * /scale\\((-?[\\d.]+)/.exec(g.getAttribute('transform'))[1]);
-            const wide = image.getBoundingClientRect().width / image.closest('.cell_output').clientWidth;
+            const width = image.getBoundingClientRect().width;
+            const wide = width / image.closest('.cell_output').clientWidth;
             found.push([image.alt, wide, Math.min(...letters)]);
         }
         return found;
