@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec, GridSpecBase, SubplotSpec
-from matplotlib.legend import Legend
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # "6.4", as vl-convert has it
 PHONE = 4.3  # inches, on which type of 11 points is 12 pixels where a phone shows them
@@ -87,6 +86,7 @@ def narrow(figure: Figure) -> Figure | None:
     if len(panels) == 1:
         small = copied(figure)
         small.set_size_inches(PHONE, height)
+        fit_legends(small)
         return small
     places = [place for axes in panels if (place := axes.get_subplotspec())]
     grids = {place.get_gridspec() for place in places}
@@ -125,9 +125,7 @@ def in_fewer_columns(figure: Figure, places: list[SubplotSpec], grid: GridSpecBa
         for text in (axes.xaxis.label, axes.title):
             if text.get_window_extent().x1 > axes.bbox.x1 + 2:  # else its panel gives way to it
                 text.set(x=1, ha="right")
-    for legend in list(small.legends):
-        if legend.get_window_extent().width > small.bbox.width:
-            fit(legend, small)
+    fit_legends(small)
     return small
 
 
@@ -157,17 +155,18 @@ def said_by_each(row: dict[int, Axes], together: int) -> None:
                 axes.set_title(title)
 
 
-def fit(legend: Legend, figure: Figure) -> None:
-    """Makes a legend above all panels anew in as many columns as the figure has room for."""
-    names, title = [text.get_text() for text in legend.get_texts()], legend.get_title().get_text()
-    for columns in range(len(names), 0, -1):
-        handles = [handle for handle in legend.legend_handles if handle]
-        legend.remove()
-        legend = figure.legend(
-            handles, names, loc="outside upper center", ncols=columns, title=title or None
-        )
-        if legend.get_window_extent().width < figure.bbox.width:
-            return
+def fit_legends(figure: Figure) -> None:
+    """Makes those above all panels anew in as many columns as the figure has room for."""
+    for legend in list(figure.legends):
+        names, columns = [text.get_text() for text in legend.get_texts()], len(legend.get_texts())
+        while columns > 1 and legend.get_window_extent().width > figure.bbox.width:
+            columns -= 1
+            handles = [handle for handle in legend.legend_handles if handle]
+            title = legend.get_title().get_text() or None
+            legend.remove()
+            legend = figure.legend(
+                handles, names, loc="outside upper center", ncols=columns, title=title
+            )
 
 
 def on_phones(figure: Figure, small: Figure) -> Figure:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
@@ -235,7 +236,7 @@ def curves(
     if epochs := records[0].configuration.drop_epochs if drops else ():
         for epoch in epochs:
             ax.axvline(epoch, color="0.5", linestyle=":", linewidth=1)
-        above = ax.secondary_xaxis("top")
+        above = ax.secondary_xaxis("top", functions=(np.positive, np.positive))  # can be pickled
         above.set_xticks(epochs, ("first drop", "second drop")[: len(epochs)])
         above.tick_params(length=0, pad=1, labelcolor="0.4")
         above.spines[:].set_visible(False)

@@ -272,12 +272,12 @@ def figures_on_a_phone_have_type_of_11_pixels(tab):
             image.loading = 'eager';
             const svg = new DOMParser().parseFromString(
                 await (await fetch(image.currentSrc)).text(), 'image/svg+xml').documentElement;
-            const scale = image.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+            const shown = image.getBoundingClientRect().width;
+            const scale = shown / svg.viewBox.baseVal.width;
             const letters = [...svg.querySelectorAll('g[id^=text_] g[transform*=scale]')]
                 .map(g => 100 * scale * /scale\\((-?[\\d.]+)/.exec(g.getAttribute('transform'))[1]);
-            const width = image.getBoundingClientRect().width;
-            const wide = width / image.closest('.cell_output').clientWidth;
-            found.push([image.alt, wide, Math.min(...letters)]);
+            const column = image.closest('.cell_output').clientWidth;
+            found.push([image.alt, shown / column, Math.min(...letters)]);
         }
         return found;
     }""")

@@ -455,11 +455,12 @@ def test_on_a_phone_a_panel_takes_no_title_from_one_among_others_that_have_their
     assert not small.axes[2].yaxis.get_tick_params()["labelleft"]  # of a scale of its own
 
 
-def test_on_a_phone_a_legend_has_as_many_columns_as_fit():
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3), layout="constrained")
+@pytest.mark.parametrize("panels", [1, 2])
+def test_on_a_phone_a_legend_has_as_many_columns_as_fit(panels):
+    figure, axes = plt.subplots(1, panels, figsize=(9.6, 3), squeeze=False, layout="constrained")
     for name in "abcd":
-        axes[0].plot([0, 1], label=f"name of a line, {name}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        axes[0, 0].plot([0, 1], label=f"name of a line, {name}")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     legend = page.narrow(figure).legends[0]
     assert legend.get_window_extent().width <= page.PHONE * legend.figure.dpi
     assert legend._ncols == 2
