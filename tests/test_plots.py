@@ -264,6 +264,12 @@ def test_what_two_classes_have_in_common_is_the_smaller_of_two_positive_contribu
             assert mirror == pytest.approx([0, -1, -1, 0])
             low, high = panel.axes[1].get_ylim()
             assert low < -4 < 4 < high
+            assert panel.axes[1].get_xlabel() == "features"
+        (key,) = drawn.legends
+        lit = [of[0].get_facecolor() for of in bars]
+        assert [patch.get_facecolor() for patch in key.get_patches()] == lit[:3]
+        told = [text.get_text() for text in key.get_texts()]
+        assert told == ["first class alone", "second class alone", "both"]
     side, column = ([p.bbox.x0 for p in drawn.subfigs] for drawn in (figure, small))
     assert side[0] < side[1]
     assert column[0] == column[1]
