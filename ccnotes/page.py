@@ -123,7 +123,7 @@ def in_fewer_columns(figure: Figure, places: list[SubplotSpec], grid: GridSpecBa
     small.draw_without_rendering()
     for axes in panels_of(small):
         for text in (axes.xaxis.label, axes.title):
-            if text.get_window_extent().x1 > axes.bbox.x1 + 2:  # else its panel gives way to it
+            if text.get_window_extent().x1 > axes.bbox.x1 + 2:  # else the drawing grows
                 text.set(x=1, ha="right")
     fit_legends(small)
     return small
