@@ -232,13 +232,13 @@ def second_prediction(records: Sequence[Record], full: Record) -> list[Measured]
     fifth = {"predicted": "less than 0.20", "at_most": 0.2, "refuted": 0.5}
     told: list[tuple[str, Callable[[Record], float], str, dict[str, Any]]] = [
         (
-            "The best head on last features: fall of robust accuracy undone",
+            "Last features with the best head: fall of robust accuracy undone",
             accuracy_won_back,
             "accuracy",
             fifth,
         ),
         (
-            "The last head on best features: fall of robust accuracy brought about",
+            "Best features with the last head: fall of robust accuracy repeated",
             accuracy_lost_by_the_head,
             "accuracy",
             {},

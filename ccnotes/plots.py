@@ -237,7 +237,7 @@ def curves(
         for epoch in epochs:
             ax.axvline(epoch, color="0.5", linestyle=":", linewidth=1)
         above = ax.secondary_xaxis("top", functions=(np.positive, np.positive))  # can be pickled
-        above.set_xticks(epochs, ("first drop", "second drop")[: len(epochs)])
+        above.set_xticks(epochs, ("1st drop", "2nd drop")[: len(epochs)])
         above.tick_params(length=0, pad=1, labelcolor="0.4")
         above.spines[:].set_visible(False)
     return ax

@@ -205,7 +205,7 @@ def test_curves_name_the_drops_of_the_learning_rate_only_where_they_are_wanted(r
         dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
         assert len(dotted) == (2 if drops else 0)
         said = [t.get_text() for above in ax.child_axes for t in above.get_xticklabels()]
-        assert said == (["first drop", "second drop"] if drops else [])
+        assert said == (["1st drop", "2nd drop"] if drops else [])
 
 
 def test_a_similarity_matrix_has_its_colours_from_minus_one_to_one():
