@@ -116,7 +116,9 @@ def paths(
     lights = f"datum.place == 0 ? '{BLUE}' : datum.place == lit ? '{GREEN}' : '{GREY}'"
     base = alt.Chart(rows).transform_calculate(light=lights)
     encoded = {
-        "x": alt.X(x, type="quantitative", title=titles[0], scale=fixed(rows[x])).axis(tickCount=8),
+        "x": alt.X(x, type="quantitative", title=titles[0], scale=fixed(rows[x], 0.1)).axis(
+            tickCount=8
+        ),
         "y": alt.Y(y, type="quantitative", title=titles[1], scale=fixed(rows[y])),
         "color": alt.Color("light:N", scale=None),
         "tooltip": ["run:N", "epoch:Q"],
@@ -136,10 +138,13 @@ def paths(
     return chart.properties(width=600, height=340, description=description)
 
 
-def fixed(values: pd.Series) -> alt.Scale:
-    """From the lowest to the highest at any epoch, so that the frame stands still."""
+def fixed(values: pd.Series, margin: float = 0.04) -> alt.Scale:
+    """From the lowest to the highest at any epoch, so that the frame stands still.
+
+    Beyond them, at both ends, there is this share of the range; names need more of it.
+    """
     low, high = float(values.min()), float(values.max())
-    around = (high - low) / 25 or 0.04
+    around = margin * (high - low) or 0.04
     return alt.Scale(domain=[low - around, high + around], nice=False)
 
 
