@@ -69,9 +69,10 @@ def narrow(figure: Figure) -> Figure | None:
     """A wide figure anew, :data:`PHONE` inches wide; None if there is no such drawing.
 
     Panels that stand in a grid stand in fewer columns: the figure's columns from the left to the
-    right, each below the one before. A panel without a title or labels at its left gets those of
-    the first in its row. One panel alone with more numbers in it than a matrix of eight classes has
-    no room for them on a phone; panels in no grid cannot be moved.
+    right, each below the one before. What has the gid "desk" is left out. A panel without a title
+    or labels at its left gets those of the first in its row. One panel alone with more numbers in
+    it than a matrix of eight classes has no room for them on a phone; panels in no grid cannot be
+    moved.
 
     >>> figure = Figure(figsize=(9, 3), layout="constrained")
     >>> axes = figure.subplots(1, 3)
@@ -130,10 +131,12 @@ def in_fewer_columns(figure: Figure, places: list[SubplotSpec], grid: GridSpecBa
 
 
 def copied(figure: Figure) -> Figure:
-    """Another of the same, of which pyplot does not know."""
+    """Another of the same, of which pyplot does not know, less what has the gid "desk"."""
     manager, figure.canvas.manager = figure.canvas.manager, None
     try:
         twin: Figure = pickle.loads(pickle.dumps(figure))
+        for part in twin.findobj(lambda artist: artist.get_gid() == "desk"):
+            part.remove()
         return twin
     finally:
         figure.canvas.manager = manager

@@ -436,6 +436,16 @@ def test_on_a_phone_a_long_name_below_a_panel_makes_the_drawing_no_wider():
     assert small.get_tightbbox().width <= page.PHONE
 
 
+def test_on_a_phone_what_is_for_desks_only_is_left_out():
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for axes in figure.subplots(1, 2):
+        axes.text(0, 0, "everywhere")
+        axes.text(1, 1, "only there", gid="desk")
+    said = [text.get_text() for axes in page.narrow(figure).axes for text in axes.texts]
+    assert said == ["everywhere", "everywhere"]
+    assert [len(axes.texts) for axes in figure.axes] == [2, 2]
+
+
 def test_on_a_phone_rows_of_panels_keep_their_heights():
     figure = plt.subplots(2, 1, figsize=(9, 6), height_ratios=(3, 1), layout="constrained")[0]
     small = page.narrow(figure)
