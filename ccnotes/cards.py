@@ -93,8 +93,8 @@ def counts(judgements: Iterable[Judgement]) -> str:
 def rows(judgements: Iterable[Judgement]) -> str:
     """A row a claim: a dot for each run, their mean and its 95 % interval; right of 0 bears it out.
 
-    Claims of one unit share an axis. The mean is filled where the claim is supported or
-    contradicted, else hollow. Fewer than four runs are dots only.
+    That side is tinted. Claims of one unit share an axis. The mean is filled where the claim is
+    supported or contradicted, else hollow. Fewer than four runs are dots only.
 
     >>> from ccnotes.verdicts import Claim, judgements
     >>> shown = rows(judgements([Claim("accuracy falls", "accuracy", [0.1, 0.2])]))
@@ -114,7 +114,11 @@ def row(judgement: Judgement, axis: tuple[float, float]) -> str:
     """One of :func:`rows`, on an axis from the first to the second value."""
     claim, kind = judgement.claim, judgement.word or "none"
     zero = percent(0, axis)
-    line = f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="26" stroke="#888"/>'
+    rest = f"{100 - float(zero[:-1]):.2f}%"
+    line = (
+        f'<rect class="bears" x="{zero}" width="{rest}" height="26" fill="#2a7fc4" opacity=".08"/>'
+    )
+    line += f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="26" stroke="#888"/>'
     label = (
         f"{claim.says}: {found(claim.differences)} {claim.unit}, {judgement.word or 'no verdict'}"
     )

@@ -61,6 +61,15 @@ def test_a_sparkline_spans_its_box_and_lights_the_part_that_is_asked_for():
     assert 'aria-label="up &amp; down"' in drawn
 
 
+def test_what_bears_a_claim_out_is_tinted_from_zero_to_the_right_end():
+    shown = rows(judgements([Claim("rises", "accuracy", [-1.0, 2.0, 3.0, 3.0])]))
+    (zero,) = re.findall(r'class="zero" x1="([\d.]+)%"', shown)
+    (tint,) = re.findall(r'class="bears" x="([\d.]+)%" width="([\d.]+)%"', shown)
+    assert 0 < float(zero) < 50
+    assert tint[0] == zero
+    assert float(tint[0]) + float(tint[1]) == pytest.approx(100)
+
+
 def test_a_level_curve_is_drawn_and_one_that_cannot_be_is_named():
     (mean,) = points("mean", sparkline(np.ones((1, 2)), [1, 2], "level", lit=(1, 2), name="CAS"))
     assert mean[0][1] == mean[1][1] == HEIGHT / 2
