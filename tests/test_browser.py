@@ -582,7 +582,7 @@ def test_the_contents_list_lights_the_section_that_a_jump_leads_into(visit):
         link.get_attribute("href") for link in tab.locator("#pst-page-toc-nav .toc-h2 > a").all()
     ]
     for name in (*names[-2::-1], names[1]):  # the last one is short, and lights at the page's end
-        tab.evaluate(f"document.querySelector('{name}').scrollIntoView(); scrollBy(0, 250)")
+        tab.evaluate(f"document.querySelector('{name}').scrollIntoView(); scrollBy(0, 60)")
         tab.locator(f"#pst-page-toc-nav a.active[href='{name}'][aria-current]").wait_for()
     tab.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     tab.locator(f"#pst-page-toc-nav a.active[href='{names[-1]}']").wait_for()
