@@ -280,7 +280,7 @@ def test_weights_of_ours_are_followed_as_ours(tmp_path):
 
 PAGE = json.loads((Path(__file__).parents[1] / "book/your_own_model.ipynb").read_text())
 PROSE = "".join(text for c in PAGE["cells"] if c["cell_type"] == "markdown" for text in c["source"])
-COMMANDS = re.findall(r"^python -m ccnotes (.+)", PROSE, re.M)
+COMMANDS = re.findall(r"^python -m ccnotes (.+)", re.sub(r"\\\n *", "", PROSE), re.M)
 SHORT = "--epochs 1 --train-size 24 --validation-size 24 --test-size 30".split()
 SMALL = {  # for what the page names, something small that is laid out alike
     "timm:resnet18": "timm:test_resnet",
