@@ -292,12 +292,11 @@ def test_moving_figures_fill_the_column_with_type_of_12_pixels(opened, record, n
 
 def fills(tab):
     """How bright the cells of a matrix are drawn, by their value: those of 0, those of 1."""
-    cells = tab.locator("svg .mark-rect path[aria-label]").all()
-    found = {}
-    for cell in cells:
-        value = cell.get_attribute("aria-label").partition("value: ")[2].replace("\u2212", "-")
-        found[float(value.split(";")[0])] = cell.get_attribute("fill")
-    return found
+    cells = tab.locator("svg .mark-rect path[aria-label]").evaluate_all(
+        "cells => cells.map(cell => [cell.getAttribute('aria-label'), cell.getAttribute('fill')])"
+    )
+    values = [said.partition("value: ")[2].replace("\u2212", "-") for said, _ in cells]
+    return {float(v.split(";")[0]): fill for v, (_, fill) in zip(values, cells, strict=True)}
 
 
 def test_a_matrix_goes_through_the_dark_page_s_ground_and_keeps_the_slider_s_place(opened, record):
@@ -310,7 +309,7 @@ def test_a_matrix_goes_through_the_dark_page_s_ground_and_keeps_the_slider_s_pla
         tab.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
         tab.wait_for_function("() => document.querySelector('[type=range]')?.value == 60")
         tab.wait_for_timeout(500)
-        seen.append((fills(tab), {t.get_attribute("fill") for t in numbers(tab)}))
+        seen.append((fills(tab), {*numbers(tab)}))
     (dark, written), (again, before) = seen
     assert again == light
     brightness = {v: sum(map(int, re.findall(r"\d+", colour))) for v, colour in dark.items()}
@@ -321,7 +320,9 @@ def test_a_matrix_goes_through_the_dark_page_s_ground_and_keeps_the_slider_s_pla
 
 
 def numbers(tab):
-    return tab.locator("svg .mark-text.role-mark text", has_text=re.compile(r"^.?\d\.\d$")).all()
+    """The colours of a matrix's numbers."""
+    found = tab.locator("svg .mark-text.role-mark text", has_text=re.compile(r"^.?\d\.\d$"))
+    return found.evaluate_all("texts => texts.map(text => text.getAttribute('fill'))")
 
 
 @pytest.mark.parametrize(("share", "grows"), [(0.7, False), (0.85, True), (1.0, False)])
