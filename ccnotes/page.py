@@ -134,6 +134,7 @@ def copied(figure: Figure) -> Figure:
     """Another of the same, of which pyplot does not know, less what has the gid "desk"."""
     manager, figure.canvas.manager = figure.canvas.manager, None
     try:
+        # No file is read. A deepcopy's parts would be removed from the old figure's panels.
         twin: Figure = pickle.loads(pickle.dumps(figure))
         for part in twin.findobj(lambda artist: artist.get_gid() == "desk"):
             part.remove()

@@ -1,6 +1,5 @@
 """What analysis takes as it grows: blocks change no result, and nothing needs copies of all."""
 
-import gc
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -74,8 +73,7 @@ def test_no_step_makes_a_copy_of_all_features_or_of_all_draws(step, sample, monk
 
 
 def test_a_row_says_what_its_process_held_and_took():
-    gc.collect()  # so that what other tests have left is not freed in between
-    (few, many) = (growth.cost("attribution", size, 1) for size in [(2, 10, 4), (2, 50_000, 1000)])
+    few, many = growth.growth([(2, 10, 4), (2, 50_000, 1000)], ["attribution"], threads=1)
     assert (few["step"], few["classes"], few["images"], few["features"]) == (
         "attribution",
         2,
@@ -86,8 +84,8 @@ def test_a_row_says_what_its_process_held_and_took():
     for row in (few, many):
         assert row["peak_mib"] >= row["before_mib"] > 10
         assert 0 < row["seconds"] < math.inf
-    # Half of the features alone: memory that Python held free may take some, or go in between.
-    assert many["before_mib"] - few["before_mib"] > 0.5 * 50_000 * 1000 * 4 / 2**20
+    # The features alone, less a tenth: memory that Python held free may take some of them.
+    assert many["before_mib"] - few["before_mib"] > 0.9 * 50_000 * 1000 * 4 / 2**20
 
 
 def test_each_step_of_each_size_has_a_process_of_its_own(monkeypatch):
