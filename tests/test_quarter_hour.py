@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from ccnotes.experiments import CIFAR10_FULL
+from ccnotes.experiments import CIFAR10_FULL, named
 from ccnotes.networks import PreActResNet
-from tests.helpers import SMALL
+from ccnotes.records import load_model
+from tests.helpers import BEST, SMALL, needs_weights
 
 SCRIPT = Path(__file__).parents[1] / ".ci" / "quarter-hour"
 # Else what checks the annotations is traced, too, which takes most of the time.
@@ -41,13 +42,21 @@ def test_its_steps_agree_and_are_timed(script, quickly, monkeypatch, capsys):
     assert script.epoch_seconds(e, torch.device("cpu"), images=40) > script.EVALUATION
 
 
+@needs_weights
+def test_it_learns_from_the_networks_that_the_repository_gives_away(script):
+    e = named("cifar10-full-at-distilled-0.9")
+    (teacher,), x = script.teachers(e).values(), torch.rand(2, 3, 32, 32)
+    assert torch.equal(teacher(x), load_model(BEST)(x))
+    learner = script.made(e, torch.nn.Linear(1, 1), torch.device("cpu"), "float32")
+    assert [weight for _, weight in learner.teachers] == [0.9]
+
+
 @pytest.mark.parametrize("seconds", [600, 1e-9])
 def test_it_leaves_state_and_weights_whether_or_not_the_time_was_enough(
     script, quickly, tmp_path, seconds
 ):
-    script.trained(SMALL, tmp_path, torch.device("cpu"), seconds, commit="abc")
+    script.trained(SMALL, tmp_path, torch.device("cpu"), seconds)
     state = torch.load(tmp_path / "small-state.pt", weights_only=True)
-    assert state["sessions"][0]["commit"] == "abc"
     assert (state["epoch"] == 4) == (seconds == 600)
     last = load((tmp_path / "small-last.0").read_bytes())
     assert last["head.weight"].dtype == torch.float16

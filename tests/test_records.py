@@ -362,6 +362,8 @@ def test_a_record_names_the_commit_and_whether_files_differ_from_it(monkeypatch,
     code.write_text("")
     monkeypatch.setattr(ccnotes, "__file__", str(code))
     assert records.commit() == f"v{ccnotes.__version__}"
+    monkeypatch.setenv("CCNOTES_COMMIT", "0123456789ab")
+    assert records.commit() == "0123456789ab"
     git("init")
     git("add", ".")
     git("commit", "-m", "first")

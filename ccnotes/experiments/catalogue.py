@@ -319,6 +319,11 @@ CIFAR10_FULL = replace(
 CIFAR10_FULL_STANDARD = replace(
     CIFAR10_FULL, name="cifar10-full-standard", epochs=44, attack=PGD(eps=0), eval_eps=8 / 255
 )
+CIFAR10_FULL_DISTILLED = replace(
+    CIFAR10_FULL,
+    name="cifar10-full-at-distilled-0.9",
+    objective=Objective(teachers=(CIFAR10_FULL.name,), teacher_weights=(0.9,)),
+)
 CIFAR10_PAPER = replace(
     CIFAR10_FULL,
     name="cifar10-paper-at",
@@ -353,7 +358,7 @@ EXPERIMENTS = {
     for experiment in chain(
         *FAMILIES,
         [PLANTED_AT, PARTS_LABEL_NOISE, PARTS_FLOAT32, PARTS_SMALL, PARTS_STANDARD_SMALL],
-        [CIFAR10_FULL, CIFAR10_FULL_STANDARD, CIFAR10_PAPER],
+        [CIFAR10_FULL, CIFAR10_FULL_STANDARD, CIFAR10_FULL_DISTILLED, CIFAR10_PAPER],
     )
 }
 

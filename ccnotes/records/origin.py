@@ -1,5 +1,6 @@
 """Where a result came from."""
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -38,12 +39,14 @@ def provenance(device: torch.device, precision: str) -> dict[str, Any]:
 def commit() -> str:
     """The checkout's commit, with "+" where files differ from it; the version if installed.
 
+    Of a copy without its repository, such as one on a lent machine, ``$CCNOTES_COMMIT``.
+
     >>> commit() in ("unknown", f"v{ccnotes.__version__}") or len(commit()) >= 12
     True
     """
     here = Path(ccnotes.__file__).parent
     if not (here.parent / ".git").exists():  # another project's repository may lie further up
-        return f"v{ccnotes.__version__}"
+        return os.environ.get("CCNOTES_COMMIT") or f"v{ccnotes.__version__}"
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12"]
     options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
     try:
