@@ -362,14 +362,14 @@ def test_a_record_names_the_commit_and_whether_files_differ_from_it(monkeypatch,
     code.write_text("")
     monkeypatch.setattr(ccnotes, "__file__", str(code))
     assert records.commit() == f"v{ccnotes.__version__}"
-    monkeypatch.setenv("CCNOTES_COMMIT", "0123456789ab")
-    assert records.commit() == "0123456789ab"
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
     assert records.commit() == git("rev-parse", "--short=12", "HEAD")
     code.write_text("1")
     assert records.commit() == git("rev-parse", "--short=12", "HEAD") + "+"
+    monkeypatch.setenv("CCNOTES_COMMIT", "0123456789ab")
+    assert records.commit() == "0123456789ab"
 
 
 def test_two_processes_cannot_train_one_run():

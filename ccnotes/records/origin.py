@@ -39,14 +39,16 @@ def provenance(device: torch.device, precision: str) -> dict[str, Any]:
 def commit() -> str:
     """The checkout's commit, with "+" where files differ from it; the version if installed.
 
-    Of a copy without its repository, such as one on a lent machine, ``$CCNOTES_COMMIT``.
+    ``$CCNOTES_COMMIT`` where that is set, as for a copy on a lent machine.
 
     >>> commit() in ("unknown", f"v{ccnotes.__version__}") or len(commit()) >= 12
     True
     """
+    if told := os.environ.get("CCNOTES_COMMIT"):
+        return told
     here = Path(ccnotes.__file__).parent
     if not (here.parent / ".git").exists():  # another project's repository may lie further up
-        return os.environ.get("CCNOTES_COMMIT") or f"v{ccnotes.__version__}"
+        return f"v{ccnotes.__version__}"
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12"]
     options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
     try:
