@@ -127,14 +127,18 @@ def test_a_plain_notebook_has_outputs_that_need_no_book_and_hides_the_code_that_
 def test_a_plain_notebook_has_the_captions_of_figures_below_them():
     new = nbformat.v4
     figure = {"mystnb": {"figure": {"caption": "It falls."}}}
+    picture = '<img src="data:image/png;base64,QUJD"><figcaption>Now &amp; then.</figcaption>'
+    moves = {"text/html": f"<moving-figure>{picture}</moving-figure>"}
     cells = [
         new.new_markdown_cell("# Title"),
         new.new_code_cell("plots.curves(x)", metadata=figure, id="falls"),
+        new.new_code_cell("moving.x()", outputs=[new.new_output("display_data", moves)]),
         new.new_code_cell("cas(x)"),
     ]
     copy = plain.notebook(new.new_notebook(cells=cells), link, "*Note*")
     nbformat.validate(copy)
-    assert [cell.source for cell in copy.cells[1:]] == ["plots.curves(x)", "*It falls.*", "cas(x)"]
+    told = ["plots.curves(x)", "*It falls.*", "moving.x()", "*Now & then.*", "cas(x)"]
+    assert [cell.source for cell in copy.cells[1:]] == told
     assert copy.cells[2].id == "falls-caption"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dark import PALES, RANGES
 from docutils import nodes
+from plain import CAPTION
 from sphinx.transforms import SphinxTransform
 
 HERE = Path(__file__).parent
@@ -18,8 +19,6 @@ ELEMENTS = {
     "playground": ("gaussian-playground", "defer"),
 }
 DATA = re.compile(r'<script class="live-data" type="application/json">(.+?)</script>', re.DOTALL)
-
-CAPTION = re.compile(r"<figcaption>(.*?)</figcaption>", re.DOTALL)
 
 
 class Numbered(SphinxTransform):

@@ -20,6 +20,7 @@ OPTION = re.compile(r":([\w-]+): *(.*)")
 ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`")
 EXPLICIT = re.compile(r"(.*?) *<([^<>]+)>$")
 PAGE = re.compile(r"(?<=\]\()([\w./-]+\.(?:md|ipynb)(?:#[\w-]+)?)(?=\))")
+CAPTION = re.compile(r"<figcaption>(.*?)</figcaption>", re.DOTALL)
 NOTHING = re.compile(r"^(?:\([\w-]+\)=|\{[.#][^}]*\}|\+\+\+.*|%.*)\n?", re.M)  # targets
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # dead without its kernel
@@ -140,8 +141,12 @@ def notebook(executed: nbformat.NotebookNode, link: Link, note: str) -> nbformat
 
 
 def captioned(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """A cell, and below it the caption that the book gives to its figure."""
+    """A cell, and below it the caption that the book gives to its figure, still or moving."""
     said = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption")
+    for output in cell.get("outputs", []):
+        shown = "".join(output.get("data", {}).get("text/html", ""))
+        if "<moving-figure" in shown and (told := CAPTION.search(shown)):
+            said = html.unescape(told[1])
     if said is None:
         return [cell]
     return [cell, nbformat.v4.new_markdown_cell(f"*{said}*", id=f"{cell.id}-caption")]
