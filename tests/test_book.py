@@ -160,6 +160,7 @@ extensions, root_doc = ["myst_nb", "folding"], "a"
 nb_execution_mode, nb_execution_raise_on_error, nb_execution_timeout = "cache", True, 60
 def setup(app):
     app.connect("env-before-read-docs", book_build.execute)
+    app.connect("source-read", book_build.with_outputs, priority=900)
 """
 
 
@@ -182,8 +183,11 @@ def test_a_build_executes_two_chapters_at_once_and_what_has_not_changed_never_ag
     for mine, other in ("ab", "ba"):
         begun = f"Path('{mine}').open('a').write('begun ')"
         meet = f"while not Path('{other}').exists(): time.sleep(0.05)"
-        write(mine, "import time", "from pathlib import Path", begun, meet)
+        write(mine, "import time", "from pathlib import Path", begun, meet, "print('met')")
     build()
+    for name in "ab":  # from which the plain notebooks are made
+        (cell,) = code_cells(tmp_path / f"built/jupyter_execute/{name}.ipynb")
+        assert cell.outputs[0].text == "met\n"
     write("b", "1 / 0")
     with pytest.raises(ExtensionError, match=r"(?s)b\.ipynb: .*1 / 0.*ZeroDivisionError"):
         build()

@@ -5,6 +5,7 @@ import importlib
 import os
 import re
 import shutil
+from contextlib import suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -71,6 +72,16 @@ def execute(app, env, pages):
             logging.getLogger(__name__).info(f"executed in {done.time:.0f} s: {path}")
             bundle = CacheBundleIn(done.nb, str(path), data={"execution_seconds": done.time})
             cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+def with_outputs(app, page, content):
+    """A notebook as the cache has it: of what myst-nb recalls by itself it keeps copies without."""
+    settings = app.env.mystnb_config
+    if settings.execution_mode == "cache" and app.env.doc2path(page).endswith(".ipynb"):
+        with suppress(KeyError):  # not executed yet
+            notebook = nbformat.reads(content[0], as_version=4)
+            cache = get_cache(settings.execution_cache_path)
+            content[0] = nbformat.writes(cache.merge_match_into_notebook(notebook)[1])
 
 
 def set_the_address(app, config):
@@ -146,6 +157,7 @@ def setup(app):
     app.connect("config-inited", key_the_cache, priority=1)
     app.connect("config-inited", set_the_address, priority=1)
     app.connect("env-before-read-docs", execute)
+    app.connect("source-read", with_outputs, priority=900)  # cells are tagged by then
     app.connect("html-page-context", tidy_descriptions, priority=1)
     app.connect("html-page-context", tidy_scripts, priority=900)
     app.connect("autodoc-process-signature", tidy_signatures)
