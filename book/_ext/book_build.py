@@ -52,7 +52,7 @@ def execute(app, env, pages):
     cache, lacking = get_cache(settings.execution_cache_path), []
     for page in sorted(pages, key=lambda page: page not in LONGEST):
         if (path := Path(env.doc2path(page))).suffix == ".ipynb":
-            content = [path.read_text()]
+            content = [path.read_text(encoding="utf-8")]
             app.emit("source-read", page, content)  # the cache knows cells by their tags, too
             notebook = nbformat.reads(content[0], as_version=4)
             try:
@@ -75,7 +75,7 @@ def execute(app, env, pages):
 
 
 def with_outputs(app, page, content):
-    """A notebook as the cache has it: of what myst-nb recalls by itself it keeps copies without."""
+    """A notebook as the cache has it; without this a build would write recalled ones bare."""
     settings = app.env.mystnb_config
     if settings.execution_mode == "cache" and app.env.doc2path(page).endswith(".ipynb"):
         with suppress(KeyError):  # not executed yet
