@@ -6,7 +6,7 @@ built = test -d _build/html || { echo "There is no _build/html yet: run 'make bo
 
 help:
 	@echo "make book    .venv, every chapter executed, _build/html"
-	@echo "make test    .venv, lint, types, unit tests, every notebook, a strict rendering, a browser"
+	@echo "make test    .venv, lint, types, every notebook, a strict rendering, unit tests, a browser"
 	@echo "make serve   _build/html on http://127.0.0.1:$(PORT)/  (PORT=8000)"
 	@echo "make pdf     the built book as one file, _build/ccnotes.pdf, printed by Chromium"
 	@echo "make notebooks  the chapters with outputs, in plain Markdown for GitHub and Colab"
@@ -25,12 +25,12 @@ book: .venv/book
 # Each notebook is executed once, into a copy, and that copy is rendered with execution off. Two
 # at a time with one thread each: threads of small networks wait for one another on a busy machine.
 # (Not under _build: nbmake passes over notebooks there.) The longest two come first, so that no
-# core is left with one of them at the end. Tests that wait for a browser are three at a time.
+# core is left with one of them at the end. All tests are one run, so that its workers load torch
+# once; three at a time, since some wait: for a browser, for processes of their own.
 test: .venv/book .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy ccnotes
-	.venv/bin/python -m pytest -q -n 3 --dist worksteal -m "not rendered" -rs tests ccnotes
 	rm -rf _check
 	mkdir _check
 	echo '*' > _check/.gitignore
@@ -41,7 +41,7 @@ test: .venv/book .venv/test
 	.venv/bin/jupyter-book config sphinx _check
 	PYTHONPATH=_check/book/_ext .venv/bin/sphinx-build -q -W --keep-going -D nb_execution_mode=off \
 	  _check _check/_build/html
-	.venv/bin/python -m pytest -q -n 3 --dist worksteal -m rendered -rs $(shell grep -l mark.rendered tests/*.py)
+	.venv/bin/python -m pytest -q -n 3 --dist worksteal -rs tests ccnotes
 
 serve:
 	@$(built)

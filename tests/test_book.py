@@ -11,7 +11,11 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import docutils_namespace
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
@@ -149,6 +153,45 @@ def test_every_chapter_has_exercises_each_with_one_folded_solution_after_it(path
             f"{title}: {label!r} is no label like ex-own-1"
         )
         assert solution[1:] == (label, ":class: dropdown\n"), f"the solution after {label}"
+
+
+SETTINGS = """import book_build
+extensions, root_doc = ["myst_nb", "folding"], "a"
+nb_execution_mode, nb_execution_raise_on_error, nb_execution_timeout = "cache", True, 60
+def setup(app):
+    app.connect("env-before-read-docs", book_build.execute)
+    app.connect("source-read", book_build.with_outputs, priority=900)
+"""
+
+
+def test_a_build_executes_two_chapters_at_once_and_what_has_not_changed_never_again(
+    tmp_path, monkeypatch
+):
+    """Each of two waits for the other; what fails is told with its cell."""
+    (source := tmp_path / "source").mkdir()
+
+    def write(name, *code):
+        cells = [new_markdown_cell(f"# {name}"), new_code_cell("\n".join(code))]
+        nbformat.write(new_notebook(cells=cells), source / f"{name}.ipynb")
+
+    def build():
+        with docutils_namespace():
+            Sphinx(*[source] * 2, *[tmp_path / "built/html"] * 2, "dummy", status=None).build()
+
+    monkeypatch.syspath_prepend(ROOT / "book/_ext")
+    (source / "conf.py").write_text(SETTINGS)
+    for mine, other in ("ab", "ba"):
+        begun = f"Path('{mine}').open('a').write('begun ')"
+        meet = f"while not Path('{other}').exists(): time.sleep(0.05)"
+        write(mine, "import time", "from pathlib import Path", begun, meet, "print('met')")
+    build()
+    for name in "ab":  # from which the plain notebooks are made
+        (cell,) = code_cells(tmp_path / f"built/jupyter_execute/{name}.ipynb")
+        assert cell.outputs[0].text == "met\n"
+    write("b", "1 / 0")
+    with pytest.raises(ExtensionError, match=r"(?s)b\.ipynb: .*1 / 0.*ZeroDivisionError"):
+        build()
+    assert [(source / name).read_text() for name in "ab"] == ["begun "] * 2
 
 
 class Tags(HTMLParser):

@@ -8,6 +8,7 @@ import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,9 +45,17 @@ from tests.helpers import SMALL, assert_equal_records
 WEIGHTS = ("best.safetensors", "last.safetensors")
 
 
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CCNOTES_RUNS", str(tmp_path_factory.mktemp("runs")))
+        return run(SMALL).folder
+
+
 @pytest.fixture
-def made():
-    return run(SMALL)
+def made(made_once):
+    """A run's record, this test's own."""
+    return load(Path(shutil.copytree(made_once, runs_dir() / made_once.name)))
 
 
 def copy_with(record, name, **changed):

@@ -5,10 +5,21 @@ import importlib
 import os
 import re
 import shutil
+from contextlib import suppress
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import nbformat
 from docutils import nodes
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from jupyter_cache.executors.utils import single_nb_execution
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
+
+AT_ONCE = 2  # chapters; each takes a core, and up to 1.2 GB of memory
+LONGEST = ("book/01_adversarial_training", "book/your_own_model")  # first, so that none ends alone
 
 
 def key_the_cache(app, config):
@@ -28,6 +39,49 @@ def key_the_cache(app, config):
     for old in folder.parent.glob("*"):
         if old != folder:
             shutil.rmtree(old)
+
+
+def execute(app, env, pages):
+    """Fill the cache, from which the pages are read next, by several chapters at once.
+
+    Threads do for that: each waits for a kernel, which is a process of its own.
+    """
+    settings = env.mystnb_config
+    if settings.execution_mode != "cache":
+        return
+    cache, lacking = get_cache(settings.execution_cache_path), []
+    for page in sorted(pages, key=lambda page: page not in LONGEST):
+        if (path := Path(env.doc2path(page))).suffix == ".ipynb":
+            content = [path.read_text(encoding="utf-8")]
+            app.emit("source-read", page, content)  # the cache knows cells by their tags, too
+            notebook = nbformat.reads(content[0], as_version=4)
+            try:
+                cache.match_cache_notebook(notebook)
+            except KeyError:
+                lacking.append((path, notebook))
+
+    def executed(todo):
+        path, notebook = todo
+        limit = settings.execution_timeout
+        return path, single_nb_execution(notebook, path.parent, limit, allow_errors=False)
+
+    with ThreadPool(AT_ONCE) as pool:
+        for path, done in pool.imap_unordered(executed, lacking):
+            if done.err:
+                raise ExtensionError(f"{path}: {done.err}")
+            logging.getLogger(__name__).info(f"executed in {done.time:.0f} s: {path}")
+            bundle = CacheBundleIn(done.nb, str(path), data={"execution_seconds": done.time})
+            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+def with_outputs(app, page, content):
+    """A notebook as the cache has it; without this a build would write recalled ones bare."""
+    settings = app.env.mystnb_config
+    if settings.execution_mode == "cache" and app.env.doc2path(page).endswith(".ipynb"):
+        with suppress(KeyError):  # not executed yet
+            notebook = nbformat.reads(content[0], as_version=4)
+            cache = get_cache(settings.execution_cache_path)
+            content[0] = nbformat.writes(cache.merge_match_into_notebook(notebook)[1])
 
 
 def set_the_address(app, config):
@@ -102,6 +156,8 @@ def setup(app):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     app.connect("config-inited", key_the_cache, priority=1)
     app.connect("config-inited", set_the_address, priority=1)
+    app.connect("env-before-read-docs", execute)
+    app.connect("source-read", with_outputs, priority=900)  # cells are tagged by then
     app.connect("html-page-context", tidy_descriptions, priority=1)
     app.connect("html-page-context", tidy_scripts, priority=900)
     app.connect("autodoc-process-signature", tidy_signatures)

@@ -31,6 +31,7 @@ VECTORS = "vectors.safetensors"
 BEFORE = "before.safetensors"  # the network before a collapse, where there was one
 CAMS, SWAPS = "cams.safetensors", "swaps.safetensors"
 Which = Literal["best", "last"]
+KNOWN: dict[str, Experiment] = {}  # by what records say of them: lists of records ask again
 WEIGHTS: dict[Which, str] = {"best": "best.safetensors", "last": "last.safetensors"}
 
 
@@ -54,7 +55,10 @@ class Record:
     @cached_property
     def configuration(self) -> Experiment:
         """The experiment that was run. Raises ValueError for none that this version can have."""
-        return rebuilt(self.content["experiment"])
+        told = self.content["experiment"]
+        if (key := repr(told)) not in KNOWN:
+            KNOWN[key] = rebuilt(told)
+        return KNOWN[key]
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
