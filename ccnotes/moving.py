@@ -163,7 +163,7 @@ def named(
         free = [
             step
             for step in np.array(SIDES) * (half + 8)
-            if ((at[i] + step >= half - [0, 16]) & (at[i] + step <= room - half)).all()
+            if ((at[i] + step >= half - [40, 16]) & (at[i] + step <= room - half + [40, 0])).all()
             and not any((abs(at[i] + step - m) < half + h).all(1).any() for m, h in taken)
         ]
         offsets[i] = (free or [(0, -16)])[0]
