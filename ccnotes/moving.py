@@ -29,7 +29,8 @@ GREY = "#767676"  # names are read in it
 PALE_BLUE, PALE_ORANGE = "#9fc5e4", "#eeba98"  # beside what is lit; in the dark: book/_ext/dark.py
 SIDE = 290  # pixels of a panel: two stand side by side on a desk, one on a phone
 WIDE, HIGH = (270, 600), 340  # pixels of a single panel, on a phone and on a desk
-SIDES = [(0, -1), (1, 0), (-1, 0), (0, 1), (-0.7, -1), (0.7, -1), (-0.7, 1), (0.7, 1)]  # of a point
+SIDES: list[tuple[float, float]] = [(0, -1), (1, 0), (-1, 0), (0, 1)]  # of a point, nearest first
+SIDES += [(-0.7, -1), (0.7, -1), (-0.7, 1), (0.7, 1)]
 SIDES += [(1, -1), (-1, -1), (0, -2.1), (0, 2.1), (-0.7, -2.1), (0, -3.2), (0, 3.2)]
 
 
