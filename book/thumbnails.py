@@ -1,4 +1,4 @@
-"""Small pictures of the first page's cards, from published records: ``make readme``."""
+"""The first page's pictures, from planted parts and published records: ``make readme``."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse, Rectangle
 
 from ccnotes import claims, collapse, gaussian, ledger
 from ccnotes.attacks import pgd
@@ -18,7 +20,8 @@ from ccnotes.parts import parts
 from ccnotes.records import every_seed, published, runs
 
 FOLDER = Path(__file__).parent / "_static/chapters"
-BLUE, ORANGE, GREY = "#2a7fc4", "#d9651b", "#8a8f98"  # seen on white and on dark ground alike
+# Seen on white and on dark ground alike.
+BLUE, ORANGE, GREEN, GREY = "#2a7fc4", "#d9651b", "#4b9b69", "#8a8f98"
 WIDTH, HEIGHT = 2.4, 1.35  # inches
 
 
@@ -145,6 +148,28 @@ def dots(ax: Axes, rows: list[np.ndarray]) -> None:
     ax.margins(y=0.2)
 
 
+def claim() -> Figure:
+    """A car and a truck of planted parts, the wheels that both have circled and joined."""
+    drawn = parts(6)
+    figure = plt.figure(figsize=(5.6, 2.9))
+    for label, left in ((0, 0.02), (1, 0.68)):
+        ax = figure.add_axes((left, 0.01, 0.3, 0.77))
+        pixels = np.full((20, 14, 3), 0.55)
+        for part, top in ((drawn.own_parts[label], 1), (drawn.shared_parts[0], 9)):
+            pixels[top : top + 8, 3:11] += 0.3 * part.permute(1, 2, 0).numpy()
+        ax.imshow(pixels.clip(0, 1), interpolation="none")
+        ax.add_patch(Ellipse((6.5, 13), 12, 10, fill=False, edgecolor=GREEN, linewidth=4))
+        ax.axis("off")
+        figure.text(
+            left + 0.15, 0.91, drawn.classes[label], ha="center", fontsize=14, weight="bold"
+        )
+        own = f"{drawn.own_names[label]}: its own"
+        figure.text(left + 0.15, 0.82, own, ha="center", fontsize=13)
+    figure.add_artist(Line2D((0.3, 0.7), (0.28, 0.28), color=GREEN, linewidth=4))
+    figure.text(0.5, 0.34, "wheels:\nboth have them", ha="center", fontsize=13, weight="bold")
+    return figure
+
+
 CHAPTERS: dict[str, Callable[[Axes], None]] = {
     "01_adversarial_training": attacked,
     "02_gaussian": solved,
@@ -164,6 +189,7 @@ CHAPTERS: dict[str, Callable[[Axes], None]] = {
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     plt.rcParams["svg.hashsalt"] = "ccnotes"  # the same file each time
+    claim().savefig(FOLDER.parent / "claim.svg", transparent=True, metadata={"Date": None})
     for name, draw in CHAPTERS.items():
         figure, ax = plt.subplots(figsize=(WIDTH, HEIGHT), layout="tight")
         ax.axis("off")

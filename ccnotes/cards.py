@@ -146,7 +146,7 @@ def measured(them: Iterable[Measured]) -> str:
         ends = [*more, *(end for m in mine for end in reach(m.runs))]
         caption = f"{unit}, {n_of(mine[0].runs)}"
         if any(m.full is not None for m in mine):
-            caption += "; \u25c7 at full size"
+            caption += "; \u25c7 the one run at full size"
         made += "".join(measured_row(m, axis_for(ends)) for m in mine) + ruler(ends, caption)
     return f'<div class="claim-rows">{made}</div>'
 

@@ -342,7 +342,7 @@ def fourth_prediction(
     """
     kinds = [{r.configuration.seed: r for r in records} for records in (free, shared, own)]
     seeds = sorted(set.intersection(*map(set, kinds)))
-    plain, asked, placebo = (
+    plain, using, placebo = (
         pd.DataFrame(
             {
                 "accuracy": fell(of[seed]),
@@ -354,12 +354,12 @@ def fourth_prediction(
         for of in kinds
     )
     half, title = plain.accuracy.mean() / 2, "Use forced"
-    accuracy, use = "robust accuracy", "group accuracy, last minus best epoch"
+    accuracy, use = "robust accuracy", "pair accuracy, last minus best epoch"
     return [
         Measured(
             f"{title}: how much less robust accuracy falls than in plain AT",
             accuracy,
-            (plain.accuracy - asked.accuracy).tolist(),
+            (plain.accuracy - using.accuracy).tolist(),
             predicted=f"half of plain AT's fall, {half:.3f}, or more",
             at_least=half,
             refuted=half / 2,
@@ -367,18 +367,18 @@ def fourth_prediction(
         Measured(
             f"{title}: how much less robust accuracy falls than in the placebo",
             accuracy,
-            (placebo.accuracy - asked.accuracy).tolist(),
+            (placebo.accuracy - using.accuracy).tolist(),
             predicted="more than 0",
             at_least=0,
         ),
         Measured(
             f"{title}: how much less robust loss rises than in the placebo",
             "nats",
-            (placebo.loss - asked.loss).tolist(),
+            (placebo.loss - using.loss).tolist(),
             predicted="more than 0",
             at_least=0,
         ),
-        Measured(f"{title}: change of the use of the shared part", use, asked.use.tolist()),
+        Measured(f"{title}: change of the use of the shared part", use, using.use.tolist()),
         Measured("Placebo: change of the use of the shared part", use, placebo.use.tolist()),
         Measured("Plain AT: change of the use of the shared part", use, plain.use.tolist()),
     ]

@@ -22,14 +22,14 @@ CLEAN = "clean accuracy"
 RANK = "rank correlation"
 LONGER = "longer_accuracy"  # under many more steps, of chapter 8's runs
 MAPPED = 10  # seeds of plain AT whose Grad-CAM maps are on record
-PUSHED = f"{PLAIN}-contrast-up-0.1"
-ASKED, PLACEBO = f"{PLAIN}-use-shared", f"{PLAIN}-use-own"  # which part's use is forced
+SIMILAR = f"{PLAIN}-contrast-up-0.1"  # whose similarity of pairs is forced
+USING, PLACEBO = f"{PLAIN}-use-shared", f"{PLAIN}-use-own"  # which part's use is forced
 KINDS = (  # of training, of which ten seeds are on record
     PLAIN,
     *(f"{PLAIN}-{name}" for name in ("distilled-0.9", "smoothing-0.3", "uniform", "permuted")),
     *(f"{PLAIN}-{name}" for name in ("averaged", "head-frozen", "head-simplex")),
-    PUSHED,
-    ASKED,
+    SIMILAR,
+    USING,
 )
 
 
@@ -154,7 +154,7 @@ def soft_labels() -> list[Judgement]:
             averaged.last.inside - taught.last.inside,
             "",
         ),
-        ("Even labels: the shared part is still used", "group accuracy", even.end.used, ""),
+        ("Even labels: the shared part is still used", "pair accuracy", even.end.used, ""),
     ]
     return judged(rows)
 
@@ -166,8 +166,8 @@ def overfitting() -> list[Judgement]:
     'rank correlation'
     """
     kinds = {name: figures(name) for name in KINDS}
-    plain, pushed, asked = (kinds[name] for name in (PLAIN, PUSHED, ASKED))
-    accuracy_kept, cas_kept, similarity_kept = (
+    plain, similar, using = (kinds[name] for name in (PLAIN, SIMILAR, USING))
+    accuracy_kept, cas_kept, contrast_kept = (
         {name: -fall(of, column) for name, of in kinds.items()}
         for column in ("robust_accuracy", "robust_cas", "beyond")
     )
@@ -177,33 +177,32 @@ def overfitting() -> list[Judgement]:
         for column in ("robust_accuracy", "robust_cas")
     )
     over, together = f"Over {len(KINDS)} kinds", "and accuracy are kept together"
-    alike = f"{over}, similarity of pairs beyond the others {together}"
     rows = [
         (f"{over}, CAS {together}", RANK, ranks(cas_kept, accuracy_kept), ""),
-        (alike, RANK, ranks(similarity_kept, accuracy_kept), ""),
+        (f"{over}, contrast {together}", RANK, ranks(contrast_kept, accuracy_kept), ""),
         (f"{over}, use of the shared part {together}", RANK, ranks(use, accuracy_kept), ""),
         (f"{over}, best networks with more CAS are more robust", RANK, ranks(cas, accuracy), ""),
         (
-            "Likeness forced: pairs are more alike at the end",
+            "Similarity forced: contrast is higher at the end",
             SIMILARITY,
-            pushed.last.beyond - plain.last.beyond,
+            similar.last.beyond - plain.last.beyond,
             "",
         ),
         (
-            "Likeness forced: use of the shared part falls less",
-            "group accuracy",
-            pushed.last.use_kept - plain.last.use_kept,
+            "Similarity forced: use of the shared part falls less",
+            "pair accuracy",
+            similar.last.use_kept - plain.last.use_kept,
             "",
         ),
-        *spared("Likeness forced", pushed, plain),
+        *spared("Similarity forced", similar, plain),
         (
             "Use forced: use of the shared part falls less",
-            "group accuracy",
-            asked.last.use_kept - plain.last.use_kept,
+            "pair accuracy",
+            using.last.use_kept - plain.last.use_kept,
             "",
         ),
-        *spared("Use forced", asked, plain),
-        *spared("Use forced, beside its placebo", asked, figures(PLACEBO)),
+        *spared("Use forced", using, plain),
+        *spared("Use forced, beside its placebo", using, figures(PLACEBO)),
         *spared("Nothing to share", figures(f"{PLAIN}-shared-0"), plain),
         *spared("Twice as much to share", figures(f"{PLAIN}-shared-2"), plain),
     ]

@@ -25,9 +25,13 @@ from ccnotes.records import Record
 from ccnotes.tables import visible
 
 BLUE, ORANGE, GREEN, PURPLE = PALETTE = ["#2a7fc4", "#d9651b", "#4b9b69", "#7b5ea7"]
-GREY = "#8c8c8c"
+GREY = "#767676"  # names are read in it
 PALE_BLUE, PALE_ORANGE = "#9fc5e4", "#eeba98"  # beside what is lit; in the dark: book/_ext/dark.py
 SIDE = 290  # pixels of a panel: two stand side by side on a desk, one on a phone
+WIDE, HIGH = (270, 600), 340  # pixels of a single panel, on a phone and on a desk
+SIDES: list[tuple[float, float]] = [(0, -1), (1, 0), (-1, 0), (0, 1)]  # of a point, nearest first
+SIDES += [(-0.7, -1), (0.7, -1), (-0.7, 1), (0.7, 1)]
+SIDES += [(1, -1), (-1, -1), (0, -2.1), (0, 2.1), (-0.7, -2.1), (0, -3.2), (0, 3.2)]
 
 
 def warmth(
@@ -89,8 +93,8 @@ def paths(
     """One slider, the epoch: each group of records as a point on its way through ``x`` and ``y``.
 
     Both are columns of the records' tables, means over the records of a group; the line is the
-    way so far. ``titles`` are those of the axes. The first group is blue and one that the reader
-    chooses green, both named; at the last epoch all are named.
+    way so far. ``titles`` are those of the axes. Each point has its name beside it. The first
+    group is blue, one that the reader chooses green, the others are grey.
 
     >>> from ccnotes.records import runs
     >>> groups = {"plain AT": runs("planted-at", seeds=range(2))}
@@ -113,29 +117,59 @@ def paths(
     epoch = alt.param(name="epoch", value=epochs[-1], bind=epoch_slider(epochs))
     others = range(min(1, len(names) - 1), len(names))
     lit = chosen("lit", f"Beside {names[0]} ", others[0], others, [names[i] for i in others])
-    lights = f"datum.place == 0 ? '{BLUE}' : datum.place == lit ? '{GREEN}' : '{GREY}'"
+    lights = "datum.place == 0 ? 'first' : datum.place == lit ? 'lit' : 'other'"
+    scales = fixed(rows[x], 0.1), fixed(rows[y])
+    rows = rows.groupby("epoch", group_keys=False)[[*rows]].apply(named, x, y, scales)
     base = alt.Chart(rows).transform_calculate(light=lights)
     encoded = {
-        "x": alt.X(x, type="quantitative", title=titles[0], scale=fixed(rows[x], 0.1)).axis(
-            tickCount=8
+        "x": alt.X(x, type="quantitative", title=titles[0], scale=scales[0]).axis(tickCount=8),
+        "y": alt.Y(y, type="quantitative", title=titles[1], scale=scales[1]),
+        "color": alt.Color("light:N", legend=None).scale(
+            domain=["first", "lit", "other"], range=[BLUE, GREEN, GREY]
         ),
-        "y": alt.Y(y, type="quantitative", title=titles[1], scale=fixed(rows[y])),
-        "color": alt.Color("light:N", scale=None),
         "tooltip": ["run:N", "epoch:Q"],
     }
     way = base.transform_filter(alt.datum.epoch <= epoch).mark_line(strokeWidth=2)
     bright = "datum.place == 0 || datum.place == lit"
     point = base.transform_filter(alt.datum.epoch == epoch)
-    named = point.transform_filter(f"{bright} || epoch == {epochs[-1]}")
-    seen = alt.condition(bright, alt.value(1), alt.value(0.5))
+    seen = alt.condition(bright, alt.value(1), alt.value(0.6))
     chart: alt.LayerChart = (
         way.encode(**encoded, order="epoch:Q", detail="run:N", opacity=seen)
         + point.mark_point(filled=True, size=110, opacity=1).encode(**encoded)
-        + named.mark_text(dy=-13, fontSize=12)
+        + point.mark_text(dx=alt.ExprRef("datum.dx"), dy=alt.ExprRef("datum.dy"), fontSize=12)
         .encode(**encoded, text="run:N")
         .properties(name="words")  # around which the page draws its ground, so that no line shows
     ).add_params(epoch, lit)
-    return chart.properties(width=600, height=340, description=description)
+    return chart.properties(width=WIDE[1], height=HIGH, description=description)
+
+
+def named(
+    points: pd.DataFrame, x: str, y: str, scales: tuple[alt.Scale, alt.Scale]
+) -> pd.DataFrame:
+    """The points of one epoch with ``dx`` and ``dy``, at which a name hides no point or other name.
+
+    From a point to its name's middle, in pixels, the same on a phone and on a desk. The first
+    group's name is placed first; where no place is free a name stands right above its point.
+    """
+    across, up = (
+        (points[column] - scale.domain[0]) / (scale.domain[1] - scale.domain[0])
+        for column, scale in zip((x, y), scales, strict=True)
+    )
+    at = np.array([[across * width, (1 - up) * HIGH] for width in WIDE]).transpose(2, 0, 1)
+    room = np.array([[width, HIGH] for width in WIDE])
+    taken = [(point, np.array([7, 7])) for point in at]  # middles, and half of width and height
+    offsets = np.zeros((len(points), 2), int)
+    for i in np.argsort(points.place):
+        half = np.array([3.4 * len(points.run.iloc[i]) + 2, 8])
+        free = [
+            step
+            for step in np.array(SIDES) * (half + 8)
+            if ((at[i] + step >= half - [40, 16]) & (at[i] + step <= room - half + [40, 0])).all()
+            and not any((abs(at[i] + step - m) < half + h).all(1).any() for m, h in taken)
+        ]
+        offsets[i] = (free or [(0, -16)])[0]
+        taken.append((at[i] + offsets[i], half))
+    return points.assign(dx=offsets[:, 0], dy=offsets[:, 1])
 
 
 def fixed(values: pd.Series, margin: float = 0.04) -> alt.Scale:
@@ -293,7 +327,7 @@ def surface(told: dict[str, Any], description: str) -> alt.ConcatChart:
             field.properties(width=SIDE, height=230),
             columns=2,
         )
-        .resolve_scale(x="independent", y="independent")
+        .resolve_scale(x="independent", y="independent", color="independent")
         .add_params(epoch)
     )
     return both.properties(description=description)

@@ -111,14 +111,14 @@ def made_of_two_classes(seed, accuracies, losses, wrong):
     return found
 
 
-def test_use_that_is_asked_for_is_judged_beside_plain_networks_and_the_placebo_of_its_seed():
+def test_use_that_is_forced_is_judged_beside_plain_networks_and_the_placebo_of_its_seed():
     """Falls of 0.2, 0.15 and 0.3; losses rise by 0.5, 0.4 and 0.2; of a seed of plain AT alone
     nothing counts.
     """
     free = [made_of_two_classes(s, (0.6, 0.4), (1.0, 1.5), (9, 5, 2)) for s in range(5)]
-    asked = [made_of_two_classes(s, (0.6, 0.45), (1.0, 1.4), (1, 4, 4)) for s in range(4)]
+    using = [made_of_two_classes(s, (0.6, 0.45), (1.0, 1.4), (1, 4, 4)) for s in range(4)]
     own = [made_of_two_classes(s, (0.7, 0.4), (1.0, 1.2), (1, 4, 3)) for s in range(4)]
-    found = claims.fourth_prediction(free, asked, own)
+    found = claims.fourth_prediction(free, using, own)
     values = [0.05, 0.15, -0.2, 0.0, -0.1, -0.3]
     for number, value in zip(found, values, strict=True):
         assert number.runs == pytest.approx([value] * 4, abs=1e-6), number.says

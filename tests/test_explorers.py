@@ -161,7 +161,7 @@ def test_classes_for_which_nothing_speaks_share_nothing():
 
 def test_pale_bars_have_colours_of_their_own_in_the_dark():
     """Brighter than the page's ground, which pale colours with some opacity are not."""
-    assert {*dark.PALES} == {moving.PALE_BLUE, moving.PALE_ORANGE}
+    assert {*dark.PALES} == {moving.PALE_BLUE, moving.PALE_ORANGE, moving.GREY, moving.PURPLE}
     bar = f'<svg xmlns="http://www.w3.org/2000/svg"><path style="fill: {moving.PALE_BLUE}"/></svg>'
     assert f"fill: {dark.PALES[moving.PALE_BLUE]}" in dark.darkened(bar)
 

@@ -154,8 +154,8 @@ def test_what_is_kept_is_ranked_within_a_seed_that_all_kinds_have(records):
     (ranks,) = found["Over 10 kinds, CAS and accuracy are kept together"]
     assert ranks == pytest.approx(spearmanr(cas, accuracy).statistic)
     similarity = [-0.5, -0.2, -0.4, -0.6, -0.1, -0.1, 0, 0, -0.1, -0.1]
-    alike = "Over 10 kinds, similarity of pairs beyond the others and accuracy are kept together"
-    assert found[alike] == pytest.approx([spearmanr(similarity, accuracy).statistic])
+    contrast = "Over 10 kinds, contrast and accuracy are kept together"
+    assert found[contrast] == pytest.approx([spearmanr(similarity, accuracy).statistic])
     use = "Over 10 kinds, use of the shared part and accuracy are kept together"
     assert found[use] == pytest.approx([spearmanr(KEPT, accuracy).statistic])
     best = "Over 10 kinds, best networks with more CAS are more robust"
@@ -168,18 +168,18 @@ def test_what_is_kept_is_ranked_within_a_seed_that_all_kinds_have(records):
     )
 
 
-def test_a_push_is_judged_by_what_is_left_by_use_and_by_what_is_lost(records):
+def test_a_force_is_judged_by_what_is_left_by_use_and_by_what_is_lost(records):
     """Of seed 6, whose plain network loses 0.16; where twice as much is shared 0.3 are lost."""
     found = by_claim(ledger.overfitting())
-    assert found["Likeness forced: pairs are more alike at the end"] == pytest.approx([0.63 - 0.27])
-    use = "Likeness forced: use of the shared part falls less"
+    assert found["Similarity forced: contrast is higher at the end"] == pytest.approx([0.63 - 0.27])
+    use = "Similarity forced: use of the shared part falls less"
     assert found[use] == pytest.approx([(0.9 - 0.5) - (0.7 - 0.5)])
-    asked = "Use forced: use of the shared part falls less"
-    assert found[asked] == pytest.approx([(KEPT[9] - KEPT[0]) / 10])
+    forced = "Use forced: use of the shared part falls less"
+    assert found[forced] == pytest.approx([(KEPT[9] - KEPT[0]) / 10])
     for says in ("accuracy falls less", "loss rises less"):
         assert found[f"Use forced: {says}"] == pytest.approx([0.16 - 0.1])
         assert found[f"Use forced, beside its placebo: {says}"] == pytest.approx([0])
-        assert found[f"Likeness forced: {says}"] == pytest.approx([0.16 - 0.1])
+        assert found[f"Similarity forced: {says}"] == pytest.approx([0.16 - 0.1])
         assert found[f"Nothing to share: {says}"] == pytest.approx([0.16 - 0.1])
         assert found[f"Twice as much to share: {says}"] == pytest.approx([0.16 - 0.3])
 

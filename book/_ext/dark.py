@@ -25,8 +25,8 @@ RANGES = {
     "Oranges": [NOTHING, "#9c4a17", "#e8772b"],
 }
 
-# What stands for the pale colours of bars behind lit ones (ccnotes.moving has them).
-PALES = {"#9fc5e4": "#4c7ca6", "#eeba98": "#b06c40"}
+# What stands for pale bars behind lit ones, grey names, and purple (ccnotes.moving has them).
+PALES = {"#9fc5e4": "#4c7ca6", "#eeba98": "#b06c40", "#767676": "#a3a3a3", "#7b5ea7": "#a88fd0"}
 
 ElementTree.register_namespace("", SVG[1:-1])
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
