@@ -11,7 +11,7 @@ from ccnotes.records import find
 
 def test_published_records_are_found_by_the_start_of_their_names():
     found = records.published("parts-at-head-", seed=3)
-    assert sorted(found) == ["frozen", "simplex"]
+    assert sorted(found) == ["frozen", "groups", "simplex"]
     assert all(record.experiment["seed"] == 3 for record in found.values())
 
 

@@ -438,7 +438,7 @@ def test_looking_for_one_record_reads_no_other(made):
         (runs_dir() / name / "record.json").write_text("{")
     with warnings.catch_warnings(action="error"):
         assert recall(SMALL).folder == made.folder
-        assert list(published("parts-at-head-")) == ["frozen", "simplex"]
+        assert list(published("parts-at-head-")) == ["frozen", "groups", "simplex"]
     with pytest.warns(UserWarning, match="passed over"):
         find()
 

@@ -128,7 +128,7 @@ def published(start: str, seed: int = 0) -> dict[str, Record]:
     Of named experiments as they are today; a record of other settings is passed over.
 
     >>> list(published("parts-at-head-"))
-    ['frozen', 'simplex']
+    ['frozen', 'groups', 'simplex']
     """
 
     def suits(record: Record) -> bool:
