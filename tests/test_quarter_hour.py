@@ -53,10 +53,12 @@ def test_it_learns_from_the_networks_that_the_repository_gives_away(script):
 
 @pytest.mark.parametrize("seconds", [600, 1e-9])
 def test_it_leaves_state_and_weights_whether_or_not_the_time_was_enough(
-    script, quickly, tmp_path, seconds
+    script, quickly, monkeypatch, tmp_path, seconds
 ):
+    monkeypatch.setenv("CCNOTES_COMMIT", "abc")
     script.trained(SMALL, tmp_path, torch.device("cpu"), seconds)
     state = torch.load(tmp_path / "small-state.pt", weights_only=True)
+    assert state["sessions"][0]["commit"] == "abc"
     assert (state["epoch"] == 4) == (seconds == 600)
     last = load((tmp_path / "small-last.0").read_bytes())
     assert last["head.weight"].dtype == torch.float16
