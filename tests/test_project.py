@@ -168,7 +168,11 @@ def test_workflows_use_actions_by_commit_and_build_without_rights_to_publish():
                     assert step["with"]["persist-credentials"] is False, path.name
 
 
-API = re.findall(r"automodule:: (ccnotes\.\S+)", (ROOT / "book/api.md").read_text())
+API = [
+    name
+    for page in sorted((ROOT / "book").glob("api_*.md"))
+    for name in re.findall(r"automodule:: (ccnotes\.\S+)", page.read_text())
+]
 
 
 def imported(path):
@@ -182,7 +186,7 @@ def imported(path):
 
 
 @pytest.mark.parametrize("module", API)
-def test_imports_run_one_way_in_the_order_of_the_api_page(module):
+def test_imports_run_one_way_in_the_order_of_the_api_pages(module):
     """A folder stands where the last of its modules does; ``ccnotes`` itself imports lazily."""
     path = ROOT / f"{module.replace('.', '/')}.py"
     place = {name: number for number, name in enumerate(API)}
@@ -191,7 +195,7 @@ def test_imports_run_one_way_in_the_order_of_the_api_page(module):
         assert last < place[module], f"{module} imports {name}, which stands below it"
 
 
-def test_the_readme_shows_the_house_in_the_order_of_the_api_page():
+def test_the_readme_shows_the_house_in_the_order_of_the_api_pages():
     house = (ROOT / "README.md").read_text().split("## What is where")[1]
     rooms = list(dict.fromkeys(name.split(".")[1] for name in API))
     shown = [word for word in re.findall(r"[a-z_]+", house.split("ccnotes/")[1]) if word in rooms]
