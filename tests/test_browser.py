@@ -162,6 +162,16 @@ def figures_follow_the_page_s_colours(tab):
         assert not tab.evaluate(wrong, scheme), scheme
 
 
+def every_numbered_caption_is_in_sight(tab):
+    """In the light and in the dark, unless its figure is folded away."""
+    for scheme in ("dark", "light"):
+        show(tab, scheme=scheme)
+        hidden = """[...document.querySelectorAll('figcaption:has(.caption-number)')]
+            .filter(e => !e.closest('details:not([open])') && !e.checkVisibility())
+            .map(e => e.innerText)"""
+        assert not tab.evaluate(hidden), scheme
+
+
 def panels_of_figures_stack_on_a_phone(tab):
     """As they were drawn when the page was opened on one."""
     if not tab.locator("moving-figure").count():
@@ -469,6 +479,7 @@ CHECKS = (  # from narrow to wide, since a page is laid out anew for each width
     figures_on_a_phone_have_type_of_11_pixels,
     a_table_that_goes_on_to_the_right_fades_there,
     networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves,
+    every_numbered_caption_is_in_sight,
     it_is_no_wider_than_its_window,
     moving_figures_move_by_keyboard_and_by_mouse,
     solutions_are_folded_and_open_by_keyboard,
@@ -525,6 +536,18 @@ def test_search_leads_to_sections_and_says_so_when_there_is_none(visit):
     tab, more = visit("search.html?q=zzzyx")
     tab.get_by_text("No section has “zzzyx”").wait_for()
     assert not wrong + more
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_the_magnifier_stands_before_what_is_typed_on_the_page_and_in_the_dialog(visit, width):
+    tab, _ = visit("search.html", width)
+    page, dialog = (tab.locator(f"{within} form.bd-search") for within in ("main", "dialog"))
+    for form in (page, dialog):
+        if form is dialog:
+            tab.keyboard.press("Control+k")
+        icon, field = form.locator("i").bounding_box(), form.locator("input").bounding_box()
+        assert form.locator("i").is_visible()
+        assert icon["x"] + icon["width"] <= field["x"]
 
 
 @pytest.mark.parametrize("page", ["nothing.html", "book/nothing.html", "book/far/away/"])

@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 
 import ccnotes
 from ccnotes import moving, page
+from ccnotes.cards import rows
 from ccnotes.playground import Playground
+from ccnotes.verdicts import Claim, judgements
 from tests.test_moving import NAMES
 
 SCRIPTS = Path(__file__).parents[1] / "book" / "_ext"
@@ -74,7 +76,7 @@ def numbered(shown):
     return document
 
 
-@pytest.mark.parametrize("element", ["moving-figure", "gaussian-playground"])
+@pytest.mark.parametrize("element", ["moving-figure", "gaussian-playground", "figure"])
 def test_what_the_page_draws_is_a_figure_whose_caption_sphinx_numbers(element):
     """By the caption, which then stands below the element and no more in it."""
     said = "Small & <short>."
@@ -82,6 +84,7 @@ def test_what_the_page_draws_is_a_figure_whose_caption_sphinx_numbers(element):
     shown = {
         "moving-figure": page.book_renderer(chart.to_dict())["text/html"],
         "gaussian-playground": Playground(caption=said).markup(),
+        "figure": rows(judgements([Claim("it falls", "accuracy", [0.1])]), said),
     }[element]
     other, figure = numbered(shown).children
     assert other.astext() == "<p>Other HTML.</p>"
@@ -93,6 +96,11 @@ def test_what_the_page_draws_is_a_figure_whose_caption_sphinx_numbers(element):
     assert "figcaption" not in inside.astext()
     assert inside["format"] == "html"
     assert inside["classes"] == ["output", "text_html"]
+
+
+def test_rows_of_claims_without_a_caption_stay_as_they_are():
+    shown = rows(judgements([Claim("it falls", "accuracy", [0.1])]))
+    assert [type(node) for node in numbered(shown).children] == [nodes.raw, nodes.raw]
 
 
 def test_a_chart_whose_caption_the_book_has_numbered_has_the_name_without_the_number(
