@@ -1,4 +1,4 @@
-"""The drawings for phones that figures bring along, each page's choice between the two, its room."""
+"""The drawings for phones that figures bring along, each page's choice, and the room it takes."""
 
 import base64
 import gzip
@@ -7,7 +7,9 @@ from pathlib import Path
 
 NARROW = "screen and (max-width: 600px)"
 SIZE = re.compile(r'<svg\b[^>]*? width="([\d.]+)pt" height="([\d.]+)pt"')  # as matplotlib writes it
-IMAGE = re.compile(r'(?<!svg">)<img\b(?! width)[^>]*src="([^"]*_images/)([^"/]*?)(-dark)?\.svg"[^>]*>')
+IMAGE = re.compile(
+    r'(?<!svg">)<img\b(?! width)[^>]*src="([^"]*_images/)([^"/]*?)(-dark)?\.svg"[^>]*>'
+)
 
 
 def apart(svg: str) -> tuple[str, str | None]:
