@@ -90,11 +90,12 @@ def counts(judgements: Iterable[Judgement]) -> str:
     return f'<ul class="claim-counts">{"".join(chips)}</ul>'
 
 
-def rows(judgements: Iterable[Judgement]) -> str:
+def rows(judgements: Iterable[Judgement], caption: str = "") -> str:
     """A row a claim: a dot for each run, their mean and its 95 % interval; right of 0 bears it out.
 
     That side is tinted. Claims of one unit share an axis. The mean is filled where the claim is
-    supported or contradicted, else hollow. Fewer than four runs are dots only.
+    supported or contradicted, else hollow. Fewer than four runs are dots only. With a ``caption``,
+    the takeaway, the book numbers the rows as a figure.
 
     >>> from ccnotes.verdicts import Claim, judgements
     >>> shown = rows(judgements([Claim("accuracy falls", "accuracy", [0.1, 0.2])]))
@@ -107,7 +108,13 @@ def rows(judgements: Iterable[Judgement]) -> str:
         mine = [judgement for judgement in given if judgement.claim.unit == unit]
         ends = [0.0, *(end for j in mine for end in reach(j.claim.differences))]
         made += "".join(row(judgement, axis_for(ends)) for judgement in mine) + ruler(ends, unit)
-    return f'<div class="claim-rows">{made}</div>'
+    return together(made, caption)
+
+
+def together(made: str, caption: str) -> str:
+    """Rows as one figure, its caption below them."""
+    said = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="claim-rows">{made}{said}</figure>'
 
 
 def row(judgement: Judgement, axis: tuple[float, float]) -> str:
@@ -126,11 +133,12 @@ def row(judgement: Judgement, axis: tuple[float, float]) -> str:
     return framed(label, words, kind, line + dots(claim.differences, axis, kind))
 
 
-def measured(them: Iterable[Measured]) -> str:
+def measured(them: Iterable[Measured], caption: str = "") -> str:
     """A row for each: a dot for each run, their mean and its 95 % interval; grey was predicted.
 
     Those of one unit and number of runs share an axis. A chip has the outcome of the prediction, a
-    diamond is the one run at full size. Fewer than four runs are dots only.
+    diamond is the one run at full size. Fewer than four runs are dots only. A ``caption`` is that
+    of :func:`rows`.
 
     >>> from ccnotes.verdicts import Measured
     >>> given = Measured("CAS kept", "share", [0.4, 0.3], predicted="0.2 or less", at_most=0.2)
@@ -144,11 +152,11 @@ def measured(them: Iterable[Measured]) -> str:
         mine = [m for m in given if (m.unit, len(m.runs)) == (unit, n)]
         more = [e for m in mine for e in (m.full, m.at_least, m.at_most) if e is not None]
         ends = [*more, *(end for m in mine for end in reach(m.runs))]
-        caption = f"{unit}, {n_of(mine[0].runs)}"
+        below = f"{unit}, {n_of(mine[0].runs)}"
         if any(m.full is not None for m in mine):
-            caption += "; \u25c7 the one run at full size"
-        made += "".join(measured_row(m, axis_for(ends)) for m in mine) + ruler(ends, caption)
-    return f'<div class="claim-rows">{made}</div>'
+            below += "; \u25c7 the one run at full size"
+        made += "".join(measured_row(m, axis_for(ends)) for m in mine) + ruler(ends, below)
+    return together(made, caption)
 
 
 def measured_row(of: Measured, axis: tuple[float, float]) -> str:

@@ -29,6 +29,7 @@ from ccnotes.moving import (
     hundredths,
     name_at,
     numbered,
+    says,
 )
 from ccnotes.parts import DEFAULT, Kind, PartImages, parts
 from ccnotes.records import Record
@@ -52,13 +53,19 @@ def builder(model: Network, description: str, *, first: int = 0) -> alt.ConcatCh
     >>> builder(ConvNet(6, width=2), "Parts come and go.").description
     'Parts come and go.'
     """
-    rows = []
+    rows, answers = [], []
     for on in itertools.product((True, False), repeat=len(INGREDIENTS)):
         there = dict(zip(INGREDIENTS, on, strict=True))
         drawn = built(there, DEFAULT.num_classes)
         with evaluating(model), torch.no_grad():
             p = model(to_float(drawn.images)).softmax(1)
         check_fits(p.shape[1], drawn.classes, first)
+        has = ", ".join(title for kind, title in TITLES.items() if there[kind]) or "nothing"
+        answers += [
+            f"{has}: the network says {visible(drawn.classes[int(of_image.argmax())])}, "
+            f"{of_image.max():.0%}"
+            for of_image in p
+        ]
         rows += [
             {"y": y, "picture": pixels_of(image), "p": of_image} | there
             for y, (image, of_image) in enumerate(
@@ -72,6 +79,9 @@ def builder(model: Network, description: str, *, first: int = 0) -> alt.ConcatCh
         alt.param(name=kind, value=True, bind=alt.binding_checkbox(name=f"{TITLES[kind]} "))
         for kind in INGREDIENTS
     ]
+    off = " + ".join(f"{2**k} * !{kind}" for k, kind in enumerate(reversed(INGREDIENTS)))
+    said = f"'Image of ' + {name_at(classes, 'image')} + ', made of ' + {json.dumps(answers)}"
+    said += f"[{len(names)} * ({off}) + image]"
     now = " && ".join(["datum.y == image", *(f"datum.{kind} == {kind}" for kind in INGREDIENTS)])
     base = alt.Chart(pd.DataFrame(rows)).transform_filter(now)
     grid = (
@@ -108,7 +118,7 @@ def builder(model: Network, description: str, *, first: int = 0) -> alt.ConcatCh
             columns=2,
         )
         .resolve_scale(color="independent", x="independent", y="independent")
-        .add_params(which, *switches)
+        .add_params(which, *switches, says(said))
     )
     return chart.properties(description=description)
 
@@ -176,6 +186,14 @@ def angles(description: str) -> alt.ConcatChart:
         y=alt.Y("label_y:Q", title="feature 2"),
         text="name:N",
     )
+    every = {
+        f"{one} and {other}": f"cos((angle{one} - angle{other}) * PI / 180)"
+        for one, other in itertools.combinations(names, 2)
+    }
+    positive = " + ".join(f"2 * max(0, {cosine})" for cosine in every.values())
+    said = f"'CAS ' + format({positive}, '.2f') + '; cosine of " + " + ', of ".join(
+        f"{pair} ' + format({cosine}, '.2f')" for pair, cosine in every.items()
+    )
     pairs = pd.DataFrame([{"i": i, "j": j} for i in range(3) for j in range(3)])
     cosines = alt.Chart(pairs).transform_calculate(
         value=f"cos(({turn}[datum.i] - {turn}[datum.j]) * PI / 180)",
@@ -216,7 +234,7 @@ def angles(description: str) -> alt.ConcatChart:
             columns=2,
         )
         .resolve_scale(color="independent", x="independent", y="independent")
-        .add_params(*params)
+        .add_params(*params, says(said))
     )
     return chart.properties(description=description)
 
@@ -287,12 +305,16 @@ def shared(
         )
         return found
 
+    both = (
+        f"'cosine ' + format({cosines}[of][above * {len(names)} + below], '.2f') + "
+        f"', shared ' + format({shares}[of][above * {len(names)} + below], '.0%')"
+    )
+    said = f"{name_at(classes, 'above')} + ' and ' + {name_at(classes, 'below')} + ': ' + {both}"
+    if len(every) > 1:
+        said = f"{name_at([*attributions], 'of')} + ', ' + {said}"
     title = (
         alt.Chart(pd.DataFrame({"one": [1]}))
-        .transform_calculate(
-            text=f"'cosine ' + format({cosines}[of][above * {len(names)} + below], '.2f') + "
-            f"', shared ' + format({shares}[of][above * {len(names)} + below], '.0%')"
-        )
+        .transform_calculate(text=both)
         .mark_text(align="right", baseline="top", fontSize=16, fontWeight="bold")
         .encode(x=alt.value("width"), y=alt.value(4), text="text:N")
     )
@@ -302,7 +324,7 @@ def shared(
         + bars("both", kinds[2])
         + bars("mirrored", kinds[2])
         + title
-    ).add_params(of, *params)
+    ).add_params(of, *params, says(said))
     return chart.properties(width=680, height=260, description=description)
 
 
@@ -351,6 +373,9 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
         )
         for name, title in (("features", "Features of the epoch"), ("head", "Head of the epoch"))
     ]
+    told = [f"CAS {row['CAS']:.2f}, robust accuracy {row['robust accuracy']:.1%}" for row in rows]
+    said = f"'Features ' + features + ', head ' + head + ': ' + {json.dumps(told)}"
+    said += "[2 * (features == 'last') + (head == 'last')]"
     now = "datum.features == features && datum.head == head"
     heat = cells(table, now, "matrix", classes, len(classes), "cosine").encode(
         x=alt.X("column:O", title=None).axis(labelExpr=name_at(classes, "datum.value"))
@@ -379,7 +404,7 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
             columns=2,
         )
         .resolve_scale(color="independent", x="independent", y="independent")
-        .add_params(*params)
+        .add_params(*params, says(said))
     )
     return chart.properties(description=description)
 

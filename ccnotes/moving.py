@@ -59,7 +59,7 @@ def warmth(
         "likeliest other class": off[..., 0].mean(1).tolist(),
         "each of the others": off[..., 1:].mean((1, 2)).tolist(),
     }
-    rows = pd.DataFrame({"temperature": temperatures, **series})
+    rows = pd.DataFrame({"temperature": temperatures, **series}, index=temperatures)
     rows["soft"] = hundredths(torch.stack(soft))
     slider = alt.binding_range(min=1, max=temperatures[-1], step=1, name="Temperature ")
     warm = alt.param(name="warm", value=3, bind=slider)
@@ -82,7 +82,7 @@ def warmth(
             columns=2,
         )
         .resolve_scale(color="independent", strokeDash="independent", x="independent")
-        .add_params(warm)
+        .add_params(warm, says(f"'Temperature ' + warm + ': ' + {at('warm', rows[[*series]])}"))
     )
     return chart.properties(description=description)
 
@@ -119,6 +119,12 @@ def paths(
     lit = chosen("lit", f"Beside {names[0]} ", others[0], others, [names[i] for i in others])
     lights = "datum.place == 0 ? 'first' : datum.place == lit ? 'lit' : 'other'"
     scales = fixed(rows[x], 0.1), fixed(rows[y])
+    ways = [
+        at("epoch", way.set_index("epoch")[[x, y]].set_axis(titles, axis=1))
+        for _, way in rows.sort_values("epoch").groupby("place")
+    ]
+    told = f"'Epoch ' + epoch + ': {names[0]}, ' + {ways[0]}"
+    told += f" + (lit ? '; ' + {name_at(names, 'lit')} + ', ' + [{', '.join(ways)}][lit] : '')"
     rows = rows.groupby("epoch", group_keys=False)[[*rows]].apply(named, x, y, scales)
     base = alt.Chart(rows).transform_calculate(light=lights)
     encoded = {
@@ -139,7 +145,7 @@ def paths(
         + point.mark_text(dx=alt.ExprRef("datum.dx"), dy=alt.ExprRef("datum.dy"), fontSize=12)
         .encode(**encoded, text="run:N")
         .properties(name="words")  # around which the page draws its ground, so that no line shows
-    ).add_params(epoch, lit)
+    ).add_params(epoch, lit, says(told))
     return chart.properties(width=WIDE[1], height=HIGH, description=description)
 
 
@@ -206,6 +212,9 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
     rows["matrix"] = hundredths(record.arrays["test_robust_similarity"])
     rows["samples"] = hundredths(vectors)
     rows["until"] = table.epoch.shift(-1, fill_value=table.epoch.max() + 1)  # stands until the next
+    named = {"robust accuracy of test images": rows["test images"], "CAS of them": rows.CAS}
+    named["robust accuracy of training images"] = rows["training images"]
+    told = at("epoch", pd.DataFrame(named).set_index(rows.epoch))
     slider = epoch_slider(table.epoch.tolist())
     epoch = alt.param(name="epoch", value=int(table.epoch[start]), bind=slider)
     now = (alt.datum.epoch <= epoch) & (epoch < alt.datum.until)
@@ -246,7 +255,7 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
             columns=2,
         )
         .resolve_scale(color="independent", strokeDash="independent", x="independent")
-        .add_params(epoch)
+        .add_params(epoch, says(f"'Epoch ' + epoch + ': ' + {told}"))
     )
     return chart.properties(description=description)
 
@@ -289,6 +298,12 @@ def surface(told: dict[str, Any], description: str) -> alt.ConcatChart:
     """
     along, across, loss = (told[name] for name in ("along", "across", "loss"))
     rows = pd.DataFrame({"epoch": range(len(loss)), "loss": hundredths(torch.tensor(loss))})
+    middle = np.array(loss)[:, np.abs(across).argmin()]
+    ends = {
+        f"mean loss {where}": middle[:, np.abs(np.array(along) - place).argmin()]
+        for where, place in (("without the perturbation", 0), ("where FGSM stops", 1))
+    }
+    said = says(f"'Epoch ' + epoch + ': ' + {at('epoch', pd.DataFrame(ends))}")
     limits = [min(map(min, rows.loss)) / 100, max(map(max, rows.loss)) / 100]
     epoch = alt.param(name="epoch", value=1, bind=epoch_slider(rows.epoch.tolist()))
     around = (
@@ -328,7 +343,7 @@ def surface(told: dict[str, Any], description: str) -> alt.ConcatChart:
             columns=2,
         )
         .resolve_scale(x="independent", y="independent", color="independent")
-        .add_params(epoch)
+        .add_params(epoch, said)
     )
     return both.properties(description=description)
 
@@ -391,6 +406,25 @@ def cells(
 def name_at(classes: Sequence[str], index: str) -> str:
     """The Vega expression for the name of the class that the expression ``index`` counts."""
     return f"{json.dumps([visible(name) for name in classes])}[{index}]"
+
+
+def says(sentence: str) -> alt.Parameter:
+    """What the page says of the state, once the controls rest: a Vega expression of a sentence."""
+    return alt.param(name="says", expr=f"{sentence} + '.'")
+
+
+def at(param: str, values: pd.DataFrame) -> str:
+    """The Vega expression for the values of the last row whose label ``param`` has reached.
+
+    >>> at("epoch", pd.DataFrame({"CAS": [0.5, 0.25]}, index=[10, 20]))
+    '["CAS 0.50", "CAS 0.25"][0 + (epoch >= 20)]'
+    """
+    told = [
+        ", ".join(f"{name} {value:.2f}" for name, value in row.items())
+        for row in values.to_dict("records")
+    ]
+    reached = " + ".join(["0", *(f"({param} >= {label})" for label in values.index[1:])])
+    return f"{json.dumps(told)}[{reached}]"
 
 
 def epoch_slider(epochs: list[int]) -> alt.BindRange:

@@ -12,6 +12,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec, GridSpecBase, SubplotSpec
 
@@ -187,8 +188,12 @@ def on_phones(figure: Figure, small: Figure) -> Figure:
 
 
 def vector(figure: Figure) -> str:
-    file = io.StringIO()
-    figure.savefig(file, format="svg", bbox_inches="tight", facecolor=figure.get_facecolor())
+    """The figure as SVG. Its clouds of points are pictures: else each point is an element."""
+    clouds = [c for c in figure.findobj(PathCollection) if len(np.asarray(c.get_offsets())) > 100]
+    for cloud in clouds:
+        cloud.set_rasterized(True)
+    file, dpi, ground = io.StringIO(), 200 if clouds else "figure", figure.get_facecolor()
+    figure.savefig(file, format="svg", dpi=dpi, bbox_inches="tight", facecolor=ground)
     return file.getvalue()
 
 
@@ -196,7 +201,8 @@ def book_renderer(spec: dict[str, Any], **metadata: Any) -> dict[str, str]:
     """The chart as ``<moving-figure>``: the caption of ``usermeta={"caption": ...}`` is in sight.
 
     The chart's text is then for those who do not see it; with no caption the text is in sight.
-    Without the page's script it is a still picture. Raises ValueError for a chart without a text.
+    Without the page's script it is a still picture. With it, what :func:`ccnotes.moving.says` gave
+    the chart to say is told to screen readers. Raises ValueError for a chart without a text.
     """
     if not (text := html.escape(spec.get("description", ""))):
         raise ValueError("This chart has no text: add .properties(description='What it shows').")
@@ -214,6 +220,7 @@ def book_renderer(spec: dict[str, Any], **metadata: Any) -> dict[str, str]:
         "text/html": f"<moving-figure data-lm-suppress-shortcuts><figure{described}>"
         '<div class="moving-controls"></div><div class="moving-view"></div>'
         f'<img class="moving-still" alt="{text}" {still(spec)}>{said}'
+        '<p class="moving-says" role="status"></p>'
         f"<figcaption>{caption or text}</figcaption></figure>"
         f'<script type="application/json">{data}</script></moving-figure>'
     }

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 
 from ccnotes import gaussian
-from ccnotes.moving import BLUE, GREEN, ORANGE
+from ccnotes.moving import BLUE, GREEN, ORANGE, at, says
 
 CROSS, OWN = "w₂, weight of cross-class features", "w₁, weight of class-specific features"
 
@@ -28,19 +28,22 @@ def loss_surface(mu: float, sigma: float, reg: float) -> alt.LayerChart:
     eps0, top = gaussian.threshold(mu, sigma), mu / reg
     centre1 = f"({mu} - 2*eps)/{reg}"  # of the bowl, were w2 allowed below 0
     centre2 = f"({2 * eps0} - 2*eps)/{reg}"
+    words = f"({centre2} > 1e-9 ? 'both kinds in use' : 'cross-class features dropped')"
+    weights = f"format({centre1}, '.2f') + ', w₂ ' + format(max(0, {centre2}), '.2f')"
+    said = says(f"'Radius ' + format(eps, '.2f') + ': w₁ ' + {weights} + ', ' + {words}")
     best = (
         alt.Chart(alt.Data(values=[{}]))
         .transform_calculate(
             w1=centre1,
             w2=f"max(0, {centre2})",
-            words=f"{centre2} > 1e-9 ? 'both kinds in use' : 'cross-class features dropped'",
+            words=words,
         )
         .encode(x="w1:Q", y="w2:Q")
     )
     dot = best.mark_point(
         shape="diamond", filled=True, size=160, color=ORANGE, stroke="white", opacity=1
     )
-    words = best.mark_text(align="left", fontSize=13, fontWeight="bold").encode(
+    verdict = best.mark_text(align="left", fontSize=13, fontWeight="bold").encode(
         x=alt.value(0), y=alt.value(-12), text="words:N"
     )
     edge = alt.Chart(
@@ -55,10 +58,10 @@ def loss_surface(mu: float, sigma: float, reg: float) -> alt.LayerChart:
         .encode(x="w1:Q", y="w2:Q", text="name:N")
     )
     chart: alt.LayerChart = (
-        (heat(centre1, centre2, mu, reg) + path + end + dot + words)
-        .add_params(radius("eps", 0.1, mu, sigma))
+        (heat(centre1, centre2, mu, reg) + path + end + dot + verdict)
+        .add_params(radius("eps", 0.1, mu, sigma), said)
         .properties(
-            width=470,
+            width=600,
             height=330,
             description="Heat map of the margin loss over the two weights with a diamond at its "
             "minimum. As the radius of the attack grows, the diamond slides down the dashed line, "
@@ -89,9 +92,9 @@ def heat(centre1: str, centre2: str, mu: float, reg: float) -> alt.Chart:
             x2="w1_to:Q",
             y=alt.Y("w2:Q", title=CROSS).scale(domain=[0, 1.2 * top], nice=False),
             y2="w2_to:Q",
-            color=alt.Color("excess:Q", title="loss above its minimum").scale(
-                domain=[0, reg * top**2], scheme="blues", reverse=True, type="sqrt", clamp=True
-            ),
+            color=alt.Color("excess:Q", title="loss above its minimum")
+            .scale(domain=[0, reg * top**2], scheme="blues", reverse=True, type="sqrt", clamp=True)
+            .legend(orient="bottom", direction="horizontal", gradientLength=190),
         )
     )
     return chart
@@ -132,6 +135,9 @@ def accuracies(mu: float, sigma: float) -> pd.DataFrame:
 def accuracy_against_ratio(mu: float, sigma: float) -> alt.LayerChart:
     """What robust accuracy gains over ``w2 = 0``, against ``w2 / w1``, for a radius to drag."""
     rows = accuracies(mu, sigma)
+    named = {"best": "best ratio", "gain": "its gain in points"}
+    named |= {"at": "ratio of the margin loss", "won": "its gain"}
+    told = at("radius", rows[[*named]].rename(columns=named).set_index(rows.eps - 0.004 * mu))
     now = alt.Chart(rows).transform_filter(f"abs(datum.eps - radius) < {0.004 * mu}")
     names = ["right against one given rival", "right against both rivals"]
     x = alt.X("ratio:Q", title="w₂ / w₁").scale(domain=[0, 1.5], nice=False)
@@ -163,7 +169,10 @@ def accuracy_against_ratio(mu: float, sigma: float) -> alt.LayerChart:
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(opacity=0.5).encode(y="y:Q")
     chart: alt.LayerChart = (
         alt.layer(zero, lines, choice, peak)
-        .add_params(radius("radius", 0.2, mu, sigma))
+        .add_params(
+            radius("radius", 0.2, mu, sigma),
+            says(f"'Radius ' + format(radius, '.2f') + ': ' + {told}"),
+        )
         .configure_legend(orient="top", columns=1, labelLimit=300, symbolSize=500)
         .properties(
             width=600,
@@ -197,6 +206,11 @@ def smoothed_weights(mu: float, sigma: float, reg: float) -> alt.LayerChart:
         f"({mu} - (1 - beta)*{s})/2",
         f"((1 - beta)*{mu} - {s})/(2 - beta)",
     ]
+    ends_at = [f"format(max(0, {limit}), '.2f')" for limit in limits]
+    said = (
+        f"'Smoothing ' + format(beta, '.2f') + ': the weight reaches 0 at radius ' + {ends_at[0]}"
+    )
+    said += f" + ' without it, ' + {ends_at[1]} + ' in form 1, ' + {ends_at[2]} + ' in form 2'"
     hue = alt.Color("form:N", title=None, sort=names).scale(
         domain=names, range=["#8a8a8a", BLUE, ORANGE]
     )
@@ -223,7 +237,7 @@ def smoothed_weights(mu: float, sigma: float, reg: float) -> alt.LayerChart:
         )
     chart: alt.LayerChart = (
         alt.layer(*curves, *ends)
-        .add_params(beta)
+        .add_params(beta, says(said))
         .configure_legend(orient="top", labelLimit=300, columns=1, symbolSize=500)
         .properties(
             width=600,

@@ -1,5 +1,6 @@
 """The chapters keep the house rules, before they run and as they are rendered."""
 
+import ast
 import functools
 import json
 import re
@@ -22,6 +23,7 @@ REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["ur
 COPY = ROOT / "_check"  # `make test` executes the book into it, and renders it
 HTML = COPY / "_build" / "html"
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+CHAPTERS = [path for path in NOTEBOOKS if path.stem not in ("index", "ledger", "records_made")]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -96,6 +98,15 @@ def test_every_static_figure_has_its_takeaway_as_a_caption(path):
             assert caption != told["image"]["alt"]
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_drawing_of_claims_in_a_chapter_has_its_takeaway_as_a_caption(path):
+    for cell in code_cells(path):
+        if re.search(r"\bcards\.(rows|measured)\(", cell.source):
+            assert re.search(r", caption\)+$", cell.source), (path.name, cell.source)
+            given = re.search(r"^caption = (.*?)\nHTML", cell.source, re.M | re.S)[1]
+            assert re.fullmatch(r"[A-Z].{18,158}\.", ast.literal_eval(given)), (path.name, given)
+
+
 GLOSSARY = (ROOT / "book/glossary.md").read_text().partition("{glossary}")[2]
 TERMS = [re.sub("s$", "", term) for term in re.findall(r"^\w.*", GLOSSARY, re.M)]
 LONGEST_FIRST = "|".join(sorted(TERMS, key=len, reverse=True)).replace(" ", r"\s+")
@@ -137,7 +148,6 @@ def test_the_glossary_has_a_letter_to_jump_by_for_each_first_letter():
 
 
 BLOCK = re.compile(r"^:{3,}\{(exercise|solution)\} *(.*)\n((?::.+\n)*)", re.M)
-CHAPTERS = [path for path in NOTEBOOKS if path.stem not in ("index", "ledger", "records_made")]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -311,6 +321,16 @@ class InSight(HTMLParser):
 
 
 INTERVAL = re.compile(r"[-−+]?\d[\d,]*\.?\d*%? to [-−+]?\d")
+
+
+@pytest.mark.rendered
+@each_page
+def test_figures_are_numbered_without_a_gap(page):
+    text = (HTML / f"{page}.html").read_text() if tagged(page, "html") else ""
+    found = re.findall(
+        r'<span class="caption-number">Fig\. [\d.]*?(\d+) </span><span class="caption-text">', text
+    )
+    assert [*map(int, found)] == [*range(1, len(found) + 1)]
 
 
 @pytest.mark.rendered

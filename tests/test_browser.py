@@ -149,6 +149,30 @@ def what_is_too_wide_for_a_phone_scrolls(tab):
     assert not found
 
 
+def fingers_hit_what_is_there_to_press(tab):
+    """At least 24 pixels high and wide; folds, which are many, 32 high."""
+    show(tab, PHONE)
+    small = """[...document.querySelectorAll(
+          '.bd-article :is(input, select, button, summary):not(.live-attack *)')]
+        .filter(e => e.checkVisibility({ opacityProperty: true }) && e.offsetWidth > 1)
+        .filter(e => Math.min(e.offsetWidth, e.offsetHeight) < (e.matches('summary') ? 32 : 24))
+        .map(e => [e.outerHTML.slice(0, 100), e.offsetWidth, e.offsetHeight])"""
+    assert not tab.evaluate(small)
+
+
+def words_in_tables_have_room_on_a_phone(tab):
+    """No cell is far taller than wide, unless it has a whole text in it."""
+    show(tab, PHONE)
+    folded = tab.locator("details:not([open])").element_handles()
+    tab.evaluate("folded => folded.forEach(part => part.open = true)", folded)
+    tall = """[...document.querySelectorAll('.bd-article table:not(.field-list) :is(th, td)')]
+        .filter(e => e.innerText.length > 16 && e.offsetWidth < 100)
+        .map(e => [e.innerText, e.offsetWidth, e.offsetHeight])"""
+    found = tab.evaluate(tall)
+    tab.evaluate("folded => folded.forEach(part => part.open = false)", folded)
+    assert not found
+
+
 def figures_follow_the_page_s_colours(tab):
     """One of the two drawings shows, on the page's own ground."""
     for scheme in ("light", "dark"):
@@ -160,6 +184,16 @@ def figures_follow_the_page_s_colours(tab):
                          || getComputedStyle(e).backgroundColor != 'rgba(0, 0, 0, 0)')
             .map(e => e.outerHTML.slice(0, 200))"""
         assert not tab.evaluate(wrong, scheme), scheme
+
+
+def every_numbered_caption_is_in_sight(tab):
+    """In the light and in the dark, unless its figure is folded away."""
+    for scheme in ("dark", "light"):
+        show(tab, scheme=scheme)
+        hidden = """[...document.querySelectorAll('figcaption:has(.caption-number)')]
+            .filter(e => !e.closest('details:not([open])') && !e.checkVisibility())
+            .map(e => e.innerText)"""
+        assert not tab.evaluate(hidden), scheme
 
 
 def panels_of_figures_stack_on_a_phone(tab):
@@ -469,6 +503,9 @@ CHECKS = (  # from narrow to wide, since a page is laid out anew for each width
     figures_on_a_phone_have_type_of_11_pixels,
     a_table_that_goes_on_to_the_right_fades_there,
     networks_are_attacked_by_keyboard_and_by_mouse_and_nothing_moves,
+    fingers_hit_what_is_there_to_press,
+    words_in_tables_have_room_on_a_phone,
+    every_numbered_caption_is_in_sight,
     it_is_no_wider_than_its_window,
     moving_figures_move_by_keyboard_and_by_mouse,
     solutions_are_folded_and_open_by_keyboard,
@@ -525,6 +562,59 @@ def test_search_leads_to_sections_and_says_so_when_there_is_none(visit):
     tab, more = visit("search.html?q=zzzyx")
     tab.get_by_text("No section has “zzzyx”").wait_for()
     assert not wrong + more
+
+
+def a_term(tab):
+    """A link to the glossary in the text, and the box in which its meaning shows."""
+    return tab.locator(".bd-article p a.term").first, tab.locator(".term-says")
+
+
+def test_a_term_says_what_it_means_on_focus_and_escape_closes_it(visit):
+    tab, wrong = visit("book/01_adversarial_training.html", PHONE)
+    link, box = a_term(tab)
+    meaning = link.get_attribute("title")
+    assert not box.is_visible()
+    tab.keyboard.press("Tab")  # a focus that scripts give shows only after a key
+    link.focus()
+    assert box.inner_text() == meaning
+    tab.keyboard.press("Escape")
+    assert not box.is_visible()
+    link.blur(), link.focus()
+    place, word = box.bounding_box(), link.bounding_box()
+    assert place["x"] >= 0
+    assert place["x"] + place["width"] <= PHONE
+    assert place["y"] >= word["y"] + word["height"] or place["y"] + place["height"] <= word["y"]
+    tab.keyboard.press("Tab")
+    assert not box.is_visible()
+    link.focus()
+    tab.keyboard.press("Enter")
+    tab.wait_for_url(re.compile("glossary.html#term-"), wait_until="commit")
+    assert not wrong
+
+
+def test_a_term_says_what_it_means_on_touch_and_a_second_one_leads_to_the_glossary(visit):
+    tab, wrong = visit("book/01_adversarial_training.html", PHONE, has_touch=True)
+    link, box = a_term(tab)
+    link.tap()
+    assert box.inner_text() == link.get_attribute("title")
+    tab.locator(".bd-article h1").tap()
+    assert not box.is_visible()
+    assert "01_adversarial_training" in tab.url
+    link.tap(), link.tap()
+    tab.wait_for_url(re.compile("glossary.html#term-"), wait_until="commit")
+    assert not wrong
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_the_magnifier_stands_before_what_is_typed_on_the_page_and_in_the_dialog(visit, width):
+    tab, _ = visit("search.html", width)
+    page, dialog = (tab.locator(f"{within} form.bd-search") for within in ("main", "dialog"))
+    for form in (page, dialog):
+        if form is dialog:
+            tab.keyboard.press("Control+k")
+        icon, field = form.locator("i").bounding_box(), form.locator("input").bounding_box()
+        assert form.locator("i").is_visible()
+        assert icon["x"] + icon["width"] <= field["x"]
 
 
 @pytest.mark.parametrize("page", ["nothing.html", "book/nothing.html", "book/far/away/"])

@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ccnotes import page
+from ccnotes.cards import rows
+from ccnotes.verdicts import Claim, judgements
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_check" / "_build" / "html"
@@ -129,16 +131,21 @@ def test_a_plain_notebook_has_the_captions_of_figures_below_them():
     figure = {"mystnb": {"figure": {"caption": "It falls."}}}
     picture = '<img src="data:image/png;base64,QUJD"><figcaption>Now &amp; then.</figcaption>'
     moves = {"text/html": f"<moving-figure>{picture}</moving-figure>"}
+    claims = {"text/html": rows(judgements([Claim("it falls", "accuracy", [0.1])]), "One & all.")}
     cells = [
         new.new_markdown_cell("# Title"),
         new.new_code_cell("plots.curves(x)", metadata=figure, id="falls"),
         new.new_code_cell("moving.x()", outputs=[new.new_output("display_data", moves)]),
+        new.new_code_cell("cards.rows()", outputs=[new.new_output("display_data", claims)]),
         new.new_code_cell("cas(x)"),
     ]
     copy = plain.notebook(new.new_notebook(cells=cells), link, "*Note*")
     nbformat.validate(copy)
-    told = ["plots.curves(x)", "*It falls.*", "moving.x()", "*Now & then.*", "cas(x)"]
+    told = ["plots.curves(x)", "*It falls.*", "moving.x()", "*Now & then.*"]
+    told += ["cards.rows()", "*One & all.*", "cas(x)"]
     assert [cell.source for cell in copy.cells[1:]] == told
+    assert "it falls" in copy.cells[5].outputs[0].data["text/html"]
+    assert "One &amp; all." not in copy.cells[5].outputs[0].data["text/html"]  # not twice
     assert copy.cells[2].id == "falls-caption"
 
 
@@ -327,12 +334,16 @@ def test_a_page_shows_the_column_on_phones_alone(tmp_path):
     narrow.draw(app, None)
     once = shown.read_text()
     sources = re.findall(
-        r'<picture><source media="([^"]*)" srcset="([^"]*)"><img src="([^"]*)"', once
+        r'<picture><source media="([^"]*)"[^>]* srcset="([^"]*)"><img[^>]* src="([^"]*)"', once
     )
     assert [found[1:] for found in sources] == [
         ("_images/two-narrow.svg", "_images/two.svg"),
         ("_images/two-narrow-dark.svg", "_images/two-dark.svg"),
     ]
     assert {found[0] for found in sources} == {"screen and (max-width: 600px)"}
+    for size, path in re.findall(r'width="(\d+)" height="\d+"[^>]* src(?:set)?="([^"]*)"', once):
+        drawn = ElementTree.parse(tmp_path / path.replace("-dark", "")).getroot()
+        assert int(size) == round(float(drawn.get("width").removesuffix("pt")) * 4 / 3)
+    assert once.count(" height=") == 5  # each drawing says how much room it takes
     narrow.draw(app, None)  # a build after a build
     assert shown.read_text() == once

@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 
 import ccnotes
 from ccnotes import moving, page
+from ccnotes.cards import rows
 from ccnotes.playground import Playground
+from ccnotes.verdicts import Claim, judgements
 from tests.test_moving import NAMES
 
 SCRIPTS = Path(__file__).parents[1] / "book" / "_ext"
@@ -74,7 +76,7 @@ def numbered(shown):
     return document
 
 
-@pytest.mark.parametrize("element", ["moving-figure", "gaussian-playground"])
+@pytest.mark.parametrize("element", ["moving-figure", "gaussian-playground", "figure"])
 def test_what_the_page_draws_is_a_figure_whose_caption_sphinx_numbers(element):
     """By the caption, which then stands below the element and no more in it."""
     said = "Small & <short>."
@@ -82,6 +84,7 @@ def test_what_the_page_draws_is_a_figure_whose_caption_sphinx_numbers(element):
     shown = {
         "moving-figure": page.book_renderer(chart.to_dict())["text/html"],
         "gaussian-playground": Playground(caption=said).markup(),
+        "figure": rows(judgements([Claim("it falls", "accuracy", [0.1])]), said),
     }[element]
     other, figure = numbered(shown).children
     assert other.astext() == "<p>Other HTML.</p>"
@@ -93,6 +96,11 @@ def test_what_the_page_draws_is_a_figure_whose_caption_sphinx_numbers(element):
     assert "figcaption" not in inside.astext()
     assert inside["format"] == "html"
     assert inside["classes"] == ["output", "text_html"]
+
+
+def test_rows_of_claims_without_a_caption_stay_as_they_are():
+    shown = rows(judgements([Claim("it falls", "accuracy", [0.1])]))
+    assert [type(node) for node in numbered(shown).children] == [nodes.raw, nodes.raw]
 
 
 def test_a_chart_whose_caption_the_book_has_numbered_has_the_name_without_the_number(
@@ -130,7 +138,8 @@ def test_names_stay_inside_the_script_of_the_page():
     chart = moving.warmth(torch.eye(6), torch.arange(6), NAMES, "<what> it shows & more")
     shown = page.book_renderer(chart.to_dict())["text/html"]
     found = Scripts(shown)
-    assert found.tags == ["moving-figure", "figure", "div", "div", "img", "figcaption", "script"]
+    inside = ["figure", "div", "div", "img", "p", "figcaption", "script"]
+    assert found.tags == ["moving-figure", *inside]
     (script,) = found.data
     spec = json.loads(script)
     assert "<!--" not in script  # after which a browser reads on past the script's end
@@ -251,6 +260,39 @@ def test_figures_of_several_sliders_have_no_button(opened):
     chart = counter()
     other = alt.param(name="other", value=1, bind=alt.binding_range(min=0, max=2, step=1))
     assert not opened(chart.add_params(other)).get_by_role("button").count()
+
+
+def said(tab):
+    return tab.get_by_role("status").inner_text()
+
+
+def test_a_moved_slider_says_in_a_sentence_what_it_shows_and_nothing_is_said_before(opened, record):
+    tab = opened(moving.scrubber(record, "text"))
+    tab.wait_for_timeout(1000)
+    assert not said(tab)
+    table = record.table.set_index("epoch")
+    for epoch in (60, 16):
+        tab.get_by_role("slider").fill(str(epoch))
+        at = table.loc[epoch]
+        tab.wait_for_function(
+            "t => document.querySelector('[role=status]').innerText == t",
+            arg=(
+                f"Epoch {epoch}: robust accuracy of test images {at.test_robust_accuracy:.2f}, "
+                f"CAS of them {at.test_robust_cas:.2f}, "
+                f"robust accuracy of training images {at.train_robust_accuracy:.2f}."
+            ),
+        )
+
+
+def test_a_figure_that_plays_says_its_end_alone(opened):
+    chart = counter(0, 12).add_params(moving.says("'Stop ' + stop"))
+    tab = opened(chart)
+    tab.evaluate("""() => { window.heard = []; new MutationObserver(() =>
+        heard.push(document.querySelector('[role=status]').innerText)
+    ).observe(document.querySelector('[role=status]'), { childList: true }); }""")
+    tab.get_by_role("button").click()
+    tab.wait_for_function("heard.length")
+    assert tab.evaluate("heard") == ["Stop 12."]
 
 
 @pytest.mark.parametrize("width", [790, 739])

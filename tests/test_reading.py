@@ -10,6 +10,20 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "book/_ext"))
 import reading
 
 
+def table(*rows):
+    """As docutils has it."""
+    made = [nodes.row("", *(nodes.entry("", nodes.paragraph("", t)) for t in row)) for row in rows]
+    return nodes.table("", nodes.tgroup("", nodes.tbody("", *made)))
+
+
+def test_a_column_of_words_is_marked_by_its_longest_cell_and_one_of_numbers_is_not():
+    page = nodes.section("", table(["kind", "n", "why"], ["plain training", "10", "w" * 41]))
+    page += table(["x" * 16, "y" * 17])
+    reading.mark_words(None, page, "book/page")
+    marks = [entry["classes"] for entry in page.findall(nodes.entry)]
+    assert marks == [[], [], ["many-words"]] * 2 + [[], ["words"]]
+
+
 def test_a_percent_sign_stays_with_its_number_in_prose_and_code_is_left_alone():
     prose = nodes.paragraph("", "", nodes.Text("95 % of 7 words, 3 (of 4) %, a % b"))
     code = nodes.paragraph("", "", nodes.literal("", "7 % 3"))

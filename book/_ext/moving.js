@@ -45,6 +45,13 @@ customElements.define("moving-figure", class extends HTMLElement {
     const { view: chart } = await vegaEmbed(view, spec, { actions: false, renderer: "svg", bind: controls });
     for (const { name } of (spec.params ?? []).filter((p) => p.bind && this.chart)) chart.signal(name, this.chart.signal(name));
     this.chart = await chart.runAsync();
+    // Told once the controls rest, so that a figure that plays tells its end alone.
+    let timer;
+    if (spec.params?.some(({ name }) => name === "says"))
+      chart.addSignalListener("says", (_, sentence) => {
+        clearTimeout(timer);
+        timer = setTimeout(() => ($("[role=status]").textContent = sentence), 800);
+      });
     for (const group of controls.querySelectorAll(".vega-bind-radio"))
       Object.assign(group, { role: "radiogroup", ariaLabel: group.parentElement.firstElementChild.textContent });
     const sliders = controls.querySelectorAll("[type=range]");

@@ -1,4 +1,4 @@
-"""Moving figures, networks to attack, the playground: their numbers, and a script of each."""
+"""Moving figures, networks to attack, the playground, rows of claims: numbers, and scripts."""
 
 import hashlib
 import html
@@ -18,18 +18,19 @@ ELEMENTS = {
     "live": ("live-attack", "async"),
     "playground": ("gaussian-playground", "defer"),
 }
+NUMBERED = re.compile("|".join([*(f"<{e}" for e, _ in ELEMENTS.values()), 'class="claim-rows"']))
 DATA = re.compile(r'<script class="live-data" type="application/json">(.+?)</script>', re.DOTALL)
 
 
 class Numbered(SphinxTransform):
-    """Figures that the page draws become figures to Sphinx, too, numbered like all others."""
+    """What has a caption in HTML becomes a figure to Sphinx, too, numbered like all others."""
 
     default_priority = 205  # before Sphinx gives figures the ids by which it numbers them
 
     def apply(self):
         for output in list(self.document.findall(nodes.raw)):
             inside = output.astext()
-            if any(f"<{element}" in inside for element, _ in ELEMENTS.values()):
+            if NUMBERED.search(inside) and CAPTION.search(inside):
                 output.replace_self(figure(output, inside))
 
 

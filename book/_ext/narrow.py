@@ -1,4 +1,4 @@
-"""The drawings for phones that figures bring along, and each page's choice between the two."""
+"""The drawings for phones that figures bring along, each page's choice, and the room it takes."""
 
 import base64
 import gzip
@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 NARROW = "screen and (max-width: 600px)"
-IMAGE = re.compile(r'(?<!svg">)<img\b[^>]*src="([^"]*_images/)([^"/]*?)(-dark)?\.svg"[^>]*>')
+SIZE = re.compile(r'<svg\b[^>]*? width="([\d.]+)pt" height="([\d.]+)pt"')  # as matplotlib writes it
+IMAGE = re.compile(
+    r'(?<!svg">)<img\b(?! width)[^>]*src="([^"]*_images/)([^"/]*?)(-dark)?\.svg"[^>]*>'
+)
 
 
 def apart(svg: str) -> tuple[str, str | None]:
@@ -14,6 +17,19 @@ def apart(svg: str) -> tuple[str, str | None]:
     before, found, rest = svg.partition("<metadata id='phone'>")
     data, _, after = rest.partition("</metadata>")
     return before + after, gzip.decompress(base64.b64decode(data)).decode() if found else None
+
+
+def room(path: Path) -> str:
+    """The size of a drawing as attributes, so that a page keeps its place until it has come.
+
+    Empty for what is not by matplotlib.
+    """
+    with path.open() as file:
+        found = SIZE.search(file.read(1000))
+    if not found:
+        return ""
+    width, height = (round(float(points) * 4 / 3) for points in found.groups())
+    return f' width="{width}" height="{height}"'
 
 
 def draw(app, error):
@@ -31,10 +47,12 @@ def draw(app, error):
 
     def choice(image: re.Match[str]) -> str:
         folder, name, dark = image[1], image[2], image[3] or ""
+        sized = image[0].replace("<img", f"<img{room(images / f'{name}.svg')}", 1)
         if name not in names:
-            return image[0]
-        source = f'<source media="{NARROW}" srcset="{folder}{name}-narrow{dark}.svg">'
-        return f"<picture>{source}{image[0]}</picture>"
+            return sized
+        size = room(images / f"{name}-narrow.svg")
+        source = f'<source media="{NARROW}"{size} srcset="{folder}{name}-narrow{dark}.svg">'
+        return f"<picture>{source}{sized}</picture>"
 
     for page in Path(app.outdir).rglob("*.html"):
         text = page.read_text()

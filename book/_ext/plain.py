@@ -21,6 +21,7 @@ ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`")
 EXPLICIT = re.compile(r"(.*?) *<([^<>]+)>$")
 PAGE = re.compile(r"(?<=\]\()([\w./-]+\.(?:md|ipynb)(?:#[\w-]+)?)(?=\))")
 CAPTION = re.compile(r"<figcaption>(.*?)</figcaption>", re.DOTALL)
+CAPTIONED = re.compile('<moving-figure|class="claim-rows"')  # what loses its caption below
 NOTHING = re.compile(r"^(?:\([\w-]+\)=|\{[.#][^}]*\}|\+\+\+.*|%.*)\n?", re.M)  # targets
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # dead without its kernel
@@ -141,11 +142,11 @@ def notebook(executed: nbformat.NotebookNode, link: Link, note: str) -> nbformat
 
 
 def captioned(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """A cell, and below it the caption that the book gives to its figure, still or moving."""
+    """A cell, and below it the caption that the book gives to its figure: still, moving, rows."""
     said = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption")
     for output in cell.get("outputs", []):
         shown = "".join(output.get("data", {}).get("text/html", ""))
-        if "<moving-figure" in shown and (told := CAPTION.search(shown)):
+        if CAPTIONED.search(shown) and (told := CAPTION.search(shown)):
             said = html.unescape(told[1])
     if said is None:
         return [cell]
@@ -155,6 +156,8 @@ def captioned(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 def still(output: nbformat.NotebookNode, link: Link) -> nbformat.NotebookNode:
     """Markdown made plain; of a figure that moves by the book's script, its picture."""
     data = output.get("data", {})
+    if CAPTIONED.search(inside := "".join(data.get("text/html", ""))):
+        data["text/html"] = CAPTION.sub("", inside)
     if "text/markdown" in data:
         data["text/markdown"] = plain("".join(data["text/markdown"]), link)
     shown = re.search(r'src="data:(image/[\w+]+);base64,([^"]+)"', data.get("text/html", ""))

@@ -1,4 +1,4 @@
-"""What helps readers find their way: terms explained on hover, search by section, a first page."""
+"""What helps readers find their way: terms explained in place, search by section, a first page."""
 
 import html
 import json
@@ -100,7 +100,7 @@ def symbols(formula):
 
 
 def explain_terms(app, doctree, page):
-    """Every link to a term says on hover what it means."""
+    """Every link to a term says what it means, in place (_static/terms.js)."""
     meaning = dict(explained(app.env))
     for link in doctree.findall(nodes.reference):
         target, _, place = link.get("refuri", "").partition("#")
@@ -115,6 +115,17 @@ def keep_percents(app, doctree, page):
         if " %" in text and not isinstance(text.parent, CODE):
             kept = re.sub(r"(?<=[\d)]) %", "\u00a0%", text)
             text.parent.replace(text, nodes.Text(kept))
+
+
+def mark_words(app, doctree, page):
+    """Which columns of tables hold words: on a phone these are wide enough to read (ccnotes.css)."""
+    for table in doctree.findall(nodes.tgroup):
+        rows = [row.children for row in table.findall(nodes.row)]
+        for column in zip(*rows, strict=False):
+            longest = max(len(entry.astext()) for entry in column)
+            if longest > 16:
+                for entry in column:
+                    entry["classes"].append("many-words" if longest > 40 else "words")
 
 
 FIRST = """<!DOCTYPE html>
@@ -159,6 +170,7 @@ def write_first_page(app, error):
 def setup(app):
     app.connect("doctree-resolved", explain_terms)
     app.connect("doctree-resolved", keep_percents)
+    app.connect("doctree-resolved", mark_words)
     app.connect("build-finished", write_index, priority=900)
     app.connect("build-finished", write_first_page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
