@@ -107,7 +107,7 @@ def dynamics() -> list[Judgement]:
         ("So does CAS of training images", "CAS", near.train_robust_cas - end.train_robust_cas, ""),
         ("CAS falls in an ℓ2 ball, too", "CAS", fall(ball, "robust_cas"), "22.1 to 10.7"),
         (
-            "Clean CAS falls more with an attack than without",
+            "CAS of clean images falls more after training with an attack",
             "CAS",
             clean[0] - clean[1],
             "asked by reviewers",
