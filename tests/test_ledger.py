@@ -101,7 +101,9 @@ def test_the_dynamics_are_differences_from_first_to_best_to_last(records):
     assert found["So does CAS of training images"] == pytest.approx([4] * 7)
     assert found["CAS falls in an ℓ2 ball, too"] == pytest.approx([1])
     # From first to last 3 (3 - 2) with an attack, 3 (3 - 2.5) without; of the seed of both.
-    assert found["CAS of clean images falls more after training with an attack"] == pytest.approx([1.5])
+    assert found["CAS of clean images falls more after training with an attack"] == pytest.approx(
+        [1.5]
+    )
     rise = "Classes that share grow more alike before the best epoch, beyond the others"
     assert found[rise] == pytest.approx([(0.8 - 0.2) - (0.5 - 0.1)] * 7)
     after = "They grow less alike after it, beyond the others"
