@@ -118,7 +118,7 @@ def keep_percents(app, doctree, page):
 
 
 def mark_words(app, doctree, page):
-    """Which columns of tables hold words: on a phone these are wide enough to read (ccnotes.css)."""
+    """Marks columns that hold words: on a phone these are wide enough to read (ccnotes.css)."""
     for table in doctree.findall(nodes.tgroup):
         rows = [row.children for row in table.findall(nodes.row)]
         for column in zip(*rows, strict=False):
