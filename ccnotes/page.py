@@ -7,6 +7,7 @@ import html
 import io
 import json
 import pickle
+import re
 from typing import Any
 
 import altair as alt
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec, GridSpecBase, SubplotSpec
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # "6.4", as vl-convert has it
+WIDTH_ON_PHONE = 272  # pixels, of the panel of a chart that moves
 PHONE = 4.3  # inches, on which type of 11 points is 12 pixels where a phone shows them
 INK = "currentColor"  # the page's text colour, so that a chart follows the dark toggle
 TEXT = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
@@ -217,13 +219,34 @@ def book_renderer(spec: dict[str, Any], **metadata: Any) -> dict[str, str]:
     said = f'<p class="moving-text" id="{name}">{text}</p>' if caption else ""
     described = f' aria-describedby="{name}"' if caption else ""
     return {
-        "text/html": f"<moving-figure data-lm-suppress-shortcuts><figure{described}>"
+        "text/html": f'<moving-figure style="{room(spec)}" data-lm-suppress-shortcuts>'
+        f"<figure{described}>"
         '<div class="moving-controls"></div><div class="moving-view"></div>'
         f'<img class="moving-still" alt="{text}" {still(spec)}>{said}'
         '<p class="moving-says" role="status"></p>'
         f"<figcaption>{caption or text}</figcaption></figure>"
         f'<script type="application/json">{data}</script></moving-figure>'
     }
+
+
+def room(spec: dict[str, Any]) -> str:
+    """About how high chart and controls will be, as CSS has it, so that the page keeps its place.
+
+    On a phone, where panels stack, and on a desk, in columns of the width that the book has there.
+    """
+    import vl_convert
+
+    kinds = [param["bind"]["input"] for param in spec.get("params", []) if "bind" in param]
+    sliders, others = kinds.count("range"), len(kinds) - kinds.count("range")
+    stacked = {"columns": 1, "align": "none"} if "columns" in spec else {"width": WIDTH_ON_PHONE}
+    rows = 70 * sliders + 35 * others, 38 * max(1, sliders)
+    said = []
+    for drawn, column, controls in zip(({**spec, **stacked}, spec), (342, 774), rows, strict=True):
+        svg = vl_convert.vegalite_to_svg(drawn, vl_version=VEGA_LITE)
+        _, _, width, height = map(float, re.findall(r"[\d.]+", svg[svg.index("viewBox") :])[:4])
+        fills = column / width if 0.85 * width < column < 1.3 * width else 1  # as moving.js has it
+        said.append(round(height * fills) + controls)
+    return "--phone: {}px; --desk: {}px".format(*said)
 
 
 def still(spec: dict[str, Any]) -> str:

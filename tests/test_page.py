@@ -315,6 +315,22 @@ def test_on_a_phone_panels_stack_within_the_window(opened, record):
     assert tab.locator("svg").bounding_box()["width"] <= 328
 
 
+@pytest.mark.parametrize("width", [342, 774])
+def test_a_figure_keeps_the_room_that_it_takes_until_it_is_drawn(opened, record, width):
+    """To a tenth of a phone's screen."""
+    for draw in CHARTS.values():
+        tab = opened(draw(record), width)
+        kept, taken = tab.locator("moving-figure").evaluate(
+            """e => {
+            const figure = e.querySelector("figure"), caption = e.querySelector("figcaption");
+            const taken = figure.offsetHeight - caption.offsetHeight;
+            e.classList.remove("moving-on"), document.documentElement.dataset.theme = "light";
+            return [parseFloat(getComputedStyle(e).minHeight), taken];
+        }"""
+        )
+        assert kept == pytest.approx(taken, abs=84)
+
+
 CHARTS = {
     "scrubber": lambda record: moving.scrubber(record, "text"),
     "paths": lambda record: moving.paths({"a": [record]}, "inside", "across", ("x", "y"), "text"),

@@ -19,9 +19,22 @@ def table(*rows):
 def test_a_column_of_words_is_marked_by_its_longest_cell_and_one_of_numbers_is_not():
     page = nodes.section("", table(["kind", "n", "why"], ["plain training", "10", "w" * 41]))
     page += table(["x" * 16, "y" * 17])
-    reading.mark_words(None, page, "book/page")
+    reading.fit_tables(None, page, "book/page")
     marks = [entry["classes"] for entry in page.findall(nodes.entry)]
     assert marks == [[], [], ["many-words"]] * 2 + [[], ["words"]]
+
+
+def test_texts_of_a_table_have_the_names_of_their_columns_and_first_ones_and_pairs_have_none():
+    page = nodes.section("", table(["kind", "n", "why"], ["plain", "10", "w" * 101]))
+    page += table(["kind", "why"], ["plain", "w" * 101])
+    reading.fit_tables(None, page, "book/page")
+    texts, pairs = page.findall(nodes.table)
+    names = [
+        n.parent.astext() for n in texts.findall(nodes.inline) if "column-name" in n["classes"]
+    ]
+    assert [name.split() for name in names] == [["n", "10"], ["why", "w" * 101]]
+    assert texts["classes"] == ["as-cards"]
+    assert not [*pairs.findall(nodes.inline)]
 
 
 def test_a_percent_sign_stays_with_its_number_in_prose_and_code_is_left_alone():

@@ -117,15 +117,27 @@ def keep_percents(app, doctree, page):
             text.parent.replace(text, nodes.Text(kept))
 
 
-def mark_words(app, doctree, page):
-    """Which columns of tables hold words: on a phone these are wide enough to read (ccnotes.css)."""
+def fit_tables(app, doctree, page):
+    """Marks what phones show otherwise (ccnotes.css): columns of words, and tables of texts.
+
+    Rows of such a table, of three columns or more, become cards, in which each text has the name of
+    its column.
+    """
     for table in doctree.findall(nodes.tgroup):
-        rows = [row.children for row in table.findall(nodes.row)]
-        for column in zip(*rows, strict=False):
-            longest = max(len(entry.astext()) for entry in column)
-            if longest > 16:
-                for entry in column:
-                    entry["classes"].append("many-words" if longest > 40 else "words")
+        head, *rows = (row.children for row in table.findall(nodes.row))
+        longest = [
+            max(len(entry.astext()) for entry in of) for of in zip(head, *rows, strict=False)
+        ]
+        if len(head) > 2 and max(longest) > 100:
+            table.parent["classes"].append("as-cards")
+            for row in rows:
+                for name, entry in [*zip(head, row, strict=False)][1:]:
+                    entry.insert(0, nodes.inline("", name.astext(), classes=["column-name"]))
+            continue
+        for entries in (head, *rows):
+            for entry, letters in zip(entries, longest, strict=False):
+                if letters > 16:
+                    entry["classes"].append("many-words" if letters > 40 else "words")
 
 
 FIRST = """<!DOCTYPE html>
@@ -170,7 +182,7 @@ def write_first_page(app, error):
 def setup(app):
     app.connect("doctree-resolved", explain_terms)
     app.connect("doctree-resolved", keep_percents)
-    app.connect("doctree-resolved", mark_words)
+    app.connect("doctree-resolved", fit_tables)
     app.connect("build-finished", write_index, priority=900)
     app.connect("build-finished", write_first_page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
