@@ -239,7 +239,7 @@ def room(spec: dict[str, Any]) -> str:
     kinds = [param["bind"]["input"] for param in spec.get("params", []) if "bind" in param]
     sliders, others = kinds.count("range"), len(kinds) - kinds.count("range")
     stacked = {"columns": 1, "align": "none"} if "columns" in spec else {"width": WIDTH_ON_PHONE}
-    rows = 70 * sliders + 35 * others, 38 * max(1, sliders)
+    rows = 70 * sliders + 35 * others, 38 * max(1, sliders) + 14
     said = []
     for drawn, column, controls in zip(({**spec, **stacked}, spec), (342, 774), rows, strict=True):
         svg = vl_convert.vegalite_to_svg(drawn, vl_version=VEGA_LITE)

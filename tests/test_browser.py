@@ -166,7 +166,7 @@ def words_in_tables_have_room_on_a_phone(tab):
     folded = tab.locator("details:not([open])").element_handles()
     tab.evaluate("folded => folded.forEach(part => part.open = true)", folded)
     tall = """[...document.querySelectorAll('.bd-article table:not(.field-list) :is(th, td)')]
-        .filter(e => e.innerText.length > 16 && e.offsetWidth < 100)
+        .filter(e => e.checkVisibility() && e.innerText.length > 16 && e.offsetWidth < 100)
         .map(e => [e.innerText, e.offsetWidth, e.offsetHeight])"""
     found = tab.evaluate(tall)
     tab.evaluate("folded => folded.forEach(part => part.open = false)", folded)
@@ -607,11 +607,12 @@ def test_a_term_says_what_it_means_on_touch_and_a_second_one_leads_to_the_glossa
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_the_magnifier_stands_before_what_is_typed_on_the_page_and_in_the_dialog(visit, width):
-    tab, _ = visit("search.html", width)
-    page, dialog = (tab.locator(f"{within} form.bd-search") for within in ("main", "dialog"))
-    for form in (page, dialog):
-        if form is dialog:
+    for page, within in (("search.html", "main"), ("book/exercises.html", "dialog")):
+        tab, _ = visit(page, width)
+        form = tab.locator(f"{within} form.bd-search")
+        if within == "dialog":
             tab.keyboard.press("Control+k")
+            form.wait_for()
         icon, field = form.locator("i").bounding_box(), form.locator("input").bounding_box()
         assert form.locator("i").is_visible()
         assert icon["x"] + icon["width"] <= field["x"]

@@ -132,7 +132,8 @@ def fit_tables(app, doctree, page):
             table.parent["classes"].append("as-cards")
             for row in rows:
                 for name, entry in [*zip(head, row, strict=False)][1:]:
-                    entry.insert(0, nodes.inline("", name.astext(), classes=["column-name"]))
+                    if entry.astext():
+                        entry.insert(0, nodes.inline("", name.astext(), classes=["column-name"]))
             continue
         for entries in (head, *rows):
             for entry, letters in zip(entries, longest, strict=False):

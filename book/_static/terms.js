@@ -16,6 +16,7 @@ const show = (link) => {
 };
 addEventListener("focusin", (event) => event.target.matches?.(":focus-visible") && termAt(event) && show(termAt(event)));
 addEventListener("focusout", (event) => termAt(event) && box.hidePopover());
+addEventListener("keydown", (event) => event.key === "Escape" && box.hidePopover()); // also where the browser does not by itself
 addEventListener("pointerdown", (event) => {
   isTouch = event.pointerType === "touch";
   isSecond = box.matches(":popover-open") && termAt(event) === of;
