@@ -239,6 +239,7 @@ def test_what_chapters_build_on_passes_the_gates_or_is_shown_as_what_does_not():
     assert "gates" in (chapter.parent / "08_one_step.ipynb").read_text()
     for where, name in (
         (chapter, "cifar10-full-at"),
+        (chapter, "cifar10-at-head-frozen"),
         (chapter.parent / "04_dynamics.ipynb", "cifar10-at"),
     ):
         assert all(map(claims.gates_failed, every_seed(name)))
