@@ -430,6 +430,19 @@ def test_a_wide_figure_has_a_narrow_drawing_inside_and_what_cannot_be_moved_has_
     assert not phone_s(page.drawn(free))
 
 
+@pytest.mark.parametrize(("points", "pictures"), [(100, 0), (101, 1)])
+def test_a_cloud_of_points_is_a_picture_and_few_points_are_drawn_each(points, pictures):
+    figure, axes = plt.subplots(figsize=(4, 3))
+    axes.scatter(range(points), range(points))
+    svg = page.drawn(figure)
+    assert svg.count("<image") == pictures
+    assert (svg.count("<use") >= points) == (not pictures)
+    if pictures:
+        assert float(re.search(r'<image[^>]* width="([\d.]+)"', svg)[1]) > 100
+        png = b64decode(re.search(r"base64,([^\"]+)", svg)[1])
+        assert int.from_bytes(png[16:20]) > 500  # of 4 inches 3 are the panel's: 200 per inch
+
+
 def titles(figure):
     """Of its panels from above and from the left."""
     figure.draw_without_rendering()
