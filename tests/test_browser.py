@@ -106,7 +106,8 @@ def test_page(visit, page, subtests):
 def show(tab, width=DESK, media="screen", scheme="light"):
     tab.set_viewport_size({"width": width, "height": 900})
     tab.emulate_media(media=media, color_scheme=scheme)
-    tab.wait_for_function(f"document.documentElement.dataset.theme == '{scheme}'")
+    # Not asked frame by frame: a busy browser may draw none for long.
+    tab.wait_for_function(f"document.documentElement.dataset.theme == '{scheme}'", polling=100)
 
 
 def all_is_there(tab):
