@@ -123,7 +123,7 @@ def paths(
         at("epoch", way.set_index("epoch")[[x, y]].set_axis(titles, axis=1))
         for _, way in rows.sort_values("epoch").groupby("place")
     ]
-    told = f"'Epoch ' + epoch + ': {names[0]}, ' + {ways[0]}"
+    told = f"'Epoch ' + epoch + ': ' + {name_at(names, '0')} + ', ' + {ways[0]}"
     told += f" + (lit ? '; ' + {name_at(names, 'lit')} + ', ' + [{', '.join(ways)}][lit] : '')"
     rows = rows.groupby("epoch", group_keys=False)[[*rows]].apply(named, x, y, scales)
     base = alt.Chart(rows).transform_calculate(light=lights)

@@ -246,6 +246,9 @@ def test_what_chapters_build_on_passes_the_gates_or_is_shown_as_what_does_not():
     ):
         assert all(map(claims.gates_failed, every_seed(name)))
         assert "claims.gates_failed(" in where.read_text()
+    radii = (chapter.parent / "04_dynamics.ipynb").read_text()
+    assert "for eighths in (12, 16):" in radii
+    assert "claims.gates_failed(r)) for r in beyond" in radii
     gentle = (chapter.parent / "06_robust_overfitting.ipynb").read_text()
     assert all(any(map(claims.gates_failed, every_seed(name))) for name in told)
     assert 'claims.gates_failed(r) for r in every_seed(\\"parts-at-gentle\\")' in gentle
