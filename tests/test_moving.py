@@ -1,5 +1,6 @@
 """Moving figures hold what they are given, whatever it is called; checked on published records."""
 
+import json
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -228,3 +229,11 @@ def test_the_names_of_classes_are_drawn_letter_by_letter(records):
         assert scrubber.count(name) == 3  # two sides of the matrix, one of the strips
         assert warmth.count(name) == 2
         assert paths.count(name) == 1
+
+
+def test_a_run_whose_name_has_an_apostrophe_is_named_in_what_the_figure_says(records):
+    name = "Wei's"
+    chart = moving.paths({name: records, "b": records}, "inside", "across", ("x", "y"), "text")
+    (says,) = [p["expr"] for p in chart.to_dict()["params"] if p["name"] == "says"]
+    assert says.startswith(f"'Epoch ' + epoch + ': ' + {json.dumps([name, 'b'])}[0]")
+    assert list(svg(chart.to_dict()))  # and it can be drawn
