@@ -49,7 +49,7 @@ def test_the_command_line_runs_shows_and_attributes(command, tmp_path):
     assert "test_robust" in command("show", folder)
     assert folder in command("list", "--json")
     copied = {path.name for path in tmp_path.glob("planted-at-*/*")}
-    assert copied == {"record.json", "arrays.safetensors.gz"}
+    assert copied == {"record.json", "arrays.safetensors.xz"}
     command("run", "planted-at", *SHORT, "--attack.eps", "8/255", "--publish-to", tmp_path, *ALL)
     copied = {path.name for path in tmp_path.glob("planted-at-*/*.safetensors")}
     assert copied == {f"{part}.safetensors" for part in PARTS}

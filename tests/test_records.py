@@ -288,7 +288,7 @@ def test_what_is_published_is_the_table_the_arrays_and_what_is_wanted(tmp_path, 
     for _ in range(2):  # over what was published before, too
         published = publish(made, home, **wanted)
     copied = {path.name for path in published.iterdir()}
-    assert copied == {"record.json", "arrays.safetensors.gz"} | files
+    assert copied == {"record.json", "arrays.safetensors.xz"} | files
     assert records.load(published).content == made.content
     assert publish(made, made.folder.parent, **wanted) == made.folder
     assert made.model("best")

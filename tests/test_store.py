@@ -1,7 +1,7 @@
 """Records on disk: what is damaged is named, what is published is whole."""
 
-import gzip
 import json
+import lzma
 import os
 import shutil
 import stat
@@ -157,7 +157,7 @@ def test_publishing_again_keeps_what_was_published_and_leaves_nothing_else(made,
     copy = publish(made, tmp_path / "home")
     assert {path.name for path in copy.iterdir()} == {
         *WEIGHTS,
-        "arrays.safetensors.gz",
+        "arrays.safetensors.xz",
         "record.json",
     }
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [LOCK, copy.name]
@@ -225,7 +225,7 @@ def test_of_two_publishers_the_second_waits_and_adds_what_it_wants(made, tmp_pat
     assert [future.result() for future in futures] == [copy]
     names = {"images.safetensors", *WEIGHTS}
     assert {path.name for path in copy.iterdir()} == names | {
-        "arrays.safetensors.gz",
+        "arrays.safetensors.xz",
         "record.json",
     }
     load(copy).check({"arrays.safetensors", *names})
@@ -303,11 +303,11 @@ def test_publishing_loses_no_file_of_the_user_s(made, tmp_path):
 
 def test_damaged_arrays_replace_no_good_ones(made, tmp_path):
     copy = publish(made, tmp_path / "home")
-    good, whole = (copy / "arrays.safetensors.gz").read_bytes(), made.folder / "arrays.safetensors"
+    good, whole = (copy / "arrays.safetensors.xz").read_bytes(), made.folder / "arrays.safetensors"
     whole.write_bytes(whole.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"arrays\.safetensors is damaged"):
         publish(made, tmp_path / "home")
-    assert (copy / "arrays.safetensors.gz").read_bytes() == good
+    assert (copy / "arrays.safetensors.xz").read_bytes() == good
 
 
 def test_published_arrays_are_packed_bit_for_bit_and_the_same_each_time(
@@ -315,7 +315,7 @@ def test_published_arrays_are_packed_bit_for_bit_and_the_same_each_time(
 ):
     copy = publish(made, tmp_path / "home")
     [packed] = copy.glob("arrays*")
-    assert gzip.decompress(packed.read_bytes()) == (made.folder / "arrays.safetensors").read_bytes()
+    assert lzma.decompress(packed.read_bytes()) == (made.folder / "arrays.safetensors").read_bytes()
     assert packed.stat().st_size < 0.9 * (made.folder / "arrays.safetensors").stat().st_size
     monkeypatch.setattr("time.time", lambda: 0.0)
     again = publish(load(copy), tmp_path / "other")  # of a copy, at another moment
@@ -325,7 +325,7 @@ def test_published_arrays_are_packed_bit_for_bit_and_the_same_each_time(
 
 def test_a_run_made_anew_in_the_folder_of_a_published_one_is_read_as_it_is_now(made, tmp_path):
     """Its older packed arrays are not."""
-    packed = publish(made, tmp_path / "home") / "arrays.safetensors.gz"
+    packed = publish(made, tmp_path / "home") / "arrays.safetensors.xz"
     shutil.copyfile(packed, made.folder / packed.name)
     packed_of_old = load(made.folder).arrays
     again = run(SMALL, fresh=True)
@@ -336,13 +336,13 @@ def test_a_run_made_anew_in_the_folder_of_a_published_one_is_read_as_it_is_now(m
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
 def test_damaged_packed_arrays_are_named(made, tmp_path, damage):
-    packed = publish(made, tmp_path / "home") / "arrays.safetensors.gz"
+    packed = publish(made, tmp_path / "home") / "arrays.safetensors.xz"
     content = bytearray(packed.read_bytes())
     content[len(content) // 2] ^= 1
-    other = gzip.compress(save({"other": torch.ones(2)}))
+    other = lzma.compress(save({"other": torch.ones(2)}))
     packed.write_bytes({"cut": content[:-9], "flipped": content, "other": other}[damage])
     with pytest.raises(
-        ValueError, match=r"arrays\.safetensors\.gz is damaged: .* Delete the folder"
+        ValueError, match=r"arrays\.safetensors\.xz is damaged: .* Delete the folder"
     ):
         _ = load(packed.parent).arrays
 
@@ -397,7 +397,7 @@ def test_every_array_lies_in_its_file_with_its_kind_of_numbers(made):
         stored = load_file(made.folder / f"{name}.safetensors")
         assert {key: value.dtype for key, value in stored.items()} == wanted
     [before] = ccnotes.runs("planted-at")
-    stored = load_tensors(gzip.decompress((before.folder / "arrays.safetensors.gz").read_bytes()))
+    stored = load_tensors(lzma.decompress((before.folder / "arrays.safetensors.xz").read_bytes()))
     assert {key: value.dtype for key, value in stored.items()} == of_before
 
 

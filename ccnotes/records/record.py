@@ -1,9 +1,8 @@
 """What a run leaves behind, read from its folder."""
 
-import gzip
 import hashlib
 import json
-import zlib
+import lzma
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +23,7 @@ from ccnotes.weights import from_eight_bits
 
 FORMAT = 1  # "schema" in record.json; raise it when keys there start to mean something else
 TABLE, ARRAYS = "record.json", "arrays.safetensors"
-PACKED = ".gz"  # behind the name of published arrays: a third of them is the same few bytes
+PACKED = ".xz"  # behind the name of published arrays: a third of them is the same few bytes
 # The largest parts of a record, published for some only.
 SAMPLE_ATTRIBUTION, PER_IMAGE = "samples.safetensors", "images.safetensors"
 VECTORS = "vectors.safetensors"
@@ -210,7 +209,7 @@ class Record:
                     whole = hashlib.sha256(content).hexdigest() == digest
                 else:  # the first edition kept none
                     whole = bool(load_tensors(content))
-            except (OSError, EOFError, zlib.error, SafetensorError):
+            except (OSError, EOFError, lzma.LZMAError, SafetensorError):
                 whole = False
             if not whole:
                 if read_record(self.folder).content.get("sha256") != self.content.get("sha256"):
@@ -267,12 +266,12 @@ class Record:
 def content_of(path: Path) -> bytes:
     """What a file of a record holds, unpacked where it is a packed one.
 
-    >>> _ = Path("a.gz").write_bytes(gzip.compress(b"three"))
-    >>> content_of(Path("a.gz"))
+    >>> _ = Path("a.xz").write_bytes(lzma.compress(b"three"))
+    >>> content_of(Path("a.xz"))
     b'three'
     """
     content = path.read_bytes()
-    return gzip.decompress(content) if path.suffix == PACKED else content
+    return lzma.decompress(content) if path.suffix == PACKED else content
 
 
 def load(folder: Path) -> Record:

@@ -1,7 +1,7 @@
 """Where records lie: found, recalled, published."""
 
 import gc
-import gzip
+import lzma
 import os
 import shutil
 import warnings
@@ -229,7 +229,7 @@ def publish(
     >>> import ccnotes
     >>> copy = publish(ccnotes.runs("planted-at", seeds=[1])[0], Path("published"))
     >>> sorted(file.name for file in copy.iterdir())
-    ['arrays.safetensors.gz', 'cams.safetensors', 'record.json']
+    ['arrays.safetensors.xz', 'cams.safetensors', 'record.json']
     """
     destination = home / record.folder.name
     if not record.finished:
@@ -279,7 +279,7 @@ def replace_record(record: Record, destination: Path, wanted: Mapping[str, bool]
         fresh.mkdir(parents=True)
         for name in {*names, TABLE} - {ARRAYS}:
             shutil.copyfile(record.folder / name, fresh / name)
-        packed = gzip.compress(content_of(record.path(ARRAYS)), mtime=0)  # the same at any time
+        packed = lzma.compress(content_of(record.path(ARRAYS)), preset=9)
         (fresh / f"{ARRAYS}{PACKED}").write_bytes(packed)
         with suppress(FileNotFoundError):
             os.replace(destination, before)
