@@ -126,15 +126,17 @@ def predicted(ax: Axes) -> None:
     ax.margins(y=0.2)
 
 
-def matrix(ax: Axes, similarity: np.ndarray) -> None:
+def matrix(ax: Axes, similarity: np.ndarray, reach: float | None = None) -> None:
     """Red where classes are alike, blue where they are opposed, the ground where they are neither.
+
+    Strongest at ``reach``, by default the largest of them.
 
     As in the chapters, but for the ground: pictures of cards stand on white and on dark.
     """
     np.fill_diagonal(similarity, 0)
     red, blue = (to_rgb(color) for color in ("#b2182b", "#2166ac"))
     pixels = np.where(similarity[..., None] > 0, red, blue)
-    strength = np.abs(similarity) / np.abs(similarity).max()
+    strength = np.abs(similarity) / (reach or np.abs(similarity).max())
     ax.imshow(np.dstack([pixels, strength]), interpolation="nearest")
     ax.add_patch(Rectangle((-0.5, -0.5), *similarity.shape, fill=False, edgecolor=GREY))
 
@@ -170,6 +172,22 @@ def claim() -> Figure:
     return figure
 
 
+def seen() -> Figure:
+    """How alike classes look to the network at its best and at its last epoch; mean over seeds."""
+    classes, records = parts(6).classes, every_seed("parts-at")
+    figure, axes = plt.subplots(1, 2, figsize=(5.6, 2.9), layout="constrained")
+    for ax, which in zip(axes, ("best", "last"), strict=True):
+        matrix(ax, np.mean([r.arrays[f"{which}_robust_similarity"] for r in records], axis=0), 1)
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(f"{which} epoch", fontsize=14, weight="bold")
+        ax.spines[:].set_visible(False)
+        for cell in ((-0.5, 0.5), (0.5, -0.5)):
+            ax.add_patch(Rectangle(cell, 1, 1, fill=False, edgecolor=GREEN, linewidth=4))
+    axes[0].set_yticks(range(6), classes, fontsize=13)
+    axes[0].tick_params(length=0)
+    return figure
+
+
 CHAPTERS: dict[str, Callable[[Axes], None]] = {
     "01_adversarial_training": attacked,
     "02_gaussian": solved,
@@ -189,7 +207,8 @@ CHAPTERS: dict[str, Callable[[Axes], None]] = {
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     plt.rcParams["svg.hashsalt"] = "ccnotes"  # the same file each time
-    claim().savefig(FOLDER.parent / "claim.svg", transparent=True, metadata={"Date": None})
+    for name, figure in {"claim": claim(), "seen": seen()}.items():
+        figure.savefig(FOLDER.parent / f"{name}.svg", transparent=True, metadata={"Date": None})
     for name, draw in CHAPTERS.items():
         figure, ax = plt.subplots(figsize=(WIDTH, HEIGHT), layout="tight")
         ax.axis("off")

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from ccnotes.attribution import group_similarity, share_on, spread
-from ccnotes.claims import at_best, shared_part_used, use_kept
+from ccnotes.claims import at_best, shared_part_used
 from ccnotes.collapse import ends
 from ccnotes.parts import SIZE, parts
 from ccnotes.records import Record, best_and_last, every_seed
@@ -53,19 +53,6 @@ def figures(name: str) -> Figures:
     seeds = pd.Index([record.configuration.seed for record in records], name="seed")
     table = best_and_last(records).set_index("seed")
     single = "robust_instance_similarity"
-    best, last = (
-        table[table.checkpoint == which].assign(
-            beyond=lambda of: of.inside - of.across,
-            use_kept=[*map(use_kept, records)],
-            single=[
-                inside.item() - across.item()
-                for inside, across in (
-                    group_similarity(r.arrays[f"{which}_{single}"], r.groups) for r in records
-                )
-            ],
-        )
-        for which in ("best", "last")
-    )
     looks = [
         record.table.select_dtypes("number").assign(used=shared_part_used(record).numpy())
         for record in records
@@ -74,12 +61,48 @@ def figures(name: str) -> Figures:
     nearest = [
         look[look.epoch == at_best(of).epoch] for of, look in zip(records, looks, strict=True)
     ]
-    return Figures(best, last, start, pd.concat(nearest).set_axis(seeds), end)
+    near = pd.concat(nearest).set_axis(seeds)
+    best, last = (
+        table[table.checkpoint == which].assign(
+            beyond=lambda of: of.inside - of.across,
+            used=between.used,
+            single=[
+                inside.item() - across.item()
+                for inside, across in (
+                    group_similarity(r.arrays[f"{which}_{single}"], r.groups) for r in records
+                )
+            ],
+        )
+        for which, between in (("best", near), ("last", end))
+    )
+    return Figures(best, last, start, near, end)
 
 
 def fall(of: Figures, column: str) -> "pd.Series[float]":
-    """What a column loses from the best epoch to the last, by seed."""
+    """What a column loses from the best epoch to the last, by seed.
+
+    The column ``used``, the use of the shared part, is that between epochs, near the best one.
+    """
     return of.best[column] - of.last[column]
+
+
+def goes_on(of: Figures, other: Figures, column: str) -> "pd.Series[float]":
+    r"""How much of a fall of others goes on, as a share: 1 as with them, 0 where nothing falls.
+
+    Of the seeds ``s`` that both have, a number for each. With the falls f and those of the others g
+
+    .. math:: R + (f_s - R g_s) / \bar g, \qquad R = \bar f / \bar g
+
+    so that their mean is the ratio of the mean falls, and Student's interval of them that of the
+    ratio estimator (Cochran, Sampling Techniques, 1977, chapter 6).
+
+    >>> plain, forced = figures("parts-at"), figures("parts-at-contrast-up-0.1")
+    >>> f"{goes_on(forced, plain, 'robust_accuracy').mean():.2f}"
+    '0.86'
+    """
+    mine, theirs = fall(of, column).align(fall(other, column), join="inner")
+    ratio = mine.mean() / theirs.mean()
+    return ratio + (mine - ratio * theirs) / theirs.mean()
 
 
 def dynamics() -> list[Judgement]:
@@ -186,14 +209,14 @@ def overfitting() -> list[Judgement]:
         (
             "Similarity forced: use of the shared part falls less",
             "pair accuracy",
-            similar.last.use_kept - plain.last.use_kept,
+            fall(plain, "used") - fall(similar, "used"),
             "",
         ),
         *spared("Similarity forced", similar, plain),
         (
             "Use forced: use of the shared part falls less",
             "pair accuracy",
-            using.last.use_kept - plain.last.use_kept,
+            fall(plain, "used") - fall(using, "used"),
             "",
         ),
         *spared("Use forced", using, plain),
@@ -230,7 +253,7 @@ def kept_together(kinds: Iterable[Figures]) -> pd.DataFrame:
     kept = {
         "CAS": [-fall(one, "robust_cas") for one in of],
         "contrast": [-fall(one, "beyond") for one in of],
-        "use": [one.last.use_kept for one in of],
+        "use": [-fall(one, "used") for one in of],
     }
     return pd.DataFrame({name: ranks(values, accuracy) for name, values in kept.items()})
 

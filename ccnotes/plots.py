@@ -275,6 +275,42 @@ def by_seed(frame: pd.DataFrame, columns: dict[str, str], names: dict[str, str])
     return figure
 
 
+def compared(
+    frames: dict[str, pd.DataFrame],
+    columns: dict[str, str],
+    *,
+    palette: Sequence[str] = PALETTE,
+    drops: Sequence[int] = (),
+) -> Figure:
+    """A panel a column, a line a frame: means over seeds against epoch, with their 95 % bands.
+
+    ``frames`` maps what the legend calls them to frames of a row per seed and ``epoch``;
+    ``columns`` maps their other columns to the titles of panels. Dotted lines mark ``drops`` of
+    the learning rate. Raises ValueError where two frames have one name.
+
+    >>> frame = pd.DataFrame({"epoch": [1, 1, 2, 2], "loss": [0.2, 0.4, 0.5, 0.9]})
+    >>> figure = compared({"plain AT": frame}, {"loss": "robust loss"})
+    >>> figure.axes[0].lines[0].get_ydata().round(2).tolist()
+    [0.3, 0.7]
+    """
+    names = told_apart({name: name for name in frames})
+    long = pd.concat(frame.assign(name=names[name]) for name, frame in frames.items())
+    figure, axes = plt.subplots(
+        1, len(columns), figsize=(9.6, 3.8), squeeze=False, layout="constrained"
+    )
+    keys: dict[str, Any] = {"x": "epoch", "hue": "name", "style": "name", "errorbar": interval}
+    keys |= {"palette": [*palette[: len(names)]], "dashes": DASHES[: len(names)]}
+    for ax, (column, title) in zip(axes[0], columns.items(), strict=True):
+        sns.lineplot(long, y=column, **keys, ax=ax)
+        ax.set(title=title, ylabel="")
+        for epoch in drops:
+            ax.axvline(epoch, color="0.5", linestyle=":", linewidth=1)
+        handles, said = ax.get_legend_handles_labels()
+        ax.get_legend().remove()
+    figure.legend(handles, said, loc="outside upper center", ncols=len(names))
+    return figure
+
+
 def with_intervals(frame: pd.DataFrame, x: str, y: str, *, ax: Axes, **look: Any) -> Axes:
     """Mean of ``y`` at each ``x`` over the rows (seeds), its 95 % interval as a bar.
 

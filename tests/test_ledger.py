@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -191,7 +192,29 @@ def test_use_of_the_shared_part_is_what_groups_lose_without_it(records):
     of = ledger.figures("parts-at")
     for moment, used in zip((of.start, of.near, of.end), (0.2, 0.6, 0.2), strict=True):
         assert moment.used.tolist() == pytest.approx([used] * 7)
-    assert of.last.use_kept.tolist() == pytest.approx([-0.4] * 7)
+    assert ledger.fall(of, "used").tolist() == pytest.approx([0.4] * 7)
+
+
+def test_a_fall_that_goes_on_is_the_ratio_of_mean_falls_with_its_textbook_error():
+    """Of two seeds of three falls of .3 and .1, for .2 and .2; then the delta method's error."""
+
+    def losing(falls: dict[int, float]) -> ledger.Figures:
+        best = pd.DataFrame({"x": 1.0}, index=[*falls])
+        last = pd.DataFrame({"x": [1 - fall for fall in falls.values()]}, index=[*falls])
+        return ledger.Figures(best, last, best, best, last)
+
+    few, plain = losing({0: 0.3, 1: 0.1, 5: 9.0}), losing({7: 9.0, 1: 0.2, 0: 0.2})
+    assert ledger.goes_on(few, plain, "x").to_dict() == pytest.approx({0: 1.5, 1: 0.5})
+    rng = np.random.default_rng(0)
+    g = rng.normal(0.07, 0.02, 10)
+    f = 0.8 * g + rng.normal(0, 0.01, 10)
+    share = ledger.goes_on(*(losing(dict(enumerate(of))) for of in (f, g)), "x")
+    cov, ratio = np.cov(f, g), f.mean() / g.mean()
+    error = cov[0, 0] / g.mean() ** 2 + ratio**2 * cov[1, 1] / g.mean() ** 2
+    error -= 2 * ratio * cov[0, 1] / g.mean() ** 2
+    assert share.mean() == pytest.approx(ratio)
+    assert share.var() == pytest.approx(error)
+    assert (ledger.goes_on(plain, plain, "x") == 1).all()
 
 
 def test_maps_are_compared_by_the_places_that_they_cover_and_by_where_they_lie(records):

@@ -240,6 +240,30 @@ def test_runs_by_seed_are_a_line_each_in_the_look_of_their_experiment():
     assert marks == [first.get_marker(), second.get_marker()]
 
 
+def test_frames_are_compared_by_the_mean_over_their_seeds_in_the_look_of_their_name():
+    """Two kinds of two seeds, in two panels; the band is Student's, 12.7 half widths of two."""
+    frames = {
+        "plain AT": pd.DataFrame({"epoch": [4, 4, 8, 8], "a": [1.0, 3.0, 5, 5], "b": 0.0}),
+        "forced $x$": pd.DataFrame({"epoch": [4, 4, 8, 8], "a": 7.0, "b": [1.0, 2, 3, 4]}),
+    }
+    figure = plots.compared(
+        frames, {"a": "first", "b": "second"}, palette=["#ff0000", "#00ff00"], drops=[6]
+    )
+    first, second = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == ["first", "second"]
+    for ax, means in ((first, ([2, 5], [7, 7])), (second, ([0, 0], [1.5, 3.5]))):
+        plain, forced, drop = (line for line in ax.lines if len(line.get_xdata()))
+        assert plain.get_ydata().tolist() == means[0]
+        assert forced.get_ydata().tolist() == means[1]
+        assert (plain.get_color(), forced.get_color()) == ("#ff0000", "#00ff00")
+        assert forced.is_dashed()
+        assert drop.get_xdata()[0] == 6
+    band = first.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(interval([1.0, 3.0])[1])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["plain AT", r"forced \$x\$"]
+
+
 @pytest.mark.parametrize("count", [1, 6])
 def test_one_run_or_more_runs_than_there_are_marks_have_no_marks(count):
     frame = pd.DataFrame({"experiment": "a", "seed": range(count), "epoch": 1, "x": 0.5})
