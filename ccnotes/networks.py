@@ -142,8 +142,27 @@ class PreActBlock(nn.Module):
         # with stride 2 writes past its memory below 16 channels (oneDNN issue 6035).
         places = out[:, :, :: self.stride, :: self.stride]
         skip = x if self.shortcut is None else self.shortcut(places)
-        change: Maps = self.conv2(F.relu(self.norm2(self.conv1(out))))
+        change: Maps = self.conv2(F.relu(normalised(self.conv1, self.norm2, out)))
         return change + skip
+
+
+def normalised(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Maps:
+    """``norm(conv(x))``. Compiled code scales the weights in eval mode, not the maps, in less time.
+
+    >>> conv, norm = nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2)
+    >>> normalised(conv, norm.eval(), torch.rand(4, 3, 5, 5)).shape
+    torch.Size([4, 2, 5, 5])
+    """
+    found: Maps
+    if norm.training or not torch.compiler.is_compiling():
+        found = norm(conv(x))
+        return found
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    found = F.conv2d(x, conv.weight * scale[:, None, None, None], shift, conv.stride, conv.padding)
+    return found
 
 
 class PreActResNet(nn.Module):

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from ccnotes.data import Split, to_float
 from ccnotes.evaluation import evaluate, features_of, stage_similarity
 from ccnotes.experiments import Experiment, dataset
 from ccnotes.models import Headed
-from ccnotes.networks import FromTimm, PreActResNet, network_called
+from ccnotes.networks import FromTimm, PreActBlock, PreActResNet, network_called
 from ccnotes.records import load_model, run, write_cams
 from ccnotes.setup import build
 from tests.helpers import SMALL
@@ -271,3 +272,31 @@ def test_old_and_new_weight_norm_are_right(norm):
 def test_from_timm_is_trained_in_train_mode():
     pytest.importorskip("timm")
     assert all(module.training for module in FromTimm("test_resnet", 3).modules())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_compiled_blocks_scale_weights_for_maps_in_eval_mode_alone_and_give_the_same(
+    training, unchecked
+):
+    """To the rounding of sums of some hundred products in float32; BatchNorm's numbers are made."""
+    torch.manual_seed(0)
+    block = PreActBlock(3, 5, 2)
+    for norm in (block.norm1, block.norm2):
+        for of in (norm.weight, norm.bias, norm.running_mean):
+            nn.init.uniform_(of, -1, 2)
+        norm.running_var.uniform_(0.2, 3)
+    block.train(training)
+    norms = []
+
+    def counting(graph, _):
+        norms.append(sum("batch_norm" in str(node.target) for node in graph.graph.nodes))
+        return graph.forward
+
+    copy, x = deepcopy(block), torch.rand(4, 3, 8, 8)
+    found, wanted = torch.compile(copy, backend=counting)(x), block(x)
+    assert norms == [2 if training else 1]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    for out in (found, wanted):
+        out.square().sum().backward()
+    for one, other in zip(copy.parameters(), block.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
