@@ -181,6 +181,8 @@ def seen() -> Figure:
         ax.set(xticks=[], yticks=[])
         ax.set_title(f"{which} epoch", fontsize=14, weight="bold")
         ax.spines[:].set_visible(False)
+        for i in range(6):  # a class and itself
+            ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, color=GREY, alpha=0.4, linewidth=0))
         for cell in ((-0.5, 0.5), (0.5, -0.5)):
             ax.add_patch(Rectangle(cell, 1, 1, fill=False, edgecolor=GREEN, linewidth=4))
     axes[0].set_yticks(range(6), classes, fontsize=13)

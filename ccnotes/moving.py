@@ -93,8 +93,9 @@ def paths(
     """One slider, the epoch: each group of records as a point on its way through ``x`` and ``y``.
 
     Both are columns of the records' tables, means over the records of a group; the line is the
-    way so far. ``titles`` are those of the axes. Each point has its name beside it. The first
-    group is blue, one that the reader chooses green, the others are grey.
+    way so far, with a square where the learning rate first drops. ``titles`` are those of the axes.
+    Each point has its name beside it. The first group is blue, one that the reader chooses green,
+    the others are pale and grey.
 
     >>> from ccnotes.records import runs
     >>> groups = {"plain AT": runs("planted-at", seeds=range(2))}
@@ -137,10 +138,13 @@ def paths(
     }
     way = base.transform_filter(alt.datum.epoch <= epoch).mark_line(strokeWidth=2)
     bright = "datum.place == 0 || datum.place == lit"
+    drops = [epoch for of in groups.values() for epoch in of[0].configuration.drop_epochs[:1]]
+    at_drop = (alt.datum.epoch == min(drops, default=0)) & (alt.datum.epoch <= epoch)
     point = base.transform_filter(alt.datum.epoch == epoch)
-    seen = alt.condition(bright, alt.value(1), alt.value(0.6))
+    seen = alt.condition(bright, alt.value(1), alt.value(0.4))
     chart: alt.LayerChart = (
         way.encode(**encoded, order="epoch:Q", detail="run:N", opacity=seen)
+        + base.transform_filter(at_drop).mark_square(size=70).encode(**encoded, opacity=seen)
         + point.mark_point(filled=True, size=110, opacity=1).encode(**encoded)
         + point.mark_text(dx=alt.ExprRef("datum.dx"), dy=alt.ExprRef("datum.dy"), fontSize=12)
         .encode(**encoded, text="run:N")
