@@ -619,6 +619,25 @@ def test_the_magnifier_stands_before_what_is_typed_on_the_page_and_in_the_dialog
         assert icon["x"] + icon["width"] <= field["x"]
 
 
+def test_a_count_of_verdicts_shows_its_rows_alone_and_pressed_again_all(visit):
+    """By mouse and by keyboard. Undecided are predictions, too, which are not counted."""
+    tab, wrong = visit("book/ledger.html")
+    rows = tab.locator(".claim-row:not(.claim-axis)")
+    every = [row.inner_text() for row in rows.all()]
+    buttons = tab.locator(".claim-counts button").all()
+    assert len(buttons) >= 3
+    for button, press in zip(buttons, ("mouse", *buttons[1:]), strict=True):
+        count, word = button.inner_text().split(maxsplit=1)
+        button.click() if press == "mouse" else button.press("Enter")
+        assert [b.get_attribute("aria-pressed") == "true" for b in buttons].count(True) == 1
+        shown = [row.inner_text() for row in rows.all() if row.is_visible()]
+        assert all(word in text for text in shown)
+        assert len(shown) == int(count) or (word == "undecided" and len(shown) > int(count))
+    button.press("Enter")
+    assert [row.inner_text() for row in rows.all() if row.is_visible()] == every
+    assert not wrong
+
+
 @pytest.mark.parametrize("page", ["nothing.html", "book/nothing.html", "book/far/away/"])
 def test_wrong_address_leads_home(visit, site, page):
     """At any depth, with styles, and through links that all lead somewhere."""
