@@ -103,7 +103,7 @@ def gates_failed(record: Record) -> list[str]:
     least, mean = accuracy.min().item(), accuracy.mean().item()
     if least < max(0.1, mean / 2):
         name = classes[int(accuracy.argmin())]
-        failed.append(f"{name} recognised in {least:.1%}, not {max(0.1, mean / 2):.1%} or more")
+        failed.append(f"{name} recognised in {least:.1%}, needs {max(0.1, mean / 2):.1%}")
     if groups and "best_robust_confusion" in record.arrays:
         group = group_accuracy(record.arrays["best_robust_confusion"], groups).item()
         if best["robust_accuracy"] < 0.6 * group:

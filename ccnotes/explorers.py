@@ -306,8 +306,9 @@ def shared(
         return found
 
     both = (
+        "(above == below ? 'choose two classes' : "
         f"'cosine ' + format({cosines}[of][above * {len(names)} + below], '.2f') + "
-        f"', shared ' + format({shares}[of][above * {len(names)} + below], '.0%')"
+        f"', shared ' + format({shares}[of][above * {len(names)} + below], '.0%'))"
     )
     said = f"{name_at(classes, 'above')} + ' and ' + {name_at(classes, 'below')} + ': ' + {both}"
     if len(every) > 1:

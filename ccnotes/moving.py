@@ -44,6 +44,7 @@ def warmth(
 
     A soft label is the softmax of an image's logits over the temperature, here 1 to 16. At the left
     what it gives the own class, the likeliest other one and each of the others, means over classes.
+    It starts at 2, the temperature of :class:`ccnotes.objectives.Objective`.
     ``description`` is the text for those who do not see the chart.
 
     >>> chart = warmth(torch.eye(3), torch.arange(3), ["cat", "dog", "car"], "Labels get softer.")
@@ -62,7 +63,7 @@ def warmth(
     rows = pd.DataFrame({"temperature": temperatures, **series}, index=temperatures)
     rows["soft"] = hundredths(torch.stack(soft))
     slider = alt.binding_range(min=1, max=temperatures[-1], step=1, name="Temperature ")
-    warm = alt.param(name="warm", value=3, bind=slider)
+    warm = alt.param(name="warm", value=2, bind=slider)
     now = alt.datum.temperature == warm
     cursor = alt.Chart(rows).transform_filter(now).mark_rule(strokeWidth=2)
     curves = lines(rows, list(series), "temperature", y="mean probability")

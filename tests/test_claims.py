@@ -218,8 +218,16 @@ def test_a_network_that_works_passes_the_gates():
         ({"robust_loss": 1.11}, {}, "robust loss 1.11, not below 1.11"),  # 0.8 log 4 = 1.109
         ({"epoch": 50}, {}, "best epoch 50, before the first drop after 50"),
         ({"robust_accuracy": 0.47}, {}, "of the images of a recognised group 59% have their class"),
-        ({}, {"best_robust_class_accuracy": [0.6, 0.6, 0.6, 0.2]}, "d recognised in 20.0%, not 25"),
-        ({}, {"best_robust_class_accuracy": [0.2, 0.2, 0.09, 0.2]}, "c recognised in 9.0%, not 10"),
+        (
+            {},
+            {"best_robust_class_accuracy": [0.6, 0.6, 0.6, 0.2]},
+            "d recognised in 20.0%, needs 25.0%",
+        ),
+        (
+            {},
+            {"best_robust_class_accuracy": [0.2, 0.2, 0.09, 0.2]},
+            "c recognised in 9.0%, needs 10.0%",
+        ),
     ],
 )
 def test_each_gate_is_named_with_its_value(best, arrays, said):

@@ -141,6 +141,9 @@ def test_what_two_classes_share_is_the_smaller_contribution_and_only_where_both_
     # Of what is above 0 in each, 4, 3 and 2, both a and b have 2; a and c nothing.
     assert ", shared 67%" in drawn
     assert ", shared 0%" in other
+    same = svg(chart, above=1, below=1)
+    assert "choose two classes" in same
+    assert "cosine" not in same
     last = svg(chart, of=1, above=2, below=1)  # where c is what a was, and all is twice as much
     assert [float(h) for f, h, kind in marks(last, pattern) if kind == "above"] == [6, 2, 0]
     assert f"cosine {F.cosine_similarity(*ATTRIBUTION[:2], dim=0):.2f}" in last

@@ -13,6 +13,7 @@ import vl_convert
 
 import ccnotes
 from ccnotes import moving
+from ccnotes.objectives import Objective
 from ccnotes.tables import visible
 
 # Each would break a formula, a page, a script, an expression or a picture, were it taken for more
@@ -219,10 +220,12 @@ def test_the_curves_beside_warm_labels_part_the_likeliest_other_class_from_the_r
 
 def test_the_slider_of_warm_labels_says_the_temperature_itself():
     spec = moving.warmth(torch.eye(3), torch.arange(3), ["a", "b", "c"], "text").to_dict()
-    (bind,) = [p["bind"] for p in spec["params"] if "bind" in p]
+    (slider,) = [p for p in spec["params"] if "bind" in p]
+    bind = slider["bind"]
     (rows,) = [data for data in spec["datasets"].values() if "soft" in data[0]]
     assert [row["temperature"] for row in rows] == [*range(bind["min"], bind["max"] + 1)]
     assert bind["max"] == 16
+    assert slider["value"] == Objective().temperature  # the labels of training are seen first
 
 
 def drawn(spec):
