@@ -168,9 +168,8 @@ customElements.define("live-attack", class extends HTMLElement {
     await frame();
     this.waiting = false;
     const { max, step } = this.images[this.form.elements.image.value];
-    this.slider.step = step; // before its value is read, which it may change
+    Object.assign(this.slider, { max, step }); // before its value is read, which they may change
     const chosen = Object.fromEntries([...new FormData(this.form)].map(([name, value]) => [name, Number(value)]));
-    chosen.at = Math.min(chosen.at, max); // the slider's range is that of all images, so that it stays where it is
     this.show(chosen, this.attacked(chosen));
     const note = this.querySelector(".live-note"), fooled = this.querySelector(".live-fooled");
     if (note) note.textContent = this.notes[chosen.image];
@@ -234,7 +233,7 @@ customElements.define("live-attack", class extends HTMLElement {
   }
 
   show({ image: shown, at }, { adv, p }) {
-    const { label, names, x, max } = this.images[shown], name = (y) => names[y];
+    const { label, names, x } = this.images[shown], name = (y) => names[y];
     const said = likeliest(p), answer = `${name(said)} (${percent(p[said])})`, where = this.where(at);
     const limit = `${this.overSteps ? this.eps : at}/255`;
     const [image, change, attacked] = this.querySelectorAll(".live-pictures canvas");
@@ -251,7 +250,7 @@ customElements.define("live-attack", class extends HTMLElement {
     const verdict = this.querySelector(".live-verdict");
     verdict.textContent = answer;
     verdict.dataset.right = said === label;
-    this.querySelector(".live-value").textContent = this.overSteps ? where : `ε = ${where}${at === max ? " (most)" : ""}`;
+    this.querySelector(".live-value").textContent = this.overSteps ? where : `ε = ${where}`;
     this.slider.ariaValueText = where;
     const button = this.querySelector("button");
     if (button) button.textContent = this.slider.value === this.slider.max ? "Start again" : "One step";

@@ -27,7 +27,7 @@ from ccnotes.networks import ConvNet
 from ccnotes.photographs import credits
 from ccnotes.tables import visible
 
-LARGEST = 30  # 255ths, at the slider's right end; photographs stop at MOST
+LARGEST = 30  # 255ths, at the slider's right end
 STOP = 0.5  # 255ths from one stop of the slider to the next; of photographs 1
 SMALL = 64  # pixels each way, up to which each is to be seen as a square
 TIMES = 8  # as strong a change is shown
@@ -244,10 +244,10 @@ class LiveAttack:
     def slider(self) -> str:
         """What the reader drags; over steps also a button, and the frame of a curve above them."""
         if self.over == "eps":
-            stop = 1 if self.photographs else STOP
+            most, stop = (MOST, 1) if self.photographs else (LARGEST, STOP)
             return f"""<label class="live-at"><b>Drag until it is wrong.</b> \
 <span class="live-value">ε = 0/255</span>
-<input {KEY} type="range" name="at" min="0" max="{LARGEST}" step="{stop}" value="0"></label>"""
+<input {KEY} type="range" name="at" min="0" max="{most}" step="{stop}" value="0"></label>"""
         lines = '<polyline vector-effect="non-scaling-stroke"/>' * len(self.networks)
         return f"""<div class="live-path"><p>Probability of the true class after each step; \
 thick: the network that is chosen</p><div><svg viewBox="0 0 {STEPS} 1" preserveAspectRatio="none" \

@@ -153,18 +153,15 @@ def test_the_slider_leafs_through_a_photograph_and_its_bars_are_those_published(
     assert figure.locator(".live-note").inner_text().startswith("Photograph: ")
 
 
-def test_between_photographs_and_drawn_images_the_classes_change_and_the_slider_stays(figure):
-    """A photograph is shown at its largest radius where the slider stands beyond it."""
+def test_between_photographs_and_drawn_images_the_slider_s_range_and_the_classes_change(figure):
     slider = figure.get_by_role("slider")
-    assert slider.get_attribute("max") == str(live.LARGEST)
     figure.locator("[name=image]").nth(4).check()
     figure.locator(".live-note", has_text="one").wait_for()
     assert slider.get_attribute("max") == str(live.LARGEST)
     slider.press("End")
-    figure.locator(".live-value", has_text="30/255 (most)").wait_for()
+    figure.locator(".live-value", has_text="30/255").wait_for()
     figure.locator("[name=image]").nth(0).check()
-    figure.locator(".live-value", has_text="16/255 (most)").wait_for()
-    assert (slider.get_attribute("max"), slider.input_value()) == (str(live.LARGEST), "30")
+    figure.locator(".live-value", has_text="16/255").wait_for()
     assert slider.get_attribute("step") == "1"
     sizes = [c.get_attribute("width") for c in figure.locator(".live-pictures canvas").all()]
     assert sizes == ["160"] * 3
