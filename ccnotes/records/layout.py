@@ -133,7 +133,8 @@ def write(folder: Path, experiment: Experiment, data: Dataset, state: State) -> 
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_tensors(whole, folder / file, about)
     content["sha256"] = {file: sha256_of(folder / file) for file in files}
-    replace_file(folder / TABLE, f"{json.dumps(content)}\n".encode())
+    compact = json.dumps(content, separators=(",", ":"))
+    replace_file(folder / TABLE, f"{compact}\n".encode())
 
 
 def place(
