@@ -161,28 +161,19 @@ def test_names_of_paths_lie_on_no_point_and_on_no_other_name(width):
         assert names[i, 1] + 8 <= moving.HIGH  # above the axis
 
 
-@pytest.mark.parametrize(("epoch", "passed"), [(45, False), (50, True), (100, True)])
-def test_paths_have_a_square_where_the_learning_rate_first_dropped(records, epoch, passed):
+@pytest.mark.parametrize(("epoch", "passed"), [(5, False), (45, False), (50, True), (100, True)])
+def test_paths_show_a_point_for_each_group_and_a_square_from_the_first_drop_on(
+    records, epoch, passed
+):
     spec = moving.paths({"a": records, "b": records[:1]}, "inside", "across", ("x", "y"), "text")
     spec = spec.to_dict()
     (slider,) = [param for param in spec["params"] if param["name"] == "epoch"]
     slider["value"] = epoch
     marks = [(e.get("aria-roledescription"), e.get("aria-label", "")) for e in svg(spec)]
-    squares = [label for kind, label in marks if kind == "square"]
-    assert len(squares) == 2 * passed
-    assert all(label.endswith("epoch: 50") for label in squares)
-
-
-@pytest.mark.parametrize("epoch", [5, 50, 100])
-def test_paths_show_one_point_for_each_group(records, epoch):
-    spec = moving.paths({"a": records, "b": records[:1]}, "inside", "across", ("x", "y"), "text")
-    spec = spec.to_dict()
-    (slider,) = [param for param in spec["params"] if param["name"] == "epoch"]
-    slider["value"] = epoch
-    marks = [(e.get("aria-roledescription"), e.get("aria-label", "")) for e in svg(spec)]
-    points = [label for kind, label in marks if kind == "point"]
-    assert len(points) == 2
-    assert all(label.endswith(f"epoch: {epoch}") for label in points)
+    for mark, count, at in (("point", 2, epoch), ("square", 2 * passed, 50)):
+        found = [label for kind, label in marks if kind == mark]
+        assert len(found) == count
+        assert all(label.endswith(f"epoch: {at}") for label in found)
 
 
 def test_the_slider_of_paths_stops_at_every_epoch(records):
