@@ -562,7 +562,21 @@ def test_search_leads_to_sections_and_says_so_when_there_is_none(visit):
     tab.wait_for_url(re.compile(r"/book/\w+\.html#."), wait_until="commit")
     tab, more = visit("search.html?q=zzzyx")
     tab.get_by_text("No section has “zzzyx”").wait_for()
+    assert "Did you mean" not in tab.locator("main").inner_text()
     assert not wrong + more
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("atribution", "attribution"), ("the boostrap of imges", "bootstrap images")]
+)
+def test_search_for_a_misspelt_word_leads_to_the_book_s_nearest_one(visit, said, meant):
+    tab, wrong = visit(f"search.html?q={said.replace(' ', '+')}")
+    tab.get_by_text("Did you mean").wait_for()
+    link = tab.locator("#search-results a", has_text=meant)
+    assert link.inner_text() == meant
+    link.click()
+    tab.locator("#search-results li mark").first.wait_for()
+    assert not wrong
 
 
 def a_term(tab):

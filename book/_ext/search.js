@@ -3,8 +3,8 @@
   const query = Search._queued_query;
   if (!query) return;
   const stemmer = new Stemmer(), said = splitQuery(query.toLowerCase());
-  const wanted = said.filter((word) => !stopwords.includes(word));
-  const starts = (wanted.length ? wanted : said).map((word) =>
+  const telling = said.filter((word) => !stopwords.includes(word)), wanted = telling.length ? telling : said;
+  const starts = wanted.map((word) =>
     new RegExp(`(?<![\\p{L}\\p{N}])${RegExp.escape?.(stemmer.stemWord(word)) ?? _escapeRegExp(stemmer.stemWord(word))}[\\p{L}\\p{N}_]*`, "giu"));
   const count = (text, start) => (text.match(start) || []).length;
   const worth = ({ page, title, text }) => starts.map((start) =>
@@ -43,4 +43,28 @@
   Search.status.textContent = found.length
     ? `${found.length} section${found.length > 1 ? "s" : ""} for “${query}”${found.length > 60 ? ", the first 60 of them:" : ""}`
     : `No section has “${query}”. Try fewer words, or a part of one.`;
+  if (found.length) return;
+  // Words of the book in place of those that it has not: the fewest letters added, left out, changed or swapped.
+  const edits = (a, b) => {
+    let before = [], row = [...b, ""].map((_, j) => j);
+    for (let i = 1; i <= a.length; i++) {
+      const next = [i];
+      for (let j = 1; j <= b.length; j++) {
+        next[j] = Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] != b[j - 1]));
+        if (a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) next[j] = Math.min(next[j], before[j - 2] + 1);
+      }
+      [before, row] = [row, next];
+    }
+    return row[b.length];
+  };
+  const known = new Set(sections.flatMap(([, title, , text]) => `${title} ${text}`.toLowerCase().match(/\p{L}[\p{L}\p{N}]+/gu) || []));
+  const nearest = (word) => {
+    const near = [...known].map((one) => [edits(word, one), one]).sort(([a], [b]) => a - b)[0];
+    return near[0] <= Math.ceil(word.length / 4) ? near[1] : word;
+  };
+  const meant = wanted.map((word, i) => (sections.some(([, title, , text]) => `${title} ${text}`.search(starts[i]) >= 0) ? word : nearest(word)));
+  if (meant.join() == wanted.join()) return;
+  Search.status.append(" Did you mean ");
+  part("a", meant.join(" "), Search.status).href = `?q=${encodeURIComponent(meant.join(" "))}`;
+  Search.status.append("?");
 })();
