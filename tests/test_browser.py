@@ -567,7 +567,8 @@ def test_search_leads_to_sections_and_says_so_when_there_is_none(visit):
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"), [("atribution", "attribution"), ("the boostrap of imges", "bootstrap images")]
+    ("said", "meant"),
+    [("atribution", "attribution"), ("the boostrap of pixles", "bootstrap pixels")],
 )
 def test_search_for_a_misspelt_word_leads_to_the_book_s_nearest_one(visit, said, meant):
     tab, wrong = visit(f"search.html?q={said.replace(' ', '+')}")
