@@ -100,6 +100,13 @@ def photographs(ax: Axes) -> None:
     matrix(ax, published("cifar10-full-")["at"].arrays["best_robust_similarity"].numpy())
 
 
+def late(ax: Axes) -> None:
+    """Robust accuracy and CAS of test images at full size, each beside its greatest value."""
+    table = published("cifar10-full-")["at"].table
+    for column, color in (("test_robust_accuracy", BLUE), ("test_robust_cas", ORANGE)):
+        ax.plot(table.epoch, table[column] / table[column].max(), color=color, linewidth=3)
+
+
 def many(ax: Axes) -> None:
     """The curve of each run on its own."""
     for i, record in enumerate(every_seed("parts-at")[:18]):
@@ -111,19 +118,6 @@ def many(ax: Axes) -> None:
 def judged(ax: Axes) -> None:
     """Claims with what the runs say of them."""
     dots(ax, [j.claim.differences / np.std(j.claim.differences) for j in ledger.heads()[:5]])
-
-
-def predicted(ax: Axes) -> None:
-    """What was predicted, as a zone, and what came."""
-    records, full = every_seed("parts-at"), published("cifar10-full-")["at"]
-    told = [m for m in claims.first_prediction(records, full) if m.predicted]
-    for place, of in enumerate(told):
-        ends = (of.at_least, 1.1) if of.at_most is None else (0.4, of.at_most)
-        ax.plot(ends, (-place, -place), color=GREY, linewidth=13, alpha=0.35, solid_capstyle="butt")
-        color = {"as predicted": BLUE, "undecided": GREY}.get(of.outcome, ORANGE)
-        ax.plot(of.runs, [-place] * len(of.runs), "o", color=color, markersize=3, alpha=0.4)
-        ax.plot(np.mean([*of.runs]), -place, "o", color=color, markersize=9)
-    ax.margins(y=0.2)
 
 
 def matrix(ax: Axes, similarity: np.ndarray, reach: float | None = None) -> None:
@@ -198,11 +192,11 @@ CHAPTERS: dict[str, Callable[[Axes], None]] = {
     "05_soft_labels": soft,
     "06_robust_overfitting": remedies,
     "07_head_or_features": swapped,
-    "08_one_step": fooled,
+    "08_photographs": late,
+    "09_one_step": fooled,
     "your_own_model": photographs,
     "many_runs": many,
     "ledger": judged,
-    "predictions": predicted,
 }
 
 

@@ -409,16 +409,3 @@ def group_accuracy(
     """
     own = torch.tensor([[a == b for b in groups] for a in groups])
     return (confusion * own).sum((-2, -1)) / confusion.sum((-2, -1))
-
-
-def cas_of_swaps(record: Record, split: str) -> Float[Tensor, "features heads"]:
-    """CAS of every evaluation's class means with every evaluation's head.
-
-    Of attacked images of the "train" or "test" split, from ``Record.vectors``. On the diagonal it
-    is the record's own CAS.
-    """
-    means = record.vectors[f"{split}_robust_class_means"].float()
-    heads = record.vectors["head_weight"].float()
-    return torch.stack(
-        [torch.stack([cas(class_similarity(mean * head)) for head in heads]) for mean in means]
-    )

@@ -193,14 +193,14 @@ def fixed(values: pd.Series, margin: float = 0.04) -> alt.Scale:
     return alt.Scale(domain=[low - around, high + around], nice=False)
 
 
-def scrubber(record: Record, description: str) -> alt.ConcatChart:
+def scrubber(record: Record, description: str, *, strips: bool = True) -> alt.ConcatChart:
     """One slider: accuracy and CAS, the similarity matrix and single images' attributions.
 
-    The matrix, at the right, is that of attacked test images. At the left, below the curves, the
-    attribution vector of the first test image of each class, attacked, scaled to length 1: a column
-    is a feature. The best epoch is marked. The slider starts at the last evaluation up to it, and
-    features are in the order of the class that they serve most there. Raises ValueError for a
-    record without attribution vectors.
+    The matrix, at the right, is that of attacked test images. With ``strips``, at the left, below
+    the curves, the attribution vector of the first test image of each class, attacked, scaled to
+    length 1: a column is a feature. The best epoch is marked. The slider starts at the last
+    evaluation up to it, and features are in the order of the class that they serve most there.
+    Raises ValueError where ``strips`` are asked of a record without attribution vectors.
 
     >>> from ccnotes.records import runs
     >>> scrubber(runs("planted-at")[0], "Accuracy and similarity.").description
@@ -212,10 +212,8 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
         "test images": table.test_robust_accuracy,
         "training images": table.train_robust_accuracy,
     }
-    vectors = sorted_by_class(F.normalize(record.sample_attribution, dim=2), start)
     rows = pd.DataFrame({"epoch": table.epoch, "CAS": table.test_robust_cas, **accuracies})
     rows["matrix"] = hundredths(record.arrays["test_robust_similarity"])
-    rows["samples"] = hundredths(vectors)
     rows["until"] = table.epoch.shift(-1, fill_value=table.epoch.max() + 1)  # stands until the next
     named = {"robust accuracy of test images": rows["test images"], "CAS of them": rows.CAS}
     named["robust accuracy of training images"] = rows["training images"]
@@ -229,14 +227,6 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
     )
     # In grey, red and blue look alike.
     matrix = numbered(heat, classes, ".1f", "abs(datum.value) > 0.6", 0.1)
-    strips = cells(rows, now, "samples", classes, vectors.shape[2], "share of the vector").encode(
-        x=alt.X("column:O", title="feature; red speaks for the class").axis(
-            labels=False, ticks=False
-        ),
-    )
-    strips.encoding.color = strips.encoding.color.legend(
-        None
-    )  # that of the matrix says red or blue
     best = record.best["epoch"]
     curves = lines(rows, [*accuracies], y="robust accuracy")
     curves.encoding.x = curves.encoding.x.axis(labels=False, ticks=False, title=None)
@@ -248,14 +238,21 @@ def scrubber(record: Record, description: str) -> alt.ConcatChart:
             y=alt.Y("CAS:Q", title="CAS, test").scale(domainMin=0).axis(tickCount=3),
         )
     )
+    shown = [curves + marked(best) + cursor, likeness + marked(best, named=False) + cursor]
+    left = [chart.properties(width=SIDE, height=100 if strips else 150) for chart in shown]
+    if strips:
+        vectors = sorted_by_class(F.normalize(record.sample_attribution, dim=2), start)
+        rows["samples"] = hundredths(vectors)
+        strip = cells(rows, now, "samples", classes, vectors.shape[2], "share of the vector")
+        title = "feature; red speaks for the class"
+        strip = strip.encode(x=alt.X("column:O", title=title).axis(labels=False, ticks=False))
+        strip.encoding.color = strip.encoding.color.legend(None)  # the matrix has it
+        left.append(strip.properties(width=SIDE, height=max(140, 13 * len(classes))))
     chart: alt.ConcatChart = (
         alt.concat(
-            alt.vconcat(
-                (curves + marked(best) + cursor).properties(width=SIDE, height=100),
-                (likeness + marked(best, named=False) + cursor).properties(width=SIDE, height=100),
-                strips.properties(width=SIDE, height=max(140, 13 * len(classes))),
-                spacing=8,
-            ).resolve_scale(color="independent", strokeDash="independent", x="independent"),
+            alt.vconcat(*left, spacing=8).resolve_scale(
+                color="independent", strokeDash="independent", x="independent"
+            ),
             matrix.properties(width=SIDE, height=SIDE),
             columns=2,
         )

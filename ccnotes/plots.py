@@ -240,6 +240,9 @@ def curves(
         above.set_xticks(epochs, ("1st drop", "2nd drop")[: len(epochs)])
         above.tick_params(length=0, pad=1, labelcolor="0.4")
         above.spines[:].set_visible(False)
+        if len(epochs) == 2:  # away from each other: they may be near
+            for label, side in zip(above.get_xticklabels(), ("right", "left"), strict=True):
+                label.set_horizontalalignment(side)
     return ax
 
 

@@ -37,13 +37,6 @@ def test_the_evaluation_at_the_best_epoch_is_the_nearest_of_two_the_earlier():
     assert claims.last_to_best(record(), "train_robust_cas") == pytest.approx(3 / 5)
 
 
-def test_cas_of_swaps_has_features_in_rows_and_heads_in_columns():
-    vectors = {"test_robust_class_means": torch.stack([ONES, EYE + 0.1])}
-    vectors["head_weight"] = torch.stack([ONES, EYE])
-    found = claims.cas_of_swaps(record(vectors=vectors), "test")
-    torch.testing.assert_close(found, torch.tensor([[6.0, 0.0], [6 * 0.23 / 1.23, 0.0]]))
-
-
 def test_what_the_best_head_and_a_temperature_win_back():
     swaps = {
         "accuracy": torch.tensor([[0.6, 0.58], [0.45, 0.4]]),
@@ -246,14 +239,12 @@ def test_what_chapters_build_on_passes_the_gates_or_is_shown_as_what_does_not():
     for record in shown:
         if record.configuration.name not in told:
             assert claims.gates_failed(record) == [], record.title
-    assert "gates" in (chapter.parent / "08_one_step.ipynb").read_text()
-    for where, name in (
-        (chapter, "cifar10-full-at"),
-        (chapter, "cifar10-at-head-frozen"),
-        (chapter.parent / "04_dynamics.ipynb", "cifar10-at"),
-    ):
+    assert "gates" in (chapter.parent / "09_one_step.ipynb").read_text()
+    photographs = (chapter.parent / "08_photographs.ipynb").read_text()
+    assert "claims.gates_failed(r)" in photographs
+    for name in ("cifar10-full-at", "cifar10-at-head-frozen", "cifar10-at"):
         assert all(map(claims.gates_failed, every_seed(name)))
-        assert "claims.gates_failed(" in where.read_text()
+        assert f'\\"{name}\\"' in photographs
     radii = (chapter.parent / "04_dynamics.ipynb").read_text()
     assert "for eighths in (12, 16):" in radii
     assert "claims.gates_failed(r)) for r in beyond" in radii
