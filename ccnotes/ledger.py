@@ -148,7 +148,7 @@ def soft_labels() -> list[Judgement]:
     Each network beside another one of its seed, at its last epoch where nothing else is said.
 
     >>> soft_labels()[0].claim.says
-    'Distilled: more robust than plain'
+    "A teacher's labels: more robust than plain"
     """
     free, taught, smooth, even, averaged = (
         figures(f"{PLAIN}{name}")
@@ -156,23 +156,27 @@ def soft_labels() -> list[Judgement]:
     )
     plain, alike = free.last, "classes that share stay more alike"
     rows = [
-        *beside("Distilled", taught.last, "plain", plain, "0.462, 0.425"),
+        *beside("A teacher's labels", taught.last, "plain", plain, "0.462, 0.425"),
         *beside("Averaged labels", averaged.last, "plain", plain),
-        *beside("Smoothed", smooth.last, "plain", plain),
+        *beside("Smoothed labels", smooth.last, "plain", plain),
         *beside("Even labels", even.last, "plain", plain),
-        *beside("Distilled", taught.last, "even labels", even.last),
-        *beside("Distilled", taught.last, "averaged labels", averaged.last),
-        *spared("Distilled", taught, free),
+        *beside("A teacher's labels", taught.last, "even labels", even.last),
+        *beside("A teacher's labels", taught.last, "averaged labels", averaged.last),
+        *spared("A teacher's labels", taught, free),
         *spared("Even labels", even, free),
     ]
-    for title, of in (("Distilled", taught), ("Smoothed", smooth), ("Even labels", even)):
+    for title, of in (
+        ("A teacher's labels", taught),
+        ("Smoothed labels", smooth),
+        ("Even labels", even),
+    ):
         gain = of.best.robust_accuracy - free.best.robust_accuracy
         rows.append((f"{title}: best network more robust than plain", ACCURACY, gain, ""))
     rows += [
-        (f"Distilled: {alike}", SIMILARITY, taught.last.inside - plain.inside, ""),
-        (f"Smoothed: {alike}", SIMILARITY, smooth.last.inside - plain.inside, ""),
+        (f"A teacher's labels: {alike}", SIMILARITY, taught.last.inside - plain.inside, ""),
+        (f"Smoothed labels: {alike}", SIMILARITY, smooth.last.inside - plain.inside, ""),
         (
-            f"Averaged labels: {alike} than distilled",
+            f"Averaged labels: {alike} than a teacher's",
             SIMILARITY,
             averaged.last.inside - taught.last.inside,
             "",

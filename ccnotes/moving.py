@@ -94,9 +94,9 @@ def paths(
     """One slider, the epoch: each group of records as a point on its way through ``x`` and ``y``.
 
     Both are columns of the records' tables, means over the records of a group; the line is the
-    way so far, with a square where the learning rate first drops. ``titles`` are those of the axes.
-    Each point has its name beside it. The first group is blue, one that the reader chooses green,
-    the others are pale and grey.
+    way so far, with a ring at the evaluation nearest to the best epoch, the median over the group.
+    ``titles`` are those of the axes. Each point has its name beside it. The first group is blue,
+    one that the reader chooses green; of the others there are grey points and hardly a line.
 
     >>> from ccnotes.records import runs
     >>> groups = {"plain AT": runs("planted-at", seeds=range(2))}
@@ -109,12 +109,15 @@ def paths(
             pd.concat([r.table[["epoch", x, y]] for r in records])
             .groupby("epoch", as_index=False)
             .mean()
-            .assign(run=name, place=place)
+            .assign(run=name, place=place, best=np.median([r.best["epoch"] for r in records]))
             for place, (name, records) in reversed(  # so that the first is drawn on top
                 [*enumerate(zip(names, groups.values(), strict=True))]
             )
-        ]
+        ],
+        ignore_index=True,
     )
+    far = (rows.epoch - rows.best).abs()
+    rows["best"] = rows.index.isin(far.groupby(rows.place).idxmin())
     epochs = sorted(rows.epoch.unique().tolist())
     epoch = alt.param(name="epoch", value=epochs[-1], bind=epoch_slider(epochs))
     others = range(min(1, len(names) - 1), len(names))
@@ -131,7 +134,7 @@ def paths(
     base = alt.Chart(rows).transform_calculate(light=lights)
     encoded = {
         "x": alt.X(x, type="quantitative", title=titles[0], scale=scales[0]).axis(tickCount=8),
-        "y": alt.Y(y, type="quantitative", title=titles[1], scale=scales[1]),
+        "y": alt.Y(y, type="quantitative", title=titles[1], scale=scales[1]).axis(tickCount=6),
         "color": alt.Color("light:N", legend=None).scale(
             domain=["first", "lit", "other"], range=[BLUE, GREEN, GREY]
         ),
@@ -139,13 +142,14 @@ def paths(
     }
     way = base.transform_filter(alt.datum.epoch <= epoch).mark_line(strokeWidth=2)
     bright = "datum.place == 0 || datum.place == lit"
-    drops = [epoch for of in groups.values() for epoch in of[0].configuration.drop_epochs[:1]]
-    at_drop = (alt.datum.epoch == min(drops, default=0)) & (alt.datum.epoch <= epoch)
+    at_best = alt.datum.best & (alt.datum.epoch <= epoch)
     point = base.transform_filter(alt.datum.epoch == epoch)
-    seen = alt.condition(bright, alt.value(1), alt.value(0.4))
+    seen = alt.condition(bright, alt.value(1), alt.value(0.15))
     chart: alt.LayerChart = (
         way.encode(**encoded, order="epoch:Q", detail="run:N", opacity=seen)
-        + base.transform_filter(at_drop).mark_square(size=70).encode(**encoded, opacity=seen)
+        + base.transform_filter(at_best)
+        .mark_point(size=200, strokeWidth=2)
+        .encode(**encoded, opacity=seen)
         + point.mark_point(filled=True, size=110, opacity=1).encode(**encoded)
         + point.mark_text(dx=alt.ExprRef("datum.dx"), dy=alt.ExprRef("datum.dy"), fontSize=12)
         .encode(**encoded, text="run:N")

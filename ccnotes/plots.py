@@ -39,7 +39,7 @@ from ccnotes.moving import (  # one palette; the charts were here before they ha
 from ccnotes.records import Record
 from ccnotes.tables import visible
 from ccnotes.types import Similarity
-from ccnotes.verdicts import interval
+from ccnotes.verdicts import interval, written
 
 DASHES: list[tuple[float, ...] | str] = ["", (5, 2), (1, 1), (5, 1, 1, 1)]
 LOOK = {
@@ -241,8 +241,9 @@ def curves(
         above.tick_params(length=0, pad=1, labelcolor="0.4")
         above.spines[:].set_visible(False)
         if len(epochs) == 2:  # away from each other: they may be near
-            for label, side in zip(above.get_xticklabels(), ("right", "left"), strict=True):
-                label.set_horizontalalignment(side)
+            first, second = above.get_xticklabels()
+            first.set_horizontalalignment("right")
+            second.set_horizontalalignment("left")
     return ax
 
 
@@ -363,6 +364,60 @@ def forest(
     ax.axvline(0, color="0.5", linewidth=1)
     ax.set(xlabel=xlabel, ylabel="")
     return ax
+
+
+def best_to_last(
+    best: pd.DataFrame,
+    last: pd.DataFrame,
+    columns: dict[str, tuple[str, str]],
+    *,
+    forced: dict[str, str] | None = None,
+) -> Figure:
+    """A panel a column, a row a kind of training: a line from its best epoch to its last.
+
+    ``best`` and ``last`` have the kinds as their index, in order, and numbers in ``columns``, which
+    maps a column to its title and to the format of its numbers, such as ``".0%"``. ``forced`` maps
+    kinds to the column that they keep by force, whose place is shaded. Raises ValueError unless
+    both have the same rows.
+
+    >>> best, last = (pd.DataFrame({"cas": [value]}, ["plain AT"]) for value in (4.0, 2.2))
+    >>> figure = best_to_last(best, last, {"cas": ("CAS", ".1f")})
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['4.0', '2.2']
+    """
+    if not best.index.equals(last.index):
+        raise ValueError(
+            f"the best epochs' rows {[*best.index]} and the last ones' {[*last.index]} are not the "
+            f"same: give both of each kind."
+        )
+    size = (9.6, 0.55 * len(best) + 1.2)
+    figure, axes = plt.subplots(
+        1, len(columns), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, (column, (title, form)) in zip(axes[0], columns.items(), strict=True):
+        values = np.stack([best[column], last[column]])
+        room = 0.55 / (7.6 / len(columns) - 1.1) * (np.ptp(values) or 1)  # for the numbers
+        ax.set(title=title, xlim=(values.min() - room, values.max() + room))
+        for place, (kind, first, end) in enumerate(zip(best.index, *values, strict=True)):
+            if (forced or {}).get(kind) == column:
+                ax.axhspan(place - 0.45, place + 0.45, color=GREEN, alpha=0.2, linewidth=0)
+            ax.plot((first, end), (place, place), color="0.5", linewidth=2, zorder=1)
+            marks = {"best epoch": (first, BLUE, "o"), "last epoch": (end, ORANGE, "D")}
+            for name, (value, color, mark) in marks.items():
+                ax.scatter(value, place, s=64, color=color, marker=mark, label=name)
+                left = value < max(first, end) or (first == end and name == "last epoch")
+                look: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+                look |= {"xytext": (-7 if left else 7, 0), "ha": "right" if left else "left"}
+                ax.annotate(written(float(value), form), (value, place), **look)
+        ax.grid(visible=False)
+        ax.tick_params(length=0)
+        ax.set_xticks([])
+        ax.spines[:].set_visible(False)
+    axes[0, 0].set_yticks(range(len(best)), [plain(kind) for kind in best.index])
+    axes[0, 0].set_ylim(len(best) - 0.4, -0.6)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles[:2], names[:2], loc="outside upper center", ncols=2)
+    return figure
 
 
 def contact_sheet(data: Dataset, count: int = 10, *, classes: int = 40) -> Figure:

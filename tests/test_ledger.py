@@ -129,20 +129,26 @@ def test_soft_labels_are_compared_at_the_last_epoch_by_their_falls_and_at_the_be
     """Plain networks of seeds 1 and 6 end at 0.49 and 0.44, and at a similarity of 0.3."""
     found = by_claim(ledger.soft_labels())
     for says in ("more robust", "less loss"):
-        assert found[f"Distilled: {says} than plain"] == pytest.approx([0.56 - 0.49, 0.56 - 0.44])
-        assert found[f"Smoothed: {says} than plain"] == pytest.approx([0.05, 0.1])
+        assert found[f"A teacher's labels: {says} than plain"] == pytest.approx(
+            [0.56 - 0.49, 0.56 - 0.44]
+        )
+        assert found[f"Smoothed labels: {says} than plain"] == pytest.approx([0.05, 0.1])
         assert found[f"Even labels: {says} than plain"] == pytest.approx([0.03, 0.08])
-        assert found[f"Distilled: {says} than even labels"] == pytest.approx([0.04, 0.04])
-        assert found[f"Distilled: {says} than averaged labels"] == pytest.approx([0.06])
+        assert found[f"A teacher's labels: {says} than even labels"] == pytest.approx([0.04, 0.04])
+        assert found[f"A teacher's labels: {says} than averaged labels"] == pytest.approx([0.06])
         assert found[f"Averaged labels: {says} than plain"] == pytest.approx([0.5 - 0.44])
     kept = "classes that share stay more alike"
-    assert found[f"Distilled: {kept}"] == pytest.approx([0.3, 0.3])
-    assert found[f"Smoothed: {kept}"] == pytest.approx([0.1, 0.1])
-    assert found[f"Averaged labels: {kept} than distilled"] == pytest.approx([0.7 - 0.6])
+    assert found[f"A teacher's labels: {kept}"] == pytest.approx([0.3, 0.3])
+    assert found[f"Smoothed labels: {kept}"] == pytest.approx([0.1, 0.1])
+    assert found[f"Averaged labels: {kept} than a teacher's"] == pytest.approx([0.7 - 0.6])
     for says in ("accuracy falls less", "loss rises less"):
-        assert found[f"Distilled: {says}"] == pytest.approx([0.11 - 0.04, 0.16 - 0.04])
+        assert found[f"A teacher's labels: {says}"] == pytest.approx([0.11 - 0.04, 0.16 - 0.04])
         assert found[f"Even labels: {says}"] == pytest.approx([0.11 - 0.12, 0.16 - 0.12])
-    for title, gain in (("Distilled", 0), ("Smoothed", 0.02), ("Even labels", 0.04)):
+    for title, gain in (
+        ("A teacher's labels", 0),
+        ("Smoothed labels", 0.02),
+        ("Even labels", 0.04),
+    ):
         best = f"{title}: best network more robust than plain"
         assert found[best] == pytest.approx([gain] * 2)
     used = [kept / 10 - 0.5 for kept in (KEPT[3], KEPT[3])]

@@ -161,19 +161,20 @@ def test_names_of_paths_lie_on_no_point_and_on_no_other_name(width):
         assert names[i, 1] + 8 <= moving.HIGH  # above the axis
 
 
-@pytest.mark.parametrize(("epoch", "passed"), [(5, False), (45, False), (50, True), (100, True)])
-def test_paths_show_a_point_for_each_group_and_a_square_from_the_first_drop_on(
-    records, epoch, passed
-):
+@pytest.mark.parametrize("epoch", [5, 60, 100])
+def test_paths_show_a_point_for_each_group_and_a_ring_at_its_median_best_epoch(records, epoch):
+    records = [
+        replace(r, content=r.content | {"best": r.content["best"] | {"epoch": best}})
+        for r, best in zip(records, (58, 61, 66, 90, 100), strict=True)
+    ]
     spec = moving.paths({"a": records, "b": records[:1]}, "inside", "across", ("x", "y"), "text")
     spec = spec.to_dict()
     (slider,) = [param for param in spec["params"] if param["name"] == "epoch"]
     slider["value"] = epoch
     marks = [(e.get("aria-roledescription"), e.get("aria-label", "")) for e in svg(spec)]
-    for mark, count, at in (("point", 2, epoch), ("square", 2 * passed, 50)):
-        found = [label for kind, label in marks if kind == mark]
-        assert len(found) == count
-        assert all(label.endswith(f"epoch: {at}") for label in found)
+    found = sorted(int(label.rpartition(" ")[2]) for kind, label in marks if kind == "point")
+    rings = [ring for ring in (60, 65) if ring <= epoch]  # evaluated every five epochs
+    assert found == sorted([epoch, epoch, *rings])
 
 
 def test_the_slider_of_paths_stops_at_every_epoch(records):
