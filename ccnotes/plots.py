@@ -390,34 +390,35 @@ def best_to_last(
             f"the best epochs' rows {[*best.index]} and the last ones' {[*last.index]} are not the "
             f"same: give both of each kind."
         )
-    size = (9.6, 0.55 * len(best) + 1.2)
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
-    for ax, (column, (title, form)) in zip(axes[0], columns.items(), strict=True):
-        values = np.stack([best[column], last[column]])
-        room = 0.55 / (7.6 / len(columns) - 1.1) * (np.ptp(values) or 1)  # for the numbers
-        ax.set(title=title, xlim=(values.min() - room, values.max() + room))
-        for place, (kind, first, end) in enumerate(zip(best.index, *values, strict=True)):
-            if (forced or {}).get(kind) == column:
-                ax.axhspan(place - 0.45, place + 0.45, color=GREEN, alpha=0.2, linewidth=0)
-            ax.plot((first, end), (place, place), color="0.5", linewidth=2, zorder=1)
-            marks = {"best epoch": (first, BLUE, "o"), "last epoch": (end, ORANGE, "D")}
-            for name, (value, color, mark) in marks.items():
-                ax.scatter(value, place, s=64, color=color, marker=mark, label=name)
-                left = value < max(first, end) or (first == end and name == "last epoch")
-                look: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
-                look |= {"xytext": (-7 if left else 7, 0), "ha": "right" if left else "left"}
-                ax.annotate(written(float(value), form), (value, place), **look)
-        ax.grid(visible=False)
-        ax.tick_params(length=0)
-        ax.set_xticks([])
-        ax.spines[:].set_visible(False)
-    axes[0, 0].set_yticks(range(len(best)), [plain(kind) for kind in best.index])
-    axes[0, 0].set_ylim(len(best) - 0.4, -0.6)
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles[:2], names[:2], loc="outside upper center", ncols=2)
-    return figure
+    count, rows = len(columns), range(len(best))
+    figure = plt.figure(figsize=(9.6, 0.55 * len(best) + 1.2), layout="constrained")
+    small = Figure(figsize=(page.PHONE, count * (0.36 * len(best) + 0.5)), layout="constrained")
+    desk = figure.subplots(1, count, sharey=True, squeeze=False).flat, 7.6 / count
+    phone = small.subplots(count, 1, squeeze=False).flat, 2.2
+    for axes, width in (desk, phone):
+        for ax, (column, (title, form)) in zip(axes, columns.items(), strict=True):
+            values = np.stack([best[column], last[column]])
+            room = 0.55 / (width - 1.1) * (np.ptp(values) or 1)  # for the numbers
+            ax.set(title=title, xlim=(values.min() - room, values.max() + room), xticks=[])
+            for place, ends in enumerate(values.T.tolist()):
+                if (forced or {}).get(best.index[place]) == column:
+                    ax.axhspan(place - 0.45, place + 0.45, color=GREEN, alpha=0.2, linewidth=0)
+                ax.plot(ends, (place, place), color="0.5", linewidth=2, zorder=1)
+                sides = ("left", "right") if ends[0] >= ends[1] else ("right", "left")
+                for value, side, color, mark in zip(ends, sides, (BLUE, ORANGE), "oD", strict=True):
+                    ax.scatter(value, place, s=64, color=color, marker=mark)
+                    look: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+                    look |= {"xytext": (7 if side == "left" else -7, 0), "ha": side}
+                    ax.annotate(written(value, form), (value, place), **look)
+            ax.set_yticks(rows, [plain(kind) for kind in best.index])
+            ax.set_ylim(len(best) - 0.4, -0.6)
+            ax.tick_params(length=0)
+            ax.grid(visible=False)
+            ax.spines[:].set_visible(False)
+    marks = [Line2D([], [], color=c, marker=m, ls="") for c, m in ((BLUE, "o"), (ORANGE, "D"))]
+    for drawn in (figure, small):
+        drawn.legend(marks, ("best epoch", "last epoch"), loc="outside upper center", ncols=2)
+    return page.on_phones(figure, small)
 
 
 def contact_sheet(data: Dataset, count: int = 10, *, classes: int = 40) -> Figure:
