@@ -26,7 +26,7 @@ OUTCOMES = {  # of a prediction: how it looks
     "as predicted": "supported",
     "not as predicted": "contradicted",
     "refuted": "contradicted",
-    "undecided": "undecided",
+    "could be either": "undecided",
     "": "none",
 }
 COLOURS = {"supported": "#2a7fc4", "contradicted": "#d9651b"}  # where no style sheet says others
@@ -171,7 +171,7 @@ def measured_row(of: Measured, axis: tuple[float, float]) -> str:
         drawn = f'<rect class="zone" x="{low}" width="{wide}" height="26" fill="#8884"/>'
         label += f", predicted {of.predicted}: {said}"
         words += f"<br><small>predicted: {html.escape(of.predicted).replace('-', MINUS)}</small>"
-        words += f' <b><span class="chip chip-{kind}">{said}</span></b>'
+        words += f' <b><span class="prediction chip chip-{kind}">{said}</span></b>'
     drawn += dots(of.runs, axis, kind)
     if of.full is not None:
         label += f"; at full size {written(of.full, '.3f')}"

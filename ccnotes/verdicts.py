@@ -126,7 +126,7 @@ def outcome(
 
     "as predicted" where all of it is ``at_least`` or ``at_most`` so much, "not as predicted" where
     none of it is, and "refuted" where, moreover, all of it lies on the other side of ``refuted``;
-    else "undecided". Of fewer than :data:`FEW` runs, 4, nothing is said.
+    else "could be either". Of fewer than :data:`FEW` runs, 4, nothing is said.
 
     >>> outcome([0.9, 0.91, 0.92, 0.93], at_least=0.85, refuted=0.6)
     'as predicted'
@@ -146,7 +146,7 @@ def outcome(
         return "as predicted"
     if refuted is not None and high < refuted:
         return "refuted"
-    return "not as predicted" if high < at_least else "undecided"
+    return "not as predicted" if high < at_least else "could be either"
 
 
 def sign_flip(differences: Collection[float]) -> float:

@@ -186,7 +186,7 @@ def test_what_was_predicted_is_a_zone_that_ends_at_its_limit_and_a_chip_has_the_
         [("supported", "as predicted")],
         [("contradicted", "not as predicted")],
         [("contradicted", "refuted")],
-        [("undecided", "undecided")],
+        [("undecided", "could be either")],
         [],
     ]
     assert found[4][0] is None

@@ -153,14 +153,14 @@ def test_accuracies_of_swaps_bear_the_names_of_their_features_and_heads():
     ("values", "rule", "said"),
     [
         ([0.9, 0.92, 0.91, 0.91], {"at_least": 0.85, "refuted": 0.6}, "as predicted"),
-        ([0.9, 0.8, 1.0, 0.9], {"at_least": 0.85, "refuted": 0.6}, "undecided"),
+        ([0.9, 0.8, 1.0, 0.9], {"at_least": 0.85, "refuted": 0.6}, "could be either"),
         ([0.5, 0.51, 0.49, 0.5], {"at_least": 0.85, "refuted": 0.6}, "refuted"),
         ([0.1, 0.11, 0.09, 0.1], {"at_most": 0.2, "refuted": 0.5}, "as predicted"),
         ([0.6, 0.61, 0.62, 0.61], {"at_most": 0.2, "refuted": 0.5}, "refuted"),
         ([0.3, 0.31, 0.32, 0.31], {"at_most": 0.2, "refuted": 0.5}, "not as predicted"),
         ([0.6, 0.61, 0.62, 0.61], {"at_most": 0.2}, "not as predicted"),
         ([0.7, 0.71, 0.72, 0.71], {"at_least": 0.85, "refuted": 0.6}, "not as predicted"),
-        ([0.1, 0.3, 0.2, 0.2], {"at_most": 0.2, "refuted": 0.5}, "undecided"),
+        ([0.1, 0.3, 0.2, 0.2], {"at_most": 0.2, "refuted": 0.5}, "could be either"),
         # Astride of the value that refutes:
         ([0.55, 0.6, 0.65, 0.6], {"at_least": 0.85, "refuted": 0.6}, "not as predicted"),
         ([0.45, 0.5, 0.55, 0.5], {"at_most": 0.2, "refuted": 0.5}, "not as predicted"),
