@@ -76,6 +76,16 @@ def test_the_scrubber_draws_a_strip_of_all_features_for_each_class(record, drawn
     assert (found.sum(0).sort().values - unit.sum(0).sort().values).abs().max() <= 6 * 0.005
 
 
+def test_a_record_without_attribution_vectors_has_a_scrubber_without_strips():
+    other = ccnotes.runs("planted-at", seeds=[1])[0]
+    with pytest.raises(ValueError, match=r"no samples\.safetensors"):
+        moving.scrubber(other, "text")
+    spec = moving.scrubber(other, "text", strips=False).to_dict()
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=moving.VEGA_LITE)
+    assert len(marks(svg, r"column: (\d+); row: class (\d+); cosine: .*")) >= 36
+    assert "speaks for the class" not in svg
+
+
 @pytest.mark.parametrize(("best", "start"), [(20, 20), (24, 20), (25, 25), (1, 5)])
 def test_the_scrubber_starts_at_the_last_evaluation_up_to_the_best_epoch(record, best, start):
     """The first one, where the best epoch lies before it; evaluated was every fifth."""
