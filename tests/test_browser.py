@@ -639,18 +639,60 @@ def test_a_count_of_verdicts_shows_its_rows_alone_and_pressed_again_all(visit):
     tab, wrong = visit("book/ledger.html")
     rows = tab.locator(".claim-row:not(.claim-axis)")
     every = [row.inner_text() for row in rows.all()]
-    buttons = tab.locator(".claim-counts button").all()
+    everything, *buttons = tab.locator(".claim-counts button").all()
+    pressed = (
+        "[...document.querySelectorAll('.claim-counts [aria-pressed=true]')].map(b => b.value)"
+    )
     assert len(buttons) >= 3
     for button, press in zip(buttons, ("mouse", *buttons[1:]), strict=True):
         count, word = button.inner_text().split(maxsplit=1)
         button.click() if press == "mouse" else button.press("Enter")
-        assert [b.get_attribute("aria-pressed") == "true" for b in buttons].count(True) == 1
+        assert tab.evaluate(pressed) == [word]
         shown = [row.inner_text() for row in rows.all() if row.is_visible()]
         assert all(word in text for text in shown)
         assert len(shown) == int(count) or (word == "undecided" and len(shown) > int(count))
-    button.press("Enter")
-    assert [row.inner_text() for row in rows.all() if row.is_visible()] == every
+    for back in (button, everything):
+        back.press("Enter")
+        assert [row.inner_text() for row in rows.all() if row.is_visible()] == every
+        assert tab.evaluate(pressed) == [""]
+        buttons[1].press("Enter")
     assert not wrong
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_a_verdict_s_rows_come_into_view_below_its_count_and_what_has_none_is_gone(visit, width):
+    tab, _ = visit("book/ledger.html", width)
+    height = "document.documentElement.scrollHeight"
+    before, chosen = tab.evaluate(height), tab.get_by_role("button", name="contradicted")
+    chosen.click()
+    first = tab.locator(".claim-row:visible").first.bounding_box()
+    bar, chips = tab.locator(".bd-header-article").bounding_box(), chosen.bounding_box()
+    assert bar["y"] + bar["height"] <= chips["y"]
+    assert chips["y"] + chips["height"] <= first["y"] < 900 - first["height"]
+    bare = """() => {
+        const shown = [...document.querySelectorAll('.claim-row')].filter(e => e.checkVisibility());
+        const isAxis = e => e.matches('.claim-axis');
+        return shown.filter((e, i) => isAxis(e) && (!i || isAxis(shown[i - 1]))).length;
+    }"""
+    assert not tab.evaluate(bare)
+    tab.wait_for_timeout(200)  # until the list of contents has followed
+    for link in tab.locator("#pst-page-toc-nav a.active").all():
+        assert tab.locator(link.get_attribute("href")).is_visible()
+    empty = [
+        part
+        for part in tab.locator(".bd-article section section:visible").all()
+        if not part.locator(".claim-row:visible").count()
+    ]
+    assert not empty
+    ground = "getComputedStyle(document.querySelector('.claim-counts')).backgroundColor"
+    for scheme in ("light", "dark"):
+        show(tab, width, scheme=scheme)
+        assert tab.evaluate(f"{ground} == getComputedStyle(document.body).backgroundColor")
+    tab.evaluate("document.querySelector('#pst-page-toc-nav a[href=\"#withdrawn\"]').click()")
+    tab.wait_for_function("scrollY > innerHeight")
+    assert tab.locator("#withdrawn").is_visible()
+    show(tab, width)
+    assert tab.evaluate(height) == before
 
 
 @pytest.mark.parametrize("page", ["nothing.html", "book/nothing.html", "book/far/away/"])
