@@ -588,7 +588,7 @@ def a_term(tab):
 def test_a_term_says_what_it_means_on_focus_and_escape_closes_it(visit):
     tab, wrong = visit("book/01_adversarial_training.html", PHONE)
     link, box = a_term(tab)
-    meaning = link.get_attribute("title")
+    meaning = link.get_attribute("aria-description")
     assert not box.is_visible()
     tab.keyboard.press("Tab")  # a focus that scripts give shows only after a key
     link.focus()
@@ -608,11 +608,47 @@ def test_a_term_says_what_it_means_on_focus_and_escape_closes_it(visit):
     assert not wrong
 
 
+def test_a_term_says_what_it_means_while_the_mouse_is_on_it_or_on_what_it_says(visit):
+    """Not as the mouse passes, and without the browser's own box beside it."""
+    tab, wrong = visit("book/01_adversarial_training.html")
+    link, box = a_term(tab)
+    passing = """async (link) => {
+        for (const part of [link, document.body]) {
+            const it = { bubbles: true, pointerType: 'mouse' };
+            part.dispatchEvent(new PointerEvent('pointerover', it));
+            await new Promise(done => setTimeout(done, 50));
+        }
+    }"""
+    link.evaluate(passing)
+    tab.wait_for_timeout(300)
+    assert not box.inner_text()
+    link.hover()
+    box.wait_for(timeout=1000)
+    assert box.inner_text() == link.get_attribute("aria-description")
+    assert not link.get_attribute("title")
+    box.hover()
+    tab.wait_for_timeout(600)
+    assert box.is_visible()
+    tab.mouse.move(0, 0)
+    box.wait_for(state="hidden", timeout=1000)
+    link.hover()
+    box.wait_for()
+    tab.keyboard.press("Escape")
+    tab.wait_for_timeout(400)
+    assert not box.is_visible()
+    assert not wrong
+
+
+def test_without_scripts_a_term_says_what_it_means_as_a_title(visit):
+    tab, _ = visit("book/01_adversarial_training.html", java_script_enabled=False)
+    assert tab.locator(".bd-article p a.term").first.get_attribute("title")
+
+
 def test_a_term_says_what_it_means_on_touch_and_a_second_one_leads_to_the_glossary(visit):
     tab, wrong = visit("book/01_adversarial_training.html", PHONE, has_touch=True)
     link, box = a_term(tab)
     link.tap()
-    assert box.inner_text() == link.get_attribute("title")
+    assert box.inner_text() == link.get_attribute("aria-description")
     tab.locator(".bd-article h1").tap()
     assert not box.is_visible()
     assert "01_adversarial_training" in tab.url
