@@ -343,11 +343,12 @@ def shares_of(
 
 
 def swaps(record: Record, description: str) -> alt.ConcatChart:
-    """Features and head, each of the best or of the last epoch: similarity, CAS, accuracy.
+    """Features and head, each of the best or of the last epoch: CAS, accuracy, similarity.
 
-    The matrix and CAS are of the class means of attacked test images times the head, each network
-    attacked as its own features' was; each of the four networks is attacked itself for the
-    accuracy. Raises ValueError for a record without swaps.
+    Bars are of all four networks, and the matrix, at the right or on phones below, is that of the
+    chosen one. The matrix and CAS are of the class means of attacked test images times the head,
+    each network attacked as its own features' was; each of the four networks is attacked itself for
+    the accuracy. Raises ValueError for a record without swaps.
 
     >>> from ccnotes.records import runs
     >>> swaps(runs("parts-at")[0], "Four networks.").description
@@ -372,7 +373,7 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
         alt.param(
             name=name, value="best", bind=alt.binding_radio(options=list(ENDS), name=f"{title} ")
         )
-        for name, title in (("features", "Features of the epoch"), ("head", "Head of the epoch"))
+        for name, title in (("features", "Features"), ("head", "Head"))
     ]
     told = [f"CAS {row['CAS']:.2f}, robust accuracy {row['robust accuracy']:.1%}" for row in rows]
     said = f"'Features ' + features + ', head ' + head + ': ' + {json.dumps(told)}"
@@ -400,8 +401,8 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
 
     chart: alt.ConcatChart = (
         alt.concat(
-            matrix.properties(width=230, height=230),
             alt.vconcat(bars("CAS", PURPLE, ".2f"), bars("robust accuracy", BLUE, ".1%")),
+            matrix.properties(width=230, height=230),
             columns=2,
         )
         .resolve_scale(color="independent", x="independent", y="independent")

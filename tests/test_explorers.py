@@ -228,3 +228,13 @@ def test_in_the_matrix_of_swapped_networks_stand_only_numbers_that_one_decimal_c
         r"text mark[^>]*>\N{MINUS SIGN}?\d\.\d</text>", drawn
     )  # CAS has two decimals
     assert 6 < len(written) == sum(abs(value) >= 10 for value in row["matrix"]) < 36
+
+
+def test_bars_stand_before_the_matrix_so_that_phones_show_them_below_the_controls():
+    spec = explorers.swaps(ccnotes.runs("parts-at")[0], "text").to_dict()
+    bars, matrix = spec["concat"]
+    titles = [of["layer"][0]["encoding"]["x"]["title"] for of in bars["vconcat"]]
+    assert titles == ["CAS", "robust accuracy"]
+    assert matrix["layer"][0]["encoding"]["color"]["title"] == "cosine"
+    names = [param["bind"]["name"] for param in spec["params"] if "bind" in param]
+    assert names == ["Features ", "Head "]  # each on one line with its buttons
