@@ -37,7 +37,7 @@ from ccnotes.tables import visible
 
 INGREDIENTS = (*get_args(Kind), "noise")
 TITLES = {"own": "own part", "shared": "shared part", "clutter": "clutter", "noise": "noise"}
-TOP = 40  # features shown of two classes
+TOP = 20  # features shown of two classes
 ENDS = ("best", "last")
 
 
@@ -246,12 +246,12 @@ def shared(
 ) -> alt.LayerChart:
     """Two classes to choose, their attributions as mirrored bars, and what they share lit.
 
-    Shown are the features that contribute most to any class; what two classes share of a feature
-    is the smaller of their contributions, where both are above 0. Cosine and share are of all
+    Shown are the features that contribute most to one of the two; what they share of a feature is
+    the smaller of their contributions, where both are above 0. Cosine and share are of all
     features; the share is what both have of all that is above 0 in the class with less of it.
     Of several networks, which have the same features, one is chosen by its name; features are those
-    of the first, and the scale is the same for all. Raises ValueError unless there is a name for
-    each class, and more than one.
+    of the first, and the scale of two classes is the same for all. Raises ValueError unless there
+    is a name for each class, and more than one.
 
     >>> chart = shared({"best epoch": torch.eye(2)}, ["cat", "dog"], "Nothing is shared.")
     >>> chart.description
@@ -261,10 +261,10 @@ def shared(
     attribution = every[0]
     for one in every:
         check_fits(len(one), classes, 1)
-    used = attribution.abs().amax(0).argsort(descending=True)[:TOP]
-    order = used[attribution[:, used].argmax(0).argsort(stable=True)]
+    # The first of two classes are among the first of one of them.
+    used = attribution.abs().argsort(dim=1, descending=True)[:, :TOP].unique()
     rows = pd.DataFrame(
-        {f"c{n}_{k}": a[order].tolist() for n, of in enumerate(every) for k, a in enumerate(of)}
+        {f"c{n}_{k}": a[used].tolist() for n, of in enumerate(every) for k, a in enumerate(of)}
     )
     names = [visible(name) for name in classes]
     params = [
@@ -278,14 +278,24 @@ def shared(
         json.dumps([[round(v, 4) for v in told(one).flatten().tolist()] for one in every])
         for told in (class_similarity, shares_of)
     )
-    base = alt.Chart(rows.assign(feature=range(len(rows)))).transform_calculate(
-        up="datum['c' + of + '_' + above]",
-        down="-datum['c' + of + '_' + below]",
-        both="max(min(datum.up, -datum.down), 0)",
-        mirrored="-datum.both",
+    upper, lower = "datum['c0_' + above]", "datum['c0_' + below]"
+    base = (
+        alt.Chart(rows)
+        .transform_calculate(
+            up="datum['c' + of + '_' + above]",
+            down="-datum['c' + of + '_' + below]",
+            both="max(min(datum.up, -datum.down), 0)",
+            mirrored="-datum.both",
+            most=f"max(abs({upper}), abs({lower}))",
+            turn=f"{upper} - {lower}",
+        )
+        .transform_window(rank="row_number()", sort=[alt.SortField("most", "descending")])
+        .transform_filter(alt.datum.rank <= TOP)
+        .transform_window(feature="row_number()", sort=[alt.SortField("turn", "descending")])
     )
-    reach = 1.05 * max(one.abs().max().item() for one in every)
-    x = alt.X("feature:O", title="feature, sorted by the class that uses it most").axis(
+    reach = [round(1.05 * top, 4) for top in torch.stack(every).abs().amax((0, 2)).tolist()]
+    end = f"max({reach}[above], {reach}[below])"
+    x = alt.X("feature:O", title="feature, from one class's own to the other's").axis(
         labels=False, ticks=False
     )
 
@@ -295,7 +305,7 @@ def shared(
 
     def bars(column: str, kind: str) -> alt.Chart:
         y = alt.Y(f"{column}:Q", title="contribution to the own logit").scale(
-            domain=[-reach, reach], nice=False
+            domainMin=alt.ExprRef(f"-{end}"), domainMax=alt.ExprRef(end), nice=False
         )
         key = alt.Legend(orient="top", title=None, labelExpr=told)
         hue = alt.Color("kind:N", legend=key).scale(domain=kinds, range=hues)
@@ -343,11 +353,12 @@ def shares_of(
 
 
 def swaps(record: Record, description: str) -> alt.ConcatChart:
-    """Features and head, each of the best or of the last epoch: similarity, CAS, accuracy.
+    """Features and head, each of the best or of the last epoch: CAS, accuracy, similarity.
 
-    The matrix and CAS are of the class means of attacked test images times the head, each network
-    attacked as its own features' was; each of the four networks is attacked itself for the
-    accuracy. Raises ValueError for a record without swaps.
+    Bars are of all four networks, and the matrix, at the right or on phones below, is that of the
+    chosen one. The matrix and CAS are of the class means of attacked test images times the head,
+    each network attacked as its own features' was; each of the four networks is attacked itself for
+    the accuracy. Raises ValueError for a record without swaps.
 
     >>> from ccnotes.records import runs
     >>> swaps(runs("parts-at")[0], "Four networks.").description
@@ -372,7 +383,7 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
         alt.param(
             name=name, value="best", bind=alt.binding_radio(options=list(ENDS), name=f"{title} ")
         )
-        for name, title in (("features", "Features of the epoch"), ("head", "Head of the epoch"))
+        for name, title in (("features", "Features"), ("head", "Head"))
     ]
     told = [f"CAS {row['CAS']:.2f}, robust accuracy {row['robust accuracy']:.1%}" for row in rows]
     said = f"'Features ' + features + ', head ' + head + ': ' + {json.dumps(told)}"
@@ -400,8 +411,8 @@ def swaps(record: Record, description: str) -> alt.ConcatChart:
 
     chart: alt.ConcatChart = (
         alt.concat(
-            matrix.properties(width=230, height=230),
             alt.vconcat(bars("CAS", PURPLE, ".2f"), bars("robust accuracy", BLUE, ".1%")),
+            matrix.properties(width=230, height=230),
             columns=2,
         )
         .resolve_scale(color="independent", x="independent", y="independent")

@@ -588,7 +588,7 @@ def a_term(tab):
 def test_a_term_says_what_it_means_on_focus_and_escape_closes_it(visit):
     tab, wrong = visit("book/01_adversarial_training.html", PHONE)
     link, box = a_term(tab)
-    meaning = link.get_attribute("title")
+    meaning = link.get_attribute("aria-description")
     assert not box.is_visible()
     tab.keyboard.press("Tab")  # a focus that scripts give shows only after a key
     link.focus()
@@ -608,11 +608,47 @@ def test_a_term_says_what_it_means_on_focus_and_escape_closes_it(visit):
     assert not wrong
 
 
+def test_a_term_says_what_it_means_while_the_mouse_is_on_it_or_on_what_it_says(visit):
+    """Not as the mouse passes, and without the browser's own box beside it."""
+    tab, wrong = visit("book/01_adversarial_training.html")
+    link, box = a_term(tab)
+    passing = """async (link) => {
+        for (const part of [link, document.body]) {
+            const it = { bubbles: true, pointerType: 'mouse' };
+            part.dispatchEvent(new PointerEvent('pointerover', it));
+            await new Promise(done => setTimeout(done, 50));
+        }
+    }"""
+    link.evaluate(passing)
+    tab.wait_for_timeout(300)
+    assert not box.inner_text()
+    link.hover()
+    box.wait_for(timeout=1000)
+    assert box.inner_text() == link.get_attribute("aria-description")
+    assert not link.get_attribute("title")
+    box.hover()
+    tab.wait_for_timeout(600)
+    assert box.is_visible()
+    tab.mouse.move(0, 0)
+    box.wait_for(state="hidden", timeout=1000)
+    link.hover()
+    box.wait_for()
+    tab.keyboard.press("Escape")
+    tab.wait_for_timeout(400)
+    assert not box.is_visible()
+    assert not wrong
+
+
+def test_without_scripts_a_term_says_what_it_means_as_a_title(visit):
+    tab, _ = visit("book/01_adversarial_training.html", java_script_enabled=False)
+    assert tab.locator(".bd-article p a.term").first.get_attribute("title")
+
+
 def test_a_term_says_what_it_means_on_touch_and_a_second_one_leads_to_the_glossary(visit):
     tab, wrong = visit("book/01_adversarial_training.html", PHONE, has_touch=True)
     link, box = a_term(tab)
     link.tap()
-    assert box.inner_text() == link.get_attribute("title")
+    assert box.inner_text() == link.get_attribute("aria-description")
     tab.locator(".bd-article h1").tap()
     assert not box.is_visible()
     assert "01_adversarial_training" in tab.url
@@ -639,18 +675,60 @@ def test_a_count_of_verdicts_shows_its_rows_alone_and_pressed_again_all(visit):
     tab, wrong = visit("book/ledger.html")
     rows = tab.locator(".claim-row:not(.claim-axis)")
     every = [row.inner_text() for row in rows.all()]
-    buttons = tab.locator(".claim-counts button").all()
+    everything, *buttons = tab.locator(".claim-counts button").all()
+    pressed = (
+        "[...document.querySelectorAll('.claim-counts [aria-pressed=true]')].map(b => b.value)"
+    )
     assert len(buttons) >= 3
     for button, press in zip(buttons, ("mouse", *buttons[1:]), strict=True):
         count, word = button.inner_text().split(maxsplit=1)
         button.click() if press == "mouse" else button.press("Enter")
-        assert [b.get_attribute("aria-pressed") == "true" for b in buttons].count(True) == 1
+        assert tab.evaluate(pressed) == [word]
         shown = [row.inner_text() for row in rows.all() if row.is_visible()]
         assert all(word in text for text in shown)
         assert len(shown) == int(count) or (word == "undecided" and len(shown) > int(count))
-    button.press("Enter")
-    assert [row.inner_text() for row in rows.all() if row.is_visible()] == every
+    for back in (button, everything):
+        back.press("Enter")
+        assert [row.inner_text() for row in rows.all() if row.is_visible()] == every
+        assert tab.evaluate(pressed) == [""]
+        buttons[1].press("Enter")
     assert not wrong
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_a_verdict_s_rows_come_into_view_below_its_count_and_what_has_none_is_gone(visit, width):
+    tab, _ = visit("book/ledger.html", width)
+    height = "document.documentElement.scrollHeight"
+    before, chosen = tab.evaluate(height), tab.get_by_role("button", name="contradicted")
+    chosen.click()
+    first = tab.locator(".claim-row:visible").first.bounding_box()
+    bar, chips = tab.locator(".bd-header-article").bounding_box(), chosen.bounding_box()
+    assert bar["y"] + bar["height"] <= chips["y"]
+    assert chips["y"] + chips["height"] <= first["y"] < 900 - first["height"]
+    bare = """() => {
+        const shown = [...document.querySelectorAll('.claim-row')].filter(e => e.checkVisibility());
+        const isAxis = e => e.matches('.claim-axis');
+        return shown.filter((e, i) => isAxis(e) && (!i || isAxis(shown[i - 1]))).length;
+    }"""
+    assert not tab.evaluate(bare)
+    tab.wait_for_timeout(200)  # until the list of contents has followed
+    for link in tab.locator("#pst-page-toc-nav a.active").all():
+        assert tab.locator(link.get_attribute("href")).is_visible()
+    empty = [
+        part
+        for part in tab.locator(".bd-article section section:visible").all()
+        if not part.locator(".claim-row:visible").count()
+    ]
+    assert not empty
+    ground = "getComputedStyle(document.querySelector('.claim-counts')).backgroundColor"
+    for scheme in ("light", "dark"):
+        show(tab, width, scheme=scheme)
+        assert tab.evaluate(f"{ground} == getComputedStyle(document.body).backgroundColor")
+    tab.evaluate("document.querySelector('#pst-page-toc-nav a[href=\"#withdrawn\"]').click()")
+    tab.wait_for_function("scrollY > innerHeight")
+    assert tab.locator("#withdrawn").is_visible()
+    show(tab, width)
+    assert tab.evaluate(height) == before
 
 
 @pytest.mark.parametrize("page", ["nothing.html", "book/nothing.html", "book/far/away/"])

@@ -127,14 +127,14 @@ def test_what_two_classes_share_is_the_smaller_contribution_and_only_where_both_
         {"best": ATTRIBUTION, "last": 2 * ATTRIBUTION.flip(0)}, list("abc"), "text"
     )
     drawn = svg(chart, above=0, below=1)
-    pattern = r"feature, sorted .*: (\d); contribution to the own logit: (\S+); kind: (.*)"
+    pattern = r"feature, from .*: (\d); contribution to the own logit: (\S+); kind: (.*)"
     heights = {}
     for feature, height, kind in marks(drawn, pattern):
         heights.setdefault(kind, {}).setdefault(int(feature), []).append(float(height))
-    # Features 0, 1 and 2 are used most by a, b and c, so they stand in their own order.
-    assert heights["above"] == {0: [3], 1: [1], 2: [0]}
-    assert heights["below"] == {0: [-1], 1: [-2], 2: [1]}
-    assert heights["what they share"] == {0: [1, -1], 1: [1, -1], 2: [0, 0]}
+    # Of a feature a has 2, -1 and 1 more than b, so the last feature stands in the middle.
+    assert heights["above"] == {1: [3], 2: [0], 3: [1]}
+    assert heights["below"] == {1: [-1], 2: [1], 3: [-2]}
+    assert heights["what they share"] == {1: [1, -1], 2: [0, 0], 3: [1, -1]}
     assert f"cosine {F.cosine_similarity(*ATTRIBUTION[:2], dim=0):.2f}" in drawn
     other = svg(chart, above=2, below=0)
     assert "cosine \N{MINUS SIGN}0.42" in other  # -3 / (sqrt 5 * sqrt 10)
@@ -145,16 +145,38 @@ def test_what_two_classes_share_is_the_smaller_contribution_and_only_where_both_
     assert "choose two classes" in same
     assert "cosine" not in same
     last = svg(chart, of=1, above=2, below=1)  # where c is what a was, and all is twice as much
-    assert [float(h) for f, h, kind in marks(last, pattern) if kind == "above"] == [6, 2, 0]
+    found = {int(f): float(h) for f, h, kind in marks(last, pattern) if kind == "above"}
+    assert found == {1: 0, 2: 6, 3: 2}
     assert f"cosine {F.cosine_similarity(*ATTRIBUTION[:2], dim=0):.2f}" in last
 
 
-def test_the_scale_of_contributions_is_that_of_the_network_with_the_largest():
-    """So that the bars of two networks are compared by eye."""
+def test_the_scale_of_two_classes_is_that_of_the_network_with_their_largest_contribution():
+    """So that the bars of two networks are compared by eye, and fill their room."""
     chart = explorers.shared({"a": ATTRIBUTION, "b": 2 * ATTRIBUTION}, list("abc"), "text")
     ticks = [re.findall(r"(\d\.?\d*)</text>", svg(chart, of=of, above=0, below=2)) for of in (0, 1)]
     assert ticks[0] == ticks[1]
     assert max(map(float, ticks[0])) == 6  # of 3 in the first
+    of_others = re.findall(r"(\d\.?\d*)</text>", svg(chart, above=1, below=2))
+    assert max(map(float, of_others)) == 4
+
+
+def test_features_shown_are_those_that_contribute_most_to_one_of_the_two_classes():
+    """In the first network, whichever is chosen; against a class counts as much as for it."""
+    first = torch.linspace(0.01, 1, 60).repeat(3, 1) * torch.eye(3).repeat_interleave(20, dim=1)
+    first[0, 5] = -2
+    second = torch.rand(3, 60, generator=torch.manual_seed(0))
+    chart = explorers.shared({"a": first, "b": second}, list("abc"), "text")
+    pattern = r"feature, from .*: (\d+); contribution to the own logit: (\S+); kind: above"
+    for above, below in itertools.permutations(range(3), 2):
+        size = first[[above, below]].abs().amax(0)
+        most = size.argsort(descending=True)[: explorers.TOP]
+        order = most[(first[below] - first[above])[most].argsort()]
+        for of, network in enumerate((first, second)):
+            drawn = svg(chart, of=of, above=above, below=below)
+            shown = {int(place): float(height) for place, height in marks(drawn, pattern)}
+            found = [shown[place] for place in range(1, explorers.TOP + 1)]
+            assert found == pytest.approx(network[above, order].tolist(), abs=1e-6)
+            assert len(shown) == explorers.TOP
 
 
 def test_classes_for_which_nothing_speaks_share_nothing():
@@ -228,3 +250,13 @@ def test_in_the_matrix_of_swapped_networks_stand_only_numbers_that_one_decimal_c
         r"text mark[^>]*>\N{MINUS SIGN}?\d\.\d</text>", drawn
     )  # CAS has two decimals
     assert 6 < len(written) == sum(abs(value) >= 10 for value in row["matrix"]) < 36
+
+
+def test_bars_stand_before_the_matrix_so_that_phones_show_them_below_the_controls():
+    spec = explorers.swaps(ccnotes.runs("parts-at")[0], "text").to_dict()
+    bars, matrix = spec["concat"]
+    titles = [of["layer"][0]["encoding"]["x"]["title"] for of in bars["vconcat"]]
+    assert titles == ["CAS", "robust accuracy"]
+    assert matrix["layer"][0]["encoding"]["color"]["title"] == "cosine"
+    names = [param["bind"]["name"] for param in spec["params"] if "bind" in param]
+    assert names == ["Features ", "Head "]  # each on one line with its buttons

@@ -191,7 +191,7 @@ def alive(group):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Calls the command line on experiments of seconds under the names of the book's page."""
-    monkeypatch.setitem(EXPERIMENTS, "planted-at", replace(SMALL, name="planted-at"))
+    monkeypatch.setitem(EXPERIMENTS, "parts-at-small", replace(SMALL, name="parts-at-small"))
 
     def call(line):
         monkeypatch.setattr(sys, "argv", line.split()[2:])
@@ -220,7 +220,7 @@ def test_the_page_s_commands_are_those_that_run_here_and_on_slurm():
 def test_the_page_s_command_makes_what_runs_alone_would_and_its_python_recalls(
     command, tmp_path, monkeypatch
 ):
-    before = run(replace(EXPERIMENTS["planted-at"], seed=2))
+    before = run(replace(EXPERIMENTS["parts-at-small"], seed=2))
     (line,) = commands_of_the_page("--jobs 2")
     assert "all 6 runs are on record" in command(line)
     (snippet,) = re.findall("```python\n(.*?)```", PAGE, re.S)
@@ -234,7 +234,7 @@ def test_the_page_s_command_makes_what_runs_alone_would_and_its_python_recalls(
 
 def assert_as_made_alone(together, tmp_path, monkeypatch):
     monkeypatch.setenv("CCNOTES_RUNS", str(tmp_path / "alone"))
-    for made, alone in zip(together, runs("planted-at", range(len(together))), strict=True):
+    for made, alone in zip(together, runs("parts-at-small", range(len(together))), strict=True):
         assert made.folder != alone.folder
         assert made.provenance["threads"] == 1
         assert_equal_records(made, alone)
@@ -301,10 +301,10 @@ def test_jobs_of_slurm_make_what_runs_alone_would_though_one_is_queued_again(
         assert "all 6 runs are on record" in command(line)
     logs = Path(os.environ["CCNOTES_RUNS"]) / "sweeps/slurm"
     assert sum(path.read_text().count("Requeued job") for path in logs.glob("*.out")) == 1
-    together = [records.recall(replace(EXPERIMENTS["planted-at"], seed=n)) for n in range(6)]
+    together = [records.recall(replace(EXPERIMENTS["parts-at-small"], seed=n)) for n in range(6)]
     assert_as_made_alone(together, tmp_path, monkeypatch)
     with pytest.raises(SystemExit, match=r"(?s)Slurm does not take the job: .*partition"):
-        command("python -m ccnotes sweep planted-at --seeds 7 --slurm nowhere")
+        command("python -m ccnotes sweep parts-at-small --seeds 7 --slurm nowhere")
 
 
 @pytest.mark.parametrize(
@@ -323,13 +323,13 @@ def test_other_words_are_no_seeds(word):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("sweep planted-at --jobs 0", "jobs=0 must be at least 1"),
-        ("sweep planted-at --gpus 1", "they need --slurm PARTITION"),
-        ("sweep planted-at --time 5", "they need --slurm PARTITION"),
+        ("sweep parts-at-small --jobs 0", "jobs=0 must be at least 1"),
+        ("sweep parts-at-small --gpus 1", "they need --slurm PARTITION"),
+        ("sweep parts-at-small --time 5", "they need --slurm PARTITION"),
         ("sweep no-such", "no experiment is called 'no-such'"),
         ("sweep", "name the experiments"),
-        ("sweep planted-at --slurm debug --time 4", "time=4 must be at least 5"),
-        ("sweep planted-at --slurm debug --gpus -1", "gpus=-1 must be at least 0"),
+        ("sweep parts-at-small --slurm debug --time 4", "time=4 must be at least 5"),
+        ("sweep parts-at-small --slurm debug --gpus -1", "gpus=-1 must be at least 0"),
     ],
 )
 def test_what_no_sweep_can_do_is_said_before_anything_runs(command, line, message):

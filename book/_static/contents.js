@@ -3,7 +3,10 @@
 (() => {
 const light = () => {
   const links = [...document.querySelectorAll("#pst-page-toc-nav a[href^='#']")];
-  const top = (link) => document.getElementById(link.hash.slice(1))?.getBoundingClientRect().top ?? Infinity;
+  const top = (link) => {
+    const place = document.getElementById(link.hash.slice(1));
+    return place?.checkVisibility() ? place.getBoundingClientRect().top : Infinity;
+  };
   const atEnd = scrollY + innerHeight >= document.documentElement.scrollHeight - 2; // the last ones never come up
   const reached = links.filter((link) => top(link) < (atEnd ? 1 : 0.3) * innerHeight);
   const asked = atEnd && reached.find((link) => link.hash === location.hash && top(link) >= 0);
