@@ -568,7 +568,7 @@ def test_search_leads_to_sections_and_says_so_when_there_is_none(visit):
 
 @pytest.mark.parametrize(
     ("said", "meant"),
-    [("atribution", "attribution"), ("the boostrap of pixles", "bootstrap pixels")],
+    [("atribution", "attribution"), ("the atribution of cosine", "attribution cosine")],
 )
 def test_search_for_a_misspelt_word_leads_to_the_book_s_nearest_one(visit, said, meant):
     tab, wrong = visit(f"search.html?q={said.replace(' ', '+')}")
