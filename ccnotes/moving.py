@@ -94,9 +94,9 @@ def paths(
     """One slider, the epoch: each group of records as a point on its way through ``x`` and ``y``.
 
     Both are columns of the records' tables, means over the records of a group; the line is the
-    way so far, with a ring at the evaluation nearest to the best epoch, the median over the group.
-    ``titles`` are those of the axes. Each point has its name beside it. The first group is blue,
-    one that the reader chooses green; of the others there are grey points and hardly a line.
+    way so far. ``titles`` are those of the axes. The first group is blue, one that the reader
+    chooses green; both have a name and a ring at the evaluation nearest to the best epoch, the
+    median over the group. Of the others there are grey points, hardly a line, and names at the end.
 
     >>> from ccnotes.records import runs
     >>> groups = {"plain AT": runs("planted-at", seeds=range(2))}
@@ -123,7 +123,7 @@ def paths(
     others = range(min(1, len(names) - 1), len(names))
     lit = chosen("lit", f"Beside {names[0]} ", others[0], others, [names[i] for i in others])
     lights = "datum.place == 0 ? 'first' : datum.place == lit ? 'lit' : 'other'"
-    scales = fixed(rows[x], 0.1), fixed(rows[y])
+    scales = fixed(rows[x]), fixed(rows[y])
     ways = [
         at("epoch", way.set_index("epoch")[[x, y]].set_axis(titles, axis=1))
         for _, way in rows.sort_values("epoch").groupby("place")
@@ -141,17 +141,16 @@ def paths(
         "tooltip": ["run:N", "epoch:Q"],
     }
     way = base.transform_filter(alt.datum.epoch <= epoch).mark_line(strokeWidth=2)
-    bright = "datum.place == 0 || datum.place == lit"
-    at_best = alt.datum.best & (alt.datum.epoch <= epoch)
+    bright = (alt.datum.place == 0) | (alt.datum.place == lit)
+    at_best = alt.datum.best & (alt.datum.epoch <= epoch) & bright
     point = base.transform_filter(alt.datum.epoch == epoch)
     seen = alt.condition(bright, alt.value(1), alt.value(0.15))
     chart: alt.LayerChart = (
         way.encode(**encoded, order="epoch:Q", detail="run:N", opacity=seen)
-        + base.transform_filter(at_best)
-        .mark_point(size=200, strokeWidth=2)
-        .encode(**encoded, opacity=seen)
+        + base.transform_filter(at_best).mark_point(size=200, strokeWidth=2).encode(**encoded)
         + point.mark_point(filled=True, size=110, opacity=1).encode(**encoded)
-        + point.mark_text(dx=alt.ExprRef("datum.dx"), dy=alt.ExprRef("datum.dy"), fontSize=12)
+        + point.transform_filter(bright | (alt.datum.epoch == epochs[-1]))
+        .mark_text(dx=alt.ExprRef("datum.dx"), dy=alt.ExprRef("datum.dy"), fontSize=12)
         .encode(**encoded, text="run:N")
         .properties(name="words")  # around which the page draws its ground, so that no line shows
     ).add_params(epoch, lit, says(told))
@@ -187,13 +186,13 @@ def named(
     return points.assign(dx=offsets[:, 0], dy=offsets[:, 1])
 
 
-def fixed(values: pd.Series, margin: float = 0.04) -> alt.Scale:
+def fixed(values: pd.Series) -> alt.Scale:
     """From the lowest to the highest at any epoch, so that the frame stands still.
 
-    Beyond them, at both ends, there is this share of the range; names need more of it.
+    Beyond them, at both ends, there is a tenth of the range, for names.
     """
     low, high = float(values.min()), float(values.max())
-    around = margin * (high - low) or 0.04
+    around = 0.1 * (high - low) or 0.1
     return alt.Scale(domain=[low - around, high + around], nice=False)
 
 

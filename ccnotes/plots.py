@@ -23,6 +23,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ccnotes import page
+from ccnotes.cards import MINUS
 from ccnotes.data import Dataset
 from ccnotes.moving import (  # one palette; the charts were here before they had a room
     BLUE as BLUE,
@@ -409,7 +410,7 @@ def best_to_last(
                     ax.scatter(value, place, s=64, color=color, marker=mark)
                     look: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
                     look |= {"xytext": (7 if side == "left" else -7, 0), "ha": side}
-                    ax.annotate(written(value, form), (value, place), **look)
+                    ax.annotate(written(value, form).replace("-", MINUS), (value, place), **look)
             ax.set_yticks(rows, [plain(kind) for kind in best.index])
             ax.set_ylim(len(best) - 0.4, -0.6)
             ax.tick_params(length=0)

@@ -301,16 +301,16 @@ def test_what_two_classes_have_in_common_is_the_smaller_of_two_positive_contribu
 
 
 def test_best_to_last_joins_both_epochs_of_each_kind_with_its_numbers_at_the_outer_sides():
-    best = pd.DataFrame({"cas": [4.0, 1.0, 2.0], "loss": [0.5, 0.6, 0.7]}, ["a", "b", "c_$x$"])
+    best = pd.DataFrame({"cas": [4.0, -1.0, 2.0], "loss": [0.5, 0.6, 0.7]}, ["a", "b", "c_$x$"])
     last = best.assign(cas=[2.0, 3.0, 2.0])
     columns = {"cas": ("CAS", ".1f"), "loss": ("loss", ".0%")}
     figure = plots.best_to_last(best, last, columns, forced={"b": "cas"})
     first, second = figure.axes
     assert [ax.get_title() for ax in figure.axes] == ["CAS", "loss"]
-    assert [tuple(line.get_xdata()) for line in first.lines] == [(4, 2), (1, 3), (2, 2)]
+    assert [tuple(line.get_xdata()) for line in first.lines] == [(4, 2), (-1, 3), (2, 2)]
     ends = {(t.xy[1], t.get_text()): t.get_ha() for t in first.texts}
     assert ends[0, "4.0"] == ends[1, "3.0"] == "left"  # of the text: it stands right of its mark
-    assert ends[0, "2.0"] == ends[1, "1.0"] == "right"
+    assert ends[0, "2.0"] == ends[1, "\N{MINUS SIGN}1.0"] == "right"
     assert {t.get_ha() for t in first.texts if t.xy[1] == 2} == {"left", "right"}
     assert [t.get_text() for t in second.texts][:2] == ["50%", "50%"]
     shaded = [[patch.get_y() for patch in ax.patches] for ax in figure.axes]
