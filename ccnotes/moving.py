@@ -224,7 +224,14 @@ def scrubber(record: Record, description: str, *, strips: bool = True) -> alt.Co
     slider = epoch_slider(table.epoch.tolist())
     epoch = alt.param(name="epoch", value=int(table.epoch[start]), bind=slider)
     now = (alt.datum.epoch <= epoch) & (epoch < alt.datum.until)
-    cursor = alt.Chart(rows).transform_filter(now).mark_rule(strokeWidth=2).encode(x="epoch:Q")
+    # At the slider's own place: between two evaluations, too, each step is seen.
+    cursor = (
+        alt.Chart(rows)
+        .transform_filter(now)
+        .transform_calculate(epoch="epoch")
+        .mark_rule(strokeWidth=2)
+        .encode(x="epoch:Q")
+    )
     heat = cells(rows, now, "matrix", classes, len(classes), "cosine").encode(
         x=alt.X("column:O", title=None).axis(labelExpr=name_at(classes, "datum.value"))
     )

@@ -23,6 +23,9 @@ def drawn(record):
     return vl_convert.vegalite_to_svg(spec, vl_version=moving.VEGA_LITE)
 
 
+CELL = r"column: (\d+); row: class (\d+); cosine: (\S+); .*"
+
+
 def marks(svg, pattern):
     """The values that the labels of an SVG's marks name, where they match."""
     labels = [label.replace("\N{MINUS SIGN}", "-") for label in re.findall('label="([^"]*)"', svg)]
@@ -52,7 +55,7 @@ def test_the_scrubber_draws_every_cosine_in_its_place_and_dark_cells_have_white_
 ):
     similarity = record.arrays["test_robust_similarity"][moment(record)]
     found = torch.full((6, 6), torch.nan)
-    for column, row, value in marks(drawn, r"column: (\d+); row: class (\d+); cosine: (\S+); .*"):
+    for column, row, value in marks(drawn, CELL):
         found[int(row), int(column)] = float(value)
     assert (found - similarity).abs().max() <= 0.005 + 1e-6  # hundredths
     numbers = re.findall(
@@ -74,6 +77,18 @@ def test_the_scrubber_draws_a_strip_of_all_features_for_each_class(record, drawn
     # The features are in another order, the same for all classes.
     assert (found.sort().values - unit.sort().values).abs().max() <= 0.005 + 1e-6
     assert (found.sum(0).sort().values - unit.sum(0).sort().values).abs().max() <= 6 * 0.005
+
+
+def test_the_scrubber_s_line_stands_at_the_slider_between_two_evaluations_too(record):
+    spec = moving.scrubber(record, "text").to_dict()
+    (slider,) = [p for p in spec["params"] if p["name"] == "epoch"]
+    slider["value"] = 7  # evaluated at 5 and 10
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=moving.VEGA_LITE)
+    rules = re.findall(r'aria-label="epoch: (\d+)"[^>]* aria-roledescription="rule mark"', svg)
+    assert rules.count("7") == 2  # in both curves; the others mark the best epoch
+    shown = [float(value) for _, _, value in marks(svg, CELL)]
+    first = record.arrays["test_robust_similarity"][0].flatten().tolist()
+    assert shown[:36] == pytest.approx(first, abs=0.005 + 1e-6)
 
 
 def test_a_record_without_attribution_vectors_has_a_scrubber_without_strips():
