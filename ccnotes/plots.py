@@ -399,7 +399,7 @@ def best_to_last(
     for axes, width in (desk, phone):
         for ax, (column, (title, form)) in zip(axes, columns.items(), strict=True):
             values = np.stack([best[column], last[column]])
-            room = 0.55 / (width - 1.1) * (np.ptp(values) or 1)  # for the numbers
+            room = 0.6 / (width - 1.2) * (np.ptp(values) or 1)  # for the numbers
             ax.set(title=title, xlim=(values.min() - room, values.max() + room), xticks=[])
             for place, ends in enumerate(values.T.tolist()):
                 if (forced or {}).get(best.index[place]) == column:
@@ -413,7 +413,7 @@ def best_to_last(
                     ax.annotate(written(value, form).replace("-", MINUS), (value, place), **look)
             ax.set_yticks(rows, [plain(kind) for kind in best.index])
             ax.set_ylim(len(best) - 0.4, -0.6)
-            ax.tick_params(length=0)
+            ax.tick_params(length=0, pad=8)
             ax.grid(visible=False)
             ax.spines[:].set_visible(False)
     marks = [Line2D([], [], color=c, marker=m, ls="") for c, m in ((BLUE, "o"), (ORANGE, "D"))]
